@@ -1,0 +1,1 @@
+"""perdure: the state engine under AI agents."""

@@ -1,0 +1,277 @@
+"""The contract between the log and what it is stored in.
+
+The log's rules (versions, epochs, idempotency, hash chain) are pure and stand once, in `perdure.engine.log.decide`. A store does the few
+things that need a database, and promises:
+
+- **Partitions are serial.** `append` holds the locks of its partitions, taken in ascending order, from before it reads where they stand
+  until its commit. Whatever `propose` saw is therefore still true when its rows are committed.
+- **All or nothing, durable.** When `append` returns, every row of the last proposal is on disk; when it raises, none is, or the outcome is
+  unknown (`Unavailable`): the caller repeats with the same event ids.
+- **Offsets are dense.** `read` returns offsets after+1, after+2, … without a hole, and never a row that could still be rolled back.
+- **Only inserts.** Nothing about an event is ever updated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+__all__ = [
+    "AgentName",
+    "AgentRecord",
+    "Document",
+    "EventFilter",
+    "Head",
+    "Lease",
+    "LogStore",
+    "Position",
+    "Proposal",
+    "Propose",
+    "SealedEvent",
+    "TailEvent",
+    "from_microseconds",
+    "to_microseconds",
+]
+
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def from_microseconds(time_us: int) -> datetime:
+    """Unix microseconds as an aware UTC datetime."""
+    return _UNIX + time_us * _MICROSECOND
+
+
+def to_microseconds(time: datetime) -> int:
+    """An aware datetime as unix microseconds."""
+    return (time - _UNIX) // _MICROSECOND
+
+
+class AgentName(NamedTuple):
+    """The key of an agent as people write it."""
+
+    tenant: str
+    agent: str
+
+
+class Head(NamedTuple):
+    """Where an agent stands: version 0 and 32 zero bytes before its first event. fenced: nobody may append until ownership is settled."""
+
+    version: int
+    epoch: int
+    chain: bytes
+    fenced: bool = False
+
+
+class Position(NamedTuple):
+    """Where a partition stands: its newest offset (0: empty) and that event's time in unix microseconds."""
+
+    offset: int
+    time_us: int
+
+
+class AgentRecord(msgspec.Struct, frozen=True):
+    """An agent's row: its interned keys, ownership, directory facts and its wrapped data key (empty: erased)."""
+
+    tenant: str
+    agent: str
+    tenant_key: int
+    agent_key: int
+    partition: int
+    owner: str
+    epoch: int
+    type: str
+    labels: dict[str, str]
+    data_key: bytes
+    created_us: int
+
+
+class SealedEvent(msgspec.Struct, frozen=True):
+    """One event as the log and the bus hold it: the envelope's indexed columns, and the rest sealed in `payload`.
+
+    agent_key and tenant_key are the log's interned integers, 0 where the source (the bus) does not carry them.
+    """
+
+    tenant: str
+    agent: str
+    tenant_key: int
+    agent_key: int
+    partition: int
+    offset: int
+    version: int
+    epoch: int
+    id: UUID
+    type: str
+    time_us: int
+    causation_id: UUID | None
+    correlation_id: str | None
+    trace_id: str | None
+    project: str | None
+    module: str | None
+    chain: bytes
+    payload: bytes
+
+
+class TailEvent(NamedTuple):
+    """What a writer must know of an event that somebody else appended."""
+
+    partition: int
+    offset: int
+    time_us: int
+    agent_key: int
+    version: int
+    epoch: int
+    type: str
+    chain: bytes
+
+
+class Proposal(msgspec.Struct):
+    """What one commit shall write.
+
+    rows: in the order of their offsets within each partition. lookups: (partition, agent key, event id) whose absence from the log the
+    rows rely on; the store looks before it inserts. ownership: (agent key, owner, epoch) changes that go with the rows.
+    """
+
+    rows: list[SealedEvent]
+    lookups: list[tuple[int, int, UUID]]
+    ownership: list[tuple[int, str, int]]
+
+
+Propose = Callable[[int, Sequence[TailEvent], Mapping[tuple[int, UUID], int]], Proposal]
+"""propose(now_us, tail, found): called at least once per append. now_us: the store's clock. tail: events newer than the positions that the
+caller knew, in offset order. found: (agent key, event id) → version of looked-up ids that the log holds. The last proposal is committed."""
+
+
+class EventFilter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which events to read; every field narrows. Times are unix microseconds, `until_us` is inclusive."""
+
+    types: tuple[str, ...] = ()
+    from_version: int = 1
+    to_version: int | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    correlation_id: str | None = None
+    trace_id: str | None = None
+
+
+class Document(NamedTuple):
+    """A small control document (wrapped keys, dictionaries, checkpoints) under compare-and-set."""
+
+    scope: str
+    name: str
+    revision: int
+    value: bytes
+
+
+class Lease(NamedTuple):
+    """A lease on the store's clock. epoch grows whenever the holder changes; expires_in_s counts from the call that returned it."""
+
+    name: str
+    holder: str
+    epoch: int
+    expires_in_s: float
+
+
+class LogStore(Protocol):
+    """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
+
+    partitions: int
+    generation: int
+    """Bumped when the log is restored or promoted."""
+
+    async def close(self) -> None: ...
+
+    # --- agents ---
+    async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+        """The rows of these agents, in order; None where there is none."""
+        ...
+
+    async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
+        """Insert rows (keys 0: the store gives them) and return the rows that then stand; one that was there already stays as it is."""
+        ...
+
+    async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
+        """Where these agents stand."""
+        ...
+
+    async def list_agents(
+        self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100
+    ) -> list[AgentRecord]:
+        """A page of the tenant's agents in order of their ids, after the id `after`."""
+        ...
+
+    async def tenants(self) -> list[str]:
+        """Every tenant that has agents, sorted."""
+        ...
+
+    async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
+        """Set the directory facts of an agent."""
+        ...
+
+    # --- events ---
+    async def positions(self) -> dict[int, Position]:
+        """Where every partition stands."""
+        ...
+
+    async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
+        """Lock the partitions in `known`, propose until nothing is stale, commit; the positions after it (see the module's promises)."""
+        ...
+
+    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
+        """At most `limit` events of a partition, offsets after+1 and on. For the engine's own processes: it crosses tenants."""
+        ...
+
+    async def read_agent(
+        self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False
+    ) -> list[SealedEvent]:
+        """At most `limit` events of one agent in order of version."""
+        ...
+
+    async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
+        """As `read`, of one tenant and filtered; offsets then have holes."""
+        ...
+
+    async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
+        """The agent's events with these ids, in order of version."""
+        ...
+
+    async def version_at(self, agent: AgentRecord, time_us: int) -> int:
+        """The newest version whose time is at or before `time_us`; 0 where there is none."""
+        ...
+
+    def signal(self) -> Any:
+        """An object with `async wait(timeout_s) -> None` that returns soon after an append of this process, or at the timeout."""
+        ...
+
+    # --- control documents, blobs, leases ---
+    async def get_document(self, scope: str, name: str) -> Document | None: ...
+
+    async def list_documents(self, scope: str) -> list[Document]: ...
+
+    async def put_document(self, scope: str, name: str, value: bytes, *, expected: int | None) -> Document | None:
+        """Write; expected: the revision that must stand (0: none; None: whichever). None is returned when another one stands."""
+        ...
+
+    async def delete_document(self, scope: str, name: str) -> None: ...
+
+    async def put_blob(self, tenant: str, name: bytes, payload: bytes) -> None:
+        """Keep sealed bytes under a content-derived name; the same name again is no error and changes nothing."""
+        ...
+
+    async def get_blob(self, tenant: str, name: bytes) -> bytes | None: ...
+
+    async def acquire_lease(self, name: str, holder: str, duration_s: float) -> Lease | None:
+        """Take or renew a lease; None while somebody else holds it unexpired."""
+        ...
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Give it back, if it is still this holder's and epoch's."""
+        ...
+
+    async def list_leases(self, prefix: str) -> list[Lease]:
+        """Unexpired leases whose name starts with the prefix."""
+        ...

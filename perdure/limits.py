@@ -1,0 +1,50 @@
+"""Every limit has a name and stands here.
+
+Limits on input are part of the contract: what is above is refused with `LimitExceeded` before anything is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- names ---
+TENANT_LENGTH_MAX: Final = 128
+AGENT_ID_LENGTH_MAX: Final = 256
+TYPE_LENGTH_MAX: Final = 128
+LABEL_LENGTH_MAX: Final = 256
+"""source, actor, correlation, trace, project, module, in characters."""
+
+# --- events ---
+EVENT_BYTES_MAX: Final = 4 * MIB
+"""One event's payload as canonical msgpack, before it is sealed."""
+INLINE_BYTES_MAX: Final = 64 * KIB
+"""A single value above this goes to content-addressed storage and is kept by reference."""
+BLOB_BYTES_MAX: Final = 256 * MIB
+EVENTS_PER_APPEND_MAX: Final = 10_000
+AGENTS_PER_APPEND_MAX: Final = 1_000
+CHANGES_PER_EVENT_MAX: Final = 10_000
+PATH_DEPTH_MAX: Final = 64
+NESTING_DEPTH_MAX: Final = 96
+KEY_LENGTH_MAX: Final = 1_024
+"""Length of a member name or a path token, in characters."""
+METADATA_BYTES_MAX: Final = 64 * KIB
+
+# --- the log ---
+PARTITIONS_DEFAULT: Final = 16
+PARTITIONS_MAX: Final = 256
+SEGMENT_OFFSETS: Final = 100_000
+"""Offsets in one segment of a partition (Postgres)."""
+BATCH_EVENTS_MAX: Final = 512
+"""Events that one group commit writes; it bounds the time a partition's lock is held. A single larger append goes alone."""
+BATCH_BYTES_MAX: Final = 8 * MIB
+WRITER_QUEUE_MAX: Final = 20_000
+"""Appends that may wait for the writer before callers get `Overloaded`."""
+WRITER_HEADS_MAX: Final = 200_000
+"""Agents whose newest version a writer remembers."""
+READ_PAGE_EVENTS: Final = 1_000
+ID_CLOCK_MARGIN_S: Final = 10.0
+"""How far a UUIDv7's time and the log's clock may lie apart for the id to be trusted to tell its segment."""
+APPEND_TIMEOUT_S: Final = 10.0

@@ -1,0 +1,63 @@
+"""The contract of a cache of current states.
+
+A state is kept as cells (top-level members; elements of top-level lists and maps), sealed, beside a token (generation, epoch, version) and the
+number of cells. A cache may forget an agent at any time, wholly or in part; what it returns is either the whole state at the version it names
+or a miss. It never takes an older state over a newer one: every write carries the token that it expects and the one that it leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+__all__ = ["CachedState", "CellWrite", "StateCache", "Token"]
+
+
+class Token(NamedTuple):
+    """How new a state is; compares as a tuple."""
+
+    generation: int
+    epoch: int
+    version: int
+
+
+class CachedState(NamedTuple):
+    """A whole state: its token and its sealed cells by cell name."""
+
+    token: Token
+    cells: dict[bytes, bytes]
+
+
+class CellWrite(NamedTuple):
+    """One step of one agent.
+
+    expected: the version that must stand (None: replace whatever is older, whole). token: what stands then. put, remove: cells by name.
+    count: how many cells the whole state then has, so that a partly evicted key is recognised.
+    """
+
+    tenant: str
+    agent: str
+    expected: int | None
+    token: Token
+    put: Mapping[bytes, bytes]
+    remove: Sequence[bytes]
+    count: int
+
+
+class StateCache(Protocol):
+    """A cache of current states: Redis, or in-process."""
+
+    async def tokens(self, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
+        """The tokens of (tenant, agent) pairs; None: not there, or not whole."""
+        ...
+
+    async def get(self, agents: Sequence[tuple[str, str]]) -> list[CachedState | None]: ...
+
+    async def apply(self, writes: Sequence[CellWrite]) -> list[Token | None]:
+        """Apply each write by itself, in order; return the token that stands after it: the write's own when it was applied, a newer one when
+        it was stale, an older one or None when there is a gap (nothing was changed then)."""
+        ...
+
+    async def remove(self, agents: Sequence[tuple[str, str]]) -> None: ...
+
+    async def close(self) -> None: ...
