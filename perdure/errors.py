@@ -17,7 +17,8 @@
     │   ├── AgentNotFound
     │   ├── EventNotFound
     │   ├── VersionNotFound
-    │   └── ProjectionNotFound
+    │   ├── ProjectionNotFound
+    │   └── DictionaryNotFound       a sealed value names a dictionary that is not loaded here
     ├── Conflict                     the expected version does not hold
     │   ├── Fenced                   a newer epoch owns the agent
     │   └── AlreadyExists
@@ -47,6 +48,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Denied",
+    "DictionaryNotFound",
     "EventNotFound",
     "Fenced",
     "ImportFailed",
@@ -216,6 +218,12 @@ class ProjectionNotFound(NotFound):
     """There is no projection of that name."""
 
     code = "projection_not_found"
+
+
+class DictionaryNotFound(NotFound):
+    """The compression dictionary is not loaded, or not there."""
+
+    code = "dictionary_not_found"
 
 
 class Conflict(PerdureError):

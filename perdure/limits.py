@@ -48,3 +48,24 @@ READ_PAGE_EVENTS: Final = 1_000
 ID_CLOCK_MARGIN_S: Final = 10.0
 """How far a UUIDv7's time and the log's clock may lie apart for the id to be trusted to tell its segment."""
 APPEND_TIMEOUT_S: Final = 10.0
+
+# --- security ---
+SEALED_PLAINTEXT_BYTES_MAX: Final = EVENT_BYTES_MAX + METADATA_BYTES_MAX + 64 * KIB
+"""What one seal may hold: an event's payload, its metadata and room for the envelope."""
+DICTIONARY_PLAINTEXT_BYTES_MAX: Final = 256 * KIB
+"""Larger plaintexts are compressed without a dictionary: it no longer helps them."""
+TENANT_KEY_VERSIONS_MAX: Final = 255
+"""Rotations of one tenant's key; the version is one byte of every sealed value."""
+TENANT_KEYS_CACHED_MAX: Final = 10_000
+KEY_FILE_BYTES_MAX: Final = MIB
+ROOT_KEYS_MAX: Final = 1_000
+CONTROL_WRITE_ATTEMPTS_MAX: Final = 16
+"""Compare-and-set attempts on one control document before `Unavailable`."""
+DICTIONARY_BYTES_MAX: Final = 112 * KIB
+DICTIONARIES_PER_TENANT_MAX: Final = 1_000
+DICTIONARY_TENANTS_CACHED_MAX: Final = 256
+"""Tenants whose dictionaries a process keeps although nobody uses them at the moment."""
+TRAINING_SAMPLES_MIN: Final = 100
+TRAINING_BYTES_MIN: Final = 32 * KIB
+TRAINING_BYTES_MAX: Final = 16 * MIB
+"""Training picks samples evenly until it has this many bytes."""
