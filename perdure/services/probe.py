@@ -1,0 +1,100 @@
+"""Whether a server really answers. Each probe returns the server's version or raises `Unavailable`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+from perdure.errors import ConfigurationError, MissingDependency, Unavailable
+
+__all__ = ["answer", "kafka", "postgres", "redis"]
+
+PROBE_TIMEOUT_S = 5
+
+
+def answer(name: str, url: str) -> str:
+    """Ask the server of this name at this URL."""
+    probes = {"postgres": postgres, "redis": redis, "kafka": kafka}
+    return probes[name](url)
+
+
+def postgres(url: str) -> str:
+    """Connect and ask for the version."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise _extra("psycopg", "postgres") from error
+    try:
+        with psycopg.connect(url, connect_timeout=PROBE_TIMEOUT_S) as connection:
+            return connection.info.parameter_status("server_version") or ""
+    except psycopg.Error as error:
+        raise Unavailable(f"Postgres does not answer: {_line(error)}") from error
+
+
+def redis(url: str) -> str:
+    """PING and ask for the version."""
+    try:
+        from redis import Redis, RedisError
+    except ImportError as error:
+        raise _extra("redis", "redis") from error
+    try:
+        with Redis.from_url(url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S) as client:
+            client.ping()
+            return str(client.info("server")["redis_version"])
+    except RedisError as error:
+        raise Unavailable(f"Redis does not answer: {_line(error)}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"not a URL of a Redis: {error}", hint="redis://HOST:PORT/0") from error
+
+
+def kafka(url: str, brokers: Collection[int] = ()) -> str:
+    """Ask for the cluster; brokers: the node ids that must be in it, unfenced. The version is not told ('')."""
+    bootstrap = url.removeprefix("kafka://")
+    _connect_any(bootstrap)
+    # In a thread of its own: the caller may be inside a running event loop.
+    with ThreadPoolExecutor(1, thread_name_prefix="perdure-services-probe") as executor:
+        missing = executor.submit(lambda: asyncio.run(_missing_brokers(bootstrap, brokers))).result()
+    if missing:
+        raise Unavailable(f"brokers {sorted(missing)} have not joined the Kafka cluster")
+    return ""
+
+
+async def _missing_brokers(bootstrap: str, brokers: Collection[int]) -> set[int]:
+    try:
+        from aiokafka.admin import AIOKafkaAdminClient
+        from aiokafka.errors import KafkaError
+    except ImportError as error:
+        raise _extra("aiokafka", "kafka") from error
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=PROBE_TIMEOUT_S * 1000)
+    try:
+        await client.start()
+        cluster = await client.describe_cluster()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Kafka does not answer: {_line(error)}") from error
+    finally:
+        await client.close()
+    return set(brokers) - {broker["node_id"] for broker in cluster["brokers"]}
+
+
+def _connect_any(bootstrap: str) -> None:
+    """A plain connect first: it is quiet, where the client logs every refused connection as an error."""
+    refused: list[str] = []
+    for address in bootstrap.split(","):
+        parts = urlsplit(f"//{address}")
+        try:
+            socket.create_connection((parts.hostname or "", parts.port or 9092), PROBE_TIMEOUT_S).close()
+            return
+        except OSError as error:
+            refused.append(f"{address}: {error.strerror or error}")
+    raise Unavailable(f"Kafka does not answer: {'; '.join(refused)}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _extra(module: str, extra: str) -> MissingDependency:
+    return MissingDependency(f"the Python package {module} is not installed", hint=f"pip install 'perdure[{extra}]'")
