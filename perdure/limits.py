@@ -44,6 +44,8 @@ WRITER_QUEUE_MAX: Final = 20_000
 """Appends that may wait for the writer before callers get `Overloaded`."""
 WRITER_HEADS_MAX: Final = 200_000
 """Agents whose newest version a writer remembers."""
+TAIL_EVENTS_MAX: Final = 20_000
+"""Events that others wrote and a writer catches up with under the lock; beyond, it forgets what it knew and asks anew."""
 READ_PAGE_EVENTS: Final = 1_000
 ID_CLOCK_MARGIN_S: Final = 10.0
 """How far a UUIDv7's time and the log's clock may lie apart for the id to be trusted to tell its segment."""

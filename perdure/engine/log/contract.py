@@ -32,6 +32,7 @@ __all__ = [
     "Proposal",
     "Propose",
     "SealedEvent",
+    "StaleWriter",
     "TailEvent",
     "from_microseconds",
     "to_microseconds",
@@ -88,6 +89,10 @@ class AgentRecord(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     data_key: bytes
     created_us: int
+
+
+class StaleWriter(Exception):
+    """The caller's knowledge of a partition is too old to be brought up to date event by event; it must ask for positions and heads anew."""
 
 
 class SealedEvent(msgspec.Struct, frozen=True):
@@ -218,7 +223,9 @@ class LogStore(Protocol):
         ...
 
     async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
-        """Lock the partitions in `known`, propose until nothing is stale, commit; the positions after it (see the module's promises)."""
+        """Lock the partitions in `known`, propose until nothing is stale, commit; the positions after it (see the module's promises).
+
+        Raises StaleWriter, with nothing written, when more than `limits.TAIL_EVENTS_MAX` events are newer than a known position."""
         ...
 
     async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
@@ -241,6 +248,12 @@ class LogStore(Protocol):
 
     async def version_at(self, agent: AgentRecord, time_us: int) -> int:
         """The newest version whose time is at or before `time_us`; 0 where there is none."""
+        ...
+
+    def look_before_ms(self, partition: int) -> int:
+        """An id that is a UUIDv7 of this time (unix milliseconds) or later cannot be in the partition twice without the store's own unique index
+        refusing it; any other id must be among a proposal's lookups. When the index refuses, the store looks up all ids of the proposal and
+        proposes again."""
         ...
 
     def signal(self) -> Any:

@@ -1,0 +1,102 @@
+"""Events to bytes and back: the part of an event that is sealed, as msgpack.
+
+The indexed columns of the envelope (id, type, causation, correlation, trace, project, module) stand beside the payload in the log; everything
+else is inside it: changes, data, metadata, source, actor, schema version, replayable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from perdure import limits
+from perdure.engine.changes import Change
+from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.contract import SealedEvent, from_microseconds
+from perdure.errors import IntegrityError, InvalidEvent, LimitExceeded
+
+__all__ = ["Draft", "decode_event", "encode_payload", "event_context"]
+
+
+class Payload(msgspec.Struct, frozen=True, array_like=True):
+    """The sealed part, as it is encoded; trailing fields that hold their defaults are still written, so that the layout is fixed."""
+
+    changes: tuple[Change, ...]
+    data: Any
+    metadata: dict[str, Any]
+    source: str
+    actor: str
+    schema_version: int
+    replayable: bool
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event that is sealed and waits for its place in the log."""
+
+    id: UUID
+    type: str
+    causation_id: UUID | None
+    correlation_id: str | None
+    trace_id: str | None
+    project: str | None
+    module: str | None
+    payload: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Payload)
+
+
+def encode_payload(event: Event) -> bytes:
+    """The sealed part of an event before it is sealed. Raises InvalidEvent, LimitExceeded."""
+    payload = Payload(event.changes, event.data, event.metadata, event.source, event.actor, event.schema_version, event.replayable)
+    try:
+        encoded = _encoder.encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError) as problem:
+        raise InvalidEvent(f"event {event.type!r} cannot be encoded: {problem}") from problem
+    if len(encoded) > limits.EVENT_BYTES_MAX:
+        raise LimitExceeded(
+            f"event {event.type!r} has {len(encoded)} bytes, the limit is {limits.EVENT_BYTES_MAX}",
+            hint="split it, or keep the large value by reference",
+        )
+    return encoded
+
+
+def decode_event(sealed: SealedEvent, plaintext: bytes) -> RecordedEvent:
+    """The whole event from its columns and its opened payload."""
+    try:
+        payload = _decoder.decode(plaintext)
+    except msgspec.MsgspecError as problem:
+        where = {"tenant": sealed.tenant, "agent": sealed.agent, "version": sealed.version}
+        raise IntegrityError(f"the payload of event {sealed.id} is not an event: {problem}", **where) from problem
+    return RecordedEvent(
+        type=sealed.type,
+        changes=payload.changes,
+        data=payload.data,
+        metadata=payload.metadata,
+        id=sealed.id,
+        source=payload.source,
+        actor=payload.actor,
+        causation_id=sealed.causation_id,
+        correlation_id=sealed.correlation_id,
+        trace_id=sealed.trace_id,
+        project=sealed.project,
+        module=sealed.module,
+        schema_version=payload.schema_version,
+        replayable=payload.replayable,
+        tenant=sealed.tenant,
+        agent=sealed.agent,
+        version=sealed.version,
+        epoch=sealed.epoch,
+        partition=sealed.partition,
+        offset=sealed.offset,
+        time=from_microseconds(sealed.time_us),
+        chain=sealed.chain,
+    )
+
+
+def event_context(identifier: UUID) -> bytes:
+    """What an event's seal is bound to besides tenant, agent and key: its id."""
+    return b"event" + identifier.bytes

@@ -1,0 +1,229 @@
+"""The rules of an append, pure: who may write what, where, and what it becomes.
+
+Invariants (each is attacked by tests):
+
+1. Within an agent, versions are 1, 2, 3 …, and each event's chain hash covers the one before.
+2. Within a partition, offsets follow the newest one without a hole; time never goes back.
+3. An agent holds an event id once: an append whose ids are all there already is answered with where they stand, whatever it expected.
+4. An append under an older epoch than the agent's, or to a fenced agent, writes nothing.
+5. A request is written whole or not at all, also across agents; one request's refusal changes nothing for its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from perdure.engine.log.chain import chain_hash
+from perdure.engine.log.codec import Draft
+from perdure.engine.log.contract import AgentRecord, Head, Position, Proposal, SealedEvent
+from perdure.engine.log.expected import ExpectedVersion, holds
+
+__all__ = [
+    "FENCED",
+    "OWNED",
+    "AlreadyThere",
+    "Item",
+    "Mixed",
+    "Outcome",
+    "Plan",
+    "Refused",
+    "Request",
+    "Shut",
+    "Written",
+    "head_after",
+    "plan",
+]
+
+OWNED = "perdure.owned"
+"""Type of the event with which an agent gets a new owner and epoch."""
+FENCED = "perdure.fenced"
+"""Type of the event after which nobody may append until the next `perdure.owned`."""
+
+
+class Item(NamedTuple):
+    """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one)."""
+
+    record: AgentRecord
+    expected: ExpectedVersion
+    epoch: int | None
+    drafts: Sequence[Draft]
+    owner: str | None = None
+
+
+Request = Sequence[Item]
+"""What one caller wants written at once; each agent stands in it once."""
+
+
+class Written(NamedTuple):
+    """The events are in the log; one entry an item: (first version, first offset, time in unix microseconds, epoch, chain hash at the end)."""
+
+    places: list[tuple[int, int, int, int, bytes]]
+
+
+class AlreadyThere(NamedTuple):
+    """Every event is in the log from before; one list of versions an item."""
+
+    versions: list[list[int]]
+
+
+class Refused(NamedTuple):
+    """The item's agent is not where it was expected."""
+
+    item: int
+    version: int
+
+
+class Shut(NamedTuple):
+    """The item's agent belongs to a newer epoch, or is fenced."""
+
+    item: int
+    epoch: int
+    fenced: bool
+
+
+class Mixed(NamedTuple):
+    """Some of the item's ids are in the log and some are not: this is not a retry."""
+
+    item: int
+    known: UUID
+
+
+Outcome = Written | AlreadyThere | Refused | Shut | Mixed
+
+
+class Plan(NamedTuple):
+    """What a batch comes to: one outcome a request, the proposal, and the heads and positions that hold once it is committed."""
+
+    outcomes: list[Outcome]
+    proposal: Proposal
+    heads: dict[int, Head]
+    positions: dict[int, Position]
+
+
+def head_after(head: Head, version: int, epoch: int, type: str, chain: bytes) -> Head:
+    """Where an agent stands after one more of its events."""
+    fenced = type == FENCED or (head.fenced and type != OWNED)
+    return Head(version, epoch, chain, fenced)
+
+
+class _Planner:
+    """One batch being decided; lives for one call of `plan`."""
+
+    def __init__(
+        self,
+        now_us: int,
+        heads: Mapping[int, Head],
+        positions: Mapping[int, Position],
+        found: Mapping[tuple[int, UUID], int],
+        look: Mapping[int, int],
+    ) -> None:
+        self.now_us = now_us
+        self.heads = heads
+        self.moved: dict[int, Head] = {}
+        self.positions = dict(positions)
+        self.known = dict(found)
+        self.look = look
+        self.proposal = Proposal([], [], [])
+
+    def head(self, agent_key: int) -> Head:
+        return self.moved.get(agent_key) or self.heads[agent_key]
+
+    def judge(self, request: Request) -> Outcome:
+        """The refusal, the earlier result, or what the request becomes."""
+        there = [[self.known.get((item.record.agent_key, draft.id)) for draft in item.drafts] for item in request]
+        flat = [version for versions in there for version in versions]
+        if flat and all(version is not None for version in flat):
+            return AlreadyThere([[version for version in versions if version is not None] for versions in there])
+        for number, versions in enumerate(there):
+            for draft, version in zip(request[number].drafts, versions, strict=True):
+                if version is not None:
+                    return Mixed(number, draft.id)
+        for number, item in enumerate(request):
+            refusal = self._refusal(number, item)
+            if refusal is not None:
+                self._look_up(request, everything=True)
+                return refusal
+        self._look_up(request, everything=False)
+        return Written([self._write(item) for item in request])
+
+    def _refusal(self, number: int, item: Item) -> Outcome | None:
+        head = self.head(item.record.agent_key)
+        if item.owner is None and (head.fenced or (item.epoch is not None and item.epoch != head.epoch)):
+            return Shut(number, head.epoch, head.fenced)
+        if item.owner is not None and item.epoch is not None and item.epoch != head.epoch:
+            return Shut(number, head.epoch, head.fenced)
+        return None if holds(item.expected, head.version) else Refused(number, head.version)
+
+    def _look_up(self, request: Request, *, everything: bool) -> None:
+        # An id that is too old to be held by the index alone must be looked for; a refused request may be a retry of one that was written.
+        for item in request:
+            partition = item.record.partition
+            since_ms = self.look[partition]
+            for draft in item.drafts:
+                number = draft.id.int
+                if everything or number >> 76 & 0xF != 7 or number >> 80 < since_ms:
+                    self.proposal.lookups.append((partition, item.record.agent_key, draft.id))
+
+    def _write(self, item: Item) -> tuple[int, int, int, int, bytes]:
+        record = item.record
+        head = self.head(record.agent_key)
+        position = self.positions[record.partition]
+        time_us = max(self.now_us, position.time_us)
+        epoch = head.epoch if item.owner is None else head.epoch + 1
+        version, offset, chain = head.version, position.offset, head.chain
+        for draft in item.drafts:
+            version += 1
+            offset += 1
+            chain = chain_hash(chain, record.tenant, record.agent, version, epoch, time_us, draft)
+            self.proposal.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
+            self.known[record.agent_key, draft.id] = version
+            head = head_after(head, version, epoch, draft.type, chain)
+        self.moved[record.agent_key] = head
+        first = self.positions[record.partition].offset + 1
+        self.positions[record.partition] = Position(offset, time_us)
+        if item.owner is not None:
+            self.proposal.ownership.append((record.agent_key, item.owner, epoch))
+        return version - len(item.drafts) + 1, first, time_us, epoch, chain
+
+
+def _row(record: AgentRecord, draft: Draft, offset: int, version: int, epoch: int, time_us: int, chain: bytes) -> SealedEvent:
+    return SealedEvent(
+        record.tenant,
+        record.agent,
+        record.tenant_key,
+        record.agent_key,
+        record.partition,
+        offset,
+        version,
+        epoch,
+        draft.id,
+        draft.type,
+        time_us,
+        draft.causation_id,
+        draft.correlation_id,
+        draft.trace_id,
+        draft.project,
+        draft.module,
+        chain,
+        draft.payload,
+    )
+
+
+def plan(
+    now_us: int,
+    requests: Sequence[Request],
+    heads: Mapping[int, Head],
+    positions: Mapping[int, Position],
+    found: Mapping[tuple[int, UUID], int],
+    look_before_ms: Mapping[int, int],
+) -> Plan:
+    """Decide a batch, in order.
+
+    heads: by agent key, every agent of the batch. positions: by partition. found: (agent key, id) → version of ids that are in the log.
+    look_before_ms: by partition, the unix milliseconds before which a UUIDv7 must be looked up.
+    """
+    planner = _Planner(now_us, heads, positions, found, look_before_ms)
+    outcomes = [planner.judge(request) for request in requests]
+    return Plan(outcomes, planner.proposal, planner.moved, planner.positions)
