@@ -1,0 +1,55 @@
+-- One step of one agent's state: compare the token, then write cells and token together.
+--
+-- KEYS[1]  the agent's hash
+-- ARGV     expected version ('' = replace whatever is older, whole), generation, epoch, version, count, ttl in ms (0 = for ever),
+--          number of puts n, then n × (field, value), then the fields to remove
+-- returns  the meta field that stands afterwards ('generation:epoch:version:count'), or false where there is no whole state
+--
+-- All decisions come before the first write: a script that Redis refuses (out of memory, read-only replica) has changed nothing.
+
+-- Lua's unpack is limited by its C stack (about 8 000); the chunk is even, so that no pair of field and value is torn.
+local CHUNK = 4000
+local key = KEYS[1]
+local expected = ARGV[1]
+local generation, epoch, version, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local ttl_ms, puts = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local function read_meta()
+  local meta = redis.call('HGET', key, 'm')
+  if not meta then return nil end
+  local g, e, v, n = string.match(meta, '^(%d+):(%d+):(%d+):(%d+)$')
+  if not g or redis.call('HLEN', key) ~= tonumber(n) + 1 then return nil end
+  return meta, tonumber(g), tonumber(e), tonumber(v)
+end
+
+local meta, stored_generation, stored_epoch, stored_version = read_meta()
+if meta then
+  local newer = generation > stored_generation
+    or (generation == stored_generation and (epoch > stored_epoch or (epoch == stored_epoch and version > stored_version)))
+  if not newer then return meta end
+end
+if expected ~= '' then
+  if not meta then return false end
+  -- A step never crosses generations: a restored log may hold other events under the same versions.
+  if stored_generation ~= generation or stored_version ~= tonumber(expected) then return meta end
+end
+
+if expected == '' then redis.call('DEL', key) end
+local last = 7 + 2 * puts
+for first = 8, last, CHUNK do
+  redis.call('HSET', key, unpack(ARGV, first, math.min(first + CHUNK - 1, last)))
+end
+if expected ~= '' then
+  for first = last + 1, #ARGV, CHUNK do
+    redis.call('HDEL', key, unpack(ARGV, first, math.min(first + CHUNK - 1, #ARGV)))
+  end
+end
+local written = ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ARGV[5]
+redis.call('HSET', key, 'm', written)
+if redis.call('HLEN', key) ~= count + 1 then
+  -- What stood was not what the writer took it for; a miss is rebuilt from the log, a wrong state is not.
+  redis.call('DEL', key)
+  return false
+end
+if ttl_ms > 0 then redis.call('PEXPIRE', key, ttl_ms) end
+return written
