@@ -1,0 +1,22 @@
+"""What all tests share. Fixtures of a subject live in `fix_*.py` files beside this one; each is loaded from here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytest_plugins = sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))
+
+TEST_DATA_DEFAULT = HERE.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def trajectories() -> Path:
+    """The folder of real agent trajectories: tau-bench, swe-agent, who-and-when. Missing is a failure: no test runs on pretended input."""
+    folder = Path(os.environ.get("PERDURE_TEST_DATA", TEST_DATA_DEFAULT)) / "trajectories"
+    if not (folder / "tau-bench").is_dir():
+        pytest.fail(f"there are no trajectories in {folder}: set PERDURE_TEST_DATA to the folder that holds trajectories/", pytrace=False)
+    return folder
