@@ -1,0 +1,75 @@
+"""What a writer knows of the log: where partitions and agents stand.
+
+Partitions are dense, so a writer whose known position is still the newest one knows that every head it remembers is exact; otherwise the events
+between make it exact again. Nothing here is ever trusted without that check, which the store makes under the partition's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from perdure import limits
+from perdure.engine.log.chain import EMPTY_CHAIN
+from perdure.engine.log.contract import Head, Position, TailEvent
+from perdure.engine.log.decide import head_after
+
+__all__ = ["KnownHeads"]
+
+
+class KnownHeads:
+    """Heads of at most `limit` agents, and positions of partitions."""
+
+    def __init__(self, limit: int = limits.WRITER_HEADS_MAX) -> None:
+        self._limit = limit
+        self._heads: dict[int, Head] = {}
+        self._partition: dict[int, int] = {}
+        self.positions: dict[int, Position] = {}
+
+    def missing(self, agents: Iterable[int]) -> set[int]:
+        """Which of these agents' heads are not known."""
+        heads = self._heads
+        return {agent for agent in agents if agent not in heads}
+
+    def view(self, agents: Iterable[int]) -> dict[int, Head]:
+        """The heads of these agents, for one batch."""
+        heads = self._heads
+        return {agent: heads[agent] for agent in agents}
+
+    def learn(self, agent: int, partition: int, head: Head) -> None:
+        """A head that was read; one that is known to be newer stays."""
+        known = self._heads.get(agent)
+        if known is None or head.version > known.version:
+            self._heads[agent] = head
+            self._partition[agent] = partition
+
+    def absorb(self, tail: Sequence[TailEvent]) -> None:
+        """Events of others, in offset order within each partition."""
+        for event in tail:
+            head = self._heads.get(event.agent_key)
+            if head is None or event.version > head.version:
+                before = head or Head(event.version - 1, event.epoch, EMPTY_CHAIN)
+                # A head that is seen for the first time in the middle may hide an older fence; the tail is then not enough to know it.
+                if head is not None or event.version == 1:
+                    self._heads[event.agent_key] = head_after(before, event.version, event.epoch, event.type, event.chain)
+                    self._partition[event.agent_key] = event.partition
+            self.positions[event.partition] = Position(event.offset, event.time_us)
+
+    def commit(self, heads: Mapping[int, Head], partitions: Mapping[int, int], positions: Mapping[int, Position]) -> None:
+        """What stands after a batch of our own."""
+        for agent, head in heads.items():
+            # Taken out and put back, so that the dictionary's order is the order of use.
+            self._heads.pop(agent, None)
+            self._heads[agent] = head
+            self._partition[agent] = partitions[agent]
+        self.positions.update(positions)
+        while len(self._heads) > self._limit:
+            agent = next(iter(self._heads))
+            del self._heads[agent], self._partition[agent]
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Drop all that is known of these partitions."""
+        gone = set(partitions)
+        for partition in gone:
+            self.positions.pop(partition, None)
+        for agent in [agent for agent, partition in self._partition.items() if partition in gone]:
+            del self._heads[agent], self._partition[agent]

@@ -1,0 +1,143 @@
+"""The vault: agents' rows and ciphers, remembered, and sealed events opened with them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+from perdure.engine.event import RecordedEvent
+from perdure.engine.log.codec import decode_event, event_context
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
+from perdure.errors import AgentNotFound, PerdureError
+from perdure.identifiers import partition_of
+from perdure.security.cipher import Cipher
+from perdure.security.dictionaries import DictionaryBook
+from perdure.security.ring import KeyRing
+
+__all__ = ["Vault"]
+
+AGENTS_MAX = 200_000
+CREATE_BATCH_MAX = 512
+
+
+class Vault:
+    """Rows and ciphers of at most `AGENTS_MAX` agents of one log, and the tenants' keys and dictionaries behind them."""
+
+    def __init__(self, store: LogStore, ring: KeyRing, book: DictionaryBook) -> None:
+        self.store = store
+        self.ring = ring
+        self.book = book
+        self._known: dict[AgentName, tuple[AgentRecord, Cipher]] = {}
+        self._wanted: dict[AgentName, asyncio.Future[tuple[AgentRecord, Cipher]]] = {}
+        self._creator: asyncio.Task[None] | None = None
+
+    async def record(self, tenant: str, agent: str) -> AgentRecord:
+        """The agent's row. Raises AgentNotFound."""
+        return (await self._look(AgentName(tenant, agent)))[0]
+
+    async def cipher(self, tenant: str, agent: str) -> Cipher:
+        """The agent's cipher. Raises AgentNotFound, KeyUnavailable."""
+        known = self._known.get(AgentName(tenant, agent))
+        return (known or await self._look(AgentName(tenant, agent)))[1]
+
+    def known(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
+        """What is remembered of an agent."""
+        return self._known.get(name)
+
+    async def obtain(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
+        """The agent's row and cipher; the agent is made when it is not there. Many callers share one round trip."""
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            wanted = self._wanted[name] = asyncio.get_running_loop().create_future()
+            if self._creator is None or self._creator.done():
+                self._creator = asyncio.create_task(self._create(), name="perdure-agents")
+        return await asyncio.shield(wanted)
+
+    async def open(self, sealed: SealedEvent) -> RecordedEvent:
+        """The event inside. Raises SealBroken, KeyUnavailable, AgentNotFound, IntegrityError; each names tenant, agent and version."""
+        try:
+            cipher = await self.cipher(sealed.tenant, sealed.agent)
+            context = event_context(sealed.id)
+            if not cipher.knows_dictionary(sealed.payload):
+                await self.book.load(sealed.tenant)
+            return decode_event(sealed, cipher.open(context, sealed.payload))
+        except PerdureError as problem:
+            problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
+            raise
+
+    async def open_all(self, events: Iterable[SealedEvent]) -> list[RecordedEvent]:
+        """The events inside, in order; the first that cannot be opened raises."""
+        opened: list[RecordedEvent] = []
+        for sealed in events:
+            known = self._known.get(AgentName(sealed.tenant, sealed.agent))
+            if known is not None and known[1].knows_dictionary(sealed.payload):
+                try:
+                    opened.append(decode_event(sealed, known[1].open(event_context(sealed.id), sealed.payload)))
+                except PerdureError as problem:
+                    problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
+                    raise
+            else:
+                opened.append(await self.open(sealed))
+        return opened
+
+    def forget(self, name: AgentName) -> None:
+        """Drop what is remembered of an agent, e.g. after its row changed."""
+        self._known.pop(name, None)
+
+    async def _look(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
+        known = self._known.get(name)
+        if known is None:
+            (record,) = await self.store.agents([name])
+            if record is None:
+                raise AgentNotFound(f"there is no agent {name.agent!r} of tenant {name.tenant!r}", tenant=name.tenant, agent=name.agent)
+            known = await self._remember(record)
+        return known
+
+    async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
+        tenant = await self.ring.tenant_key(record.tenant)
+        cipher = Cipher(record.tenant, record.agent, tenant.unwrap_data_key(record.agent, record.data_key), self.book)
+        await self.book.ensure(record.tenant)
+        while len(self._known) >= AGENTS_MAX:
+            del self._known[next(iter(self._known))]
+        known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)
+        return known
+
+    async def _create(self) -> None:
+        while self._wanted:
+            names = list(self._wanted)[:CREATE_BATCH_MAX]
+            try:
+                records = await self._create_records(names)
+                for name, record in zip(names, records, strict=True):
+                    known = await self._remember(record)
+                    self._settle(name, known)
+            except Exception as problem:
+                for name in names:
+                    self._settle(name, problem)
+
+    def _settle(self, name: AgentName, result: tuple[AgentRecord, Cipher] | Exception) -> None:
+        wanted = self._wanted.pop(name, None)
+        if wanted is None or wanted.done():
+            return
+        if isinstance(result, Exception):
+            wanted.set_exception(result)
+            wanted.exception()  # every waiter may be gone; the loop shall not report it then
+        else:
+            wanted.set_result(result)
+
+    async def _create_records(self, names: Sequence[AgentName]) -> list[AgentRecord]:
+        found = await self.store.agents(names)
+        missing = [name for name, record in zip(names, found, strict=True) if record is None]
+        made: dict[AgentName, AgentRecord] = {}
+        if missing:
+            now_us = time.time_ns() // 1000
+            rows = []
+            for name in missing:
+                wrapped, _ = (await self.ring.tenant_key(name.tenant)).new_data_key(name.agent)
+                partition = partition_of(name.tenant, name.agent, self.store.partitions)
+                rows.append(AgentRecord(name.tenant, name.agent, 0, 0, partition, "", 0, "", {}, wrapped, now_us))
+            made = {AgentName(row.tenant, row.agent): row for row in await self.store.create_agents(rows)}
+        return [record or made[name] for name, record in zip(names, found, strict=True)]
