@@ -1,0 +1,225 @@
+"""The log in one SQLite file: the store of embedded use, one folder and no server.
+
+One writer connection on one thread, and a few readers on theirs; the event loop never waits for the disk. Several processes may open the same
+folder: `BEGIN IMMEDIATE` is the lock of all partitions, and write-ahead logging lets readers go on while somebody writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+from uuid import UUID
+
+from perdure.engine.log import sqlite_append, sqlite_control, sqlite_rows
+from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
+from perdure.engine.log.signal import Signal, SignalHub
+from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, transaction, translated
+from perdure.errors import Unavailable
+from perdure.limits import PARTITIONS_DEFAULT
+
+__all__ = ["SqliteStore"]
+
+READERS: Final = 4
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[sqlite3.Connection, P], T]
+
+
+class SqliteStore:
+    """A `LogStore` in a folder. Made by `open`; used on the event loop that it was opened on."""
+
+    def __init__(self, file: Path) -> None:
+        self.partitions = 0
+        self.generation = 0
+        self._file = file
+        self._hub = SignalHub()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="perdure-log-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="perdure-log-reader")
+        self._write_connection: sqlite3.Connection | None = None
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._closed = False
+
+    @classmethod
+    async def open(cls, folder: Path, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True) -> Self:
+        """Open the log in `folder`, made with so many partitions when it is missing; a log that is there keeps the number it has.
+
+        Raises ConfigurationError (no log and not create; no permission; schema of a newer version), IntegrityError (damaged file), Unavailable.
+        """
+        store = cls(folder / DATABASE)
+        try:
+            await asyncio.wrap_future(store._writer.submit(store._prepare, partitions, create))
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    def _prepare(self, partitions: int, create: bool) -> None:
+        with translated(self._file):
+            connection = prepare(self._file, partitions, create=create)
+            self._opened.append(connection)
+            self._write_connection = connection
+            meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+        self.partitions, self.generation = meta["partitions"], meta["generation"]
+
+    async def close(self) -> None:
+        """Finish what was begun, then close every connection. Again is no error."""
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._readers.shutdown()
+        self._writer.shutdown()
+        # The writer's first in the list is closed last: SQLite then puts the write-ahead log away.
+        while self._opened:
+            self._opened.pop().close()
+
+    # --- threads ---
+
+    async def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await asyncio.wrap_future(self._readers.submit(self._on_reader, lambda connection: work(connection, *args, **kwargs)))
+
+    async def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await asyncio.wrap_future(self._writer.submit(self._on_writer, lambda connection: work(connection, *args, **kwargs)))
+
+    async def _commit(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def whole(connection: sqlite3.Connection) -> T:
+            with transaction(connection):
+                return work(connection, *args, **kwargs)
+
+        return await self._write(whole)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"the log {self._file} is closed", hint="open it again")
+
+    def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with translated(self._file):
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = connect(self._file, writer=False)
+                self._opened.append(connection)
+            return work(connection)
+
+    def _on_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        assert self._write_connection is not None, "the writer is prepared before anything is written"  # noqa: S101
+        with translated(self._file):
+            return work(self._write_connection)
+
+    # --- agents ---
+
+    async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+        """See `LogStore.agents`."""
+        return await self._read(sqlite_rows.get_agents, names)
+
+    async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
+        """See `LogStore.create_agents`."""
+        return await self._commit(sqlite_rows.create_agents, records)
+
+    async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
+        """See `LogStore.heads`."""
+        return await self._read(sqlite_rows.heads, agents)
+
+    async def list_agents(
+        self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100
+    ) -> list[AgentRecord]:
+        """See `LogStore.list_agents`."""
+        return await self._read(sqlite_rows.list_agents, tenant, type, labels or {}, after, limit)
+
+    async def tenants(self) -> list[str]:
+        """See `LogStore.tenants`."""
+        return await self._read(sqlite_rows.tenants)
+
+    async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
+        """See `LogStore.describe_agent`."""
+        await self._commit(sqlite_rows.describe_agent, agent, type, labels)
+
+    # --- events ---
+
+    async def positions(self) -> dict[int, Position]:
+        """See `LogStore.positions`."""
+        return await self._read(sqlite_rows.positions, self.partitions)
+
+    async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
+        """See `LogStore.append`. `propose` is called on the writer's thread."""
+        return await self._write(self._append, known, propose)
+
+    def _append(self, connection: sqlite3.Connection, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
+        positions = sqlite_append.append(connection, known, propose)
+        self._hub.notify()  # from here, so that readers wake also when whoever awaited the append was cancelled
+        return positions
+
+    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
+        """See `LogStore.read`."""
+        return await self._read(sqlite_rows.read, partition, after, limit)
+
+    async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
+        """See `LogStore.read_agent`."""
+        return await self._read(sqlite_rows.read_agent, agent, where, limit, descending)
+
+    async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
+        """See `LogStore.read_tenant`."""
+        return await self._read(sqlite_rows.read_tenant, tenant, partition, after, where, limit)
+
+    async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
+        """See `LogStore.find`."""
+        return await self._read(sqlite_rows.find, agent, ids)
+
+    async def version_at(self, agent: AgentRecord, time_us: int) -> int:
+        """See `LogStore.version_at`."""
+        return await self._read(sqlite_rows.version_at, agent, time_us)
+
+    def look_before_ms(self, partition: int) -> int:  # noqa: ARG002
+        """See `LogStore.look_before_ms`: 0, for one index holds all ids of the log."""
+        return 0
+
+    def signal(self) -> Signal:
+        """See `LogStore.signal`. Each call gives another reader's view."""
+        return Signal(self._hub)
+
+    # --- control documents, blobs, leases ---
+
+    async def get_document(self, scope: str, name: str) -> Document | None:
+        """See `LogStore.get_document`."""
+        return await self._read(sqlite_control.get_document, scope, name)
+
+    async def list_documents(self, scope: str) -> list[Document]:
+        """See `LogStore.list_documents`."""
+        return await self._read(sqlite_control.list_documents, scope)
+
+    async def put_document(self, scope: str, name: str, value: bytes, *, expected: int | None) -> Document | None:
+        """See `LogStore.put_document`."""
+        return await self._commit(sqlite_control.put_document, scope, name, value, expected)
+
+    async def delete_document(self, scope: str, name: str) -> None:
+        """See `LogStore.delete_document`."""
+        await self._commit(sqlite_control.delete_document, scope, name)
+
+    async def put_blob(self, tenant: str, name: bytes, payload: bytes) -> None:
+        """See `LogStore.put_blob`."""
+        await self._commit(sqlite_control.put_blob, tenant, name, payload)
+
+    async def get_blob(self, tenant: str, name: bytes) -> bytes | None:
+        """See `LogStore.get_blob`."""
+        return await self._read(sqlite_control.get_blob, tenant, name)
+
+    async def acquire_lease(self, name: str, holder: str, duration_s: float) -> Lease | None:
+        """See `LogStore.acquire_lease`. On this machine's clock."""
+        return await self._commit(sqlite_control.acquire_lease, name, holder, duration_s)
+
+    async def release_lease(self, lease: Lease) -> None:
+        """See `LogStore.release_lease`."""
+        await self._commit(sqlite_control.release_lease, lease)
+
+    async def list_leases(self, prefix: str) -> list[Lease]:
+        """See `LogStore.list_leases`."""
+        return await self._read(sqlite_control.list_leases, prefix)

@@ -1,0 +1,258 @@
+"""Rows of the SQLite log as structs and back, and every read of agents and events. Plain functions on a connection; they block."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from perdure.engine.log.chain import EMPTY_CHAIN
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
+from perdure.engine.log.decide import FENCED, OWNED
+from perdure.errors import IntegrityError
+
+__all__ = [
+    "create_agents",
+    "describe_agent",
+    "find",
+    "get_agents",
+    "heads",
+    "list_agents",
+    "position",
+    "positions",
+    "read",
+    "read_agent",
+    "read_tenant",
+    "tenants",
+    "version_at",
+]
+
+# The types are literals, so that SQLite sees that the little index of ownership events answers it.
+_HEAD = f"""
+SELECT a.epoch, e.version, e.chain, '{FENCED}' IS
+  (SELECT type FROM events WHERE agent_key = a.agent_key AND type IN ('{OWNED}', '{FENCED}') ORDER BY version DESC LIMIT 1)
+FROM agents a LEFT JOIN events e
+  ON e.agent_key = a.agent_key AND e.version = (SELECT max(version) FROM events WHERE agent_key = a.agent_key)
+WHERE a.agent_key = ? AND a.tenant_key = ?
+"""  # noqa: S608
+
+_AGENT = """
+SELECT t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us
+FROM agents a JOIN tenants t USING (tenant_key)
+"""
+# CROSS JOIN keeps SQLite from driving a query from the agents: events come in the order of their index, and a page stops at its limit.
+_EVENT = """
+SELECT t.name, a.agent, e.tenant_key, e.agent_key, e.partition, e.offset, e.version, e.epoch, e.id, e.type, e.time_us,
+  e.causation, e.correlation, e.trace, e.project, e.module, e.chain, e.payload
+FROM events e CROSS JOIN agents a USING (agent_key) CROSS JOIN tenants t ON t.tenant_key = a.tenant_key
+"""
+
+
+def _agent(row: tuple[Any, ...]) -> AgentRecord:
+    tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, labels, data_key, created_us = row
+    decoded = msgspec.json.decode(labels, type=dict[str, str])
+    return AgentRecord(tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, decoded, data_key, created_us)
+
+
+def _event(row: tuple[Any, ...]) -> SealedEvent:
+    tenant, agent, tenant_key, agent_key, partition, offset, version, epoch, id_, type_, time_us, causation, *rest = row
+    parent = None if causation is None else UUID(bytes=causation)
+    return SealedEvent(
+        tenant, agent, tenant_key, agent_key, partition, offset, version, epoch, UUID(bytes=id_), type_, time_us, parent, *rest
+    )
+
+
+# --- agents ---
+
+
+def get_agents(connection: sqlite3.Connection, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+    """The rows of these agents, in order; None where there is none."""
+    found: list[AgentRecord | None] = []
+    for name in names:
+        rows = connection.execute(_AGENT + "WHERE t.name = ? AND a.agent = ?", name).fetchall()
+        found.append(_agent(rows[0]) if rows else None)
+    return found
+
+
+def create_agents(connection: sqlite3.Connection, records: Sequence[AgentRecord]) -> list[AgentRecord]:
+    """Insert the rows that are missing, inside the caller's transaction; the rows that then stand, in order."""
+    tenants_named = {(record.tenant,) for record in records}
+    connection.executemany("INSERT INTO tenants (name) VALUES (?) ON CONFLICT DO NOTHING", sorted(tenants_named))
+    connection.executemany(
+        "INSERT INTO agents (tenant_key, agent, partition, owner, epoch, type, labels, data_key, created_us)"
+        " SELECT tenant_key, ?, ?, ?, ?, ?, ?, ?, ? FROM tenants WHERE name = ? ON CONFLICT DO NOTHING",
+        [(r.agent, r.partition, r.owner, r.epoch, r.type, _labels(r.labels), r.data_key, r.created_us, r.tenant) for r in records],
+    )
+    standing = get_agents(connection, [AgentName(record.tenant, record.agent) for record in records])
+    return [_same_partition(record, row) for record, row in zip(records, standing, strict=True)]
+
+
+def _same_partition(asked: AgentRecord, standing: AgentRecord | None) -> AgentRecord:
+    if standing is None or standing.partition != asked.partition:
+        raise IntegrityError("an agent's row is not where it was put", tenant=asked.tenant, agent=asked.agent)
+    return standing
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(labels), order="sorted").decode()
+
+
+def heads(connection: sqlite3.Connection, agents: Sequence[AgentRecord]) -> list[Head]:
+    """Where these agents stand; each is one statement, so ownership and newest version are of one moment."""
+    return [_head(connection, agent) for agent in agents]
+
+
+def _head(connection: sqlite3.Connection, agent: AgentRecord) -> Head:
+    rows = connection.execute(_HEAD, (agent.agent_key, agent.tenant_key)).fetchall()
+    if not rows:
+        raise IntegrityError("the log does not have this agent's row", tenant=agent.tenant, agent=agent.agent)
+    epoch, version, chain, fenced = rows[0]
+    return Head(version or 0, epoch, chain or EMPTY_CHAIN, bool(fenced))
+
+
+def list_agents(
+    connection: sqlite3.Connection, tenant: str, type_: str | None, labels: Mapping[str, str], after: str, limit: int
+) -> list[AgentRecord]:
+    """A page of a tenant's agents in order of their ids (UTF-8 bytes)."""
+    clauses, values = ["t.name = ?", "a.agent > ?"], [tenant, after]
+    if type_ is not None:
+        clauses.append("a.type = ?")
+        values.append(type_)
+    for key, value in labels.items():
+        clauses.append("EXISTS (SELECT 1 FROM json_each(a.labels) label WHERE label.key = ? AND label.value = ?)")
+        values += [key, value]
+    rows = connection.execute(f"{_AGENT} WHERE {' AND '.join(clauses)} ORDER BY a.agent LIMIT ?", (*values, limit)).fetchall()
+    return [_agent(row) for row in rows]
+
+
+def tenants(connection: sqlite3.Connection) -> list[str]:
+    """Every tenant that has agents, sorted."""
+    rows = connection.execute(
+        "SELECT name FROM tenants t WHERE EXISTS (SELECT 1 FROM agents a WHERE a.tenant_key = t.tenant_key) ORDER BY name"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def describe_agent(connection: sqlite3.Connection, agent: AgentRecord, type_: str, labels: Mapping[str, str]) -> None:
+    """Set the directory facts of an agent."""
+    connection.execute(
+        "UPDATE agents SET type = ?, labels = ? WHERE agent_key = ? AND tenant_key = ?",
+        (type_, _labels(labels), agent.agent_key, agent.tenant_key),
+    )
+
+
+# --- events ---
+
+
+def position(connection: sqlite3.Connection, partition: int) -> Position:
+    """Where one partition stands."""
+    rows = connection.execute(
+        "SELECT offset, time_us FROM events WHERE partition = ? ORDER BY offset DESC LIMIT 1", (partition,)
+    ).fetchall()
+    return Position(*rows[0]) if rows else Position(0, 0)
+
+
+def positions(connection: sqlite3.Connection, partitions: int) -> dict[int, Position]:
+    """Where every partition stands."""
+    return {partition: position(connection, partition) for partition in range(partitions)}
+
+
+def read(connection: sqlite3.Connection, partition: int, after: int, limit: int) -> list[SealedEvent]:
+    """Offsets after+1 and on, of all tenants; checked to be dense."""
+    rows = connection.execute(
+        f"{_EVENT} WHERE e.partition = ? AND e.offset > ? ORDER BY e.offset LIMIT ?", (partition, after, limit)
+    ).fetchall()
+    events = [_event(row) for row in rows]
+    for expected, event in enumerate(events, after + 1):
+        if event.offset != expected:
+            raise IntegrityError(f"partition {partition} has no offset {expected}", hint="run `perdure verify`", partition=partition)
+    return events
+
+
+def read_agent(connection: sqlite3.Connection, agent: AgentRecord, where: EventFilter, limit: int, descending: bool) -> list[SealedEvent]:
+    """A page of one agent's events in order of version."""
+    first, last = where.from_version, where.to_version
+    if where.since_us is not None:
+        first = max(first, version_at(connection, agent, where.since_us - 1) + 1)
+    if where.until_us is not None:
+        newest = version_at(connection, agent, where.until_us)
+        last = newest if last is None else min(last, newest)
+    clauses, values = _narrow(where)
+    clauses += ["e.agent_key = ?", "e.tenant_key = ?", "e.version >= ?"]
+    values += [agent.agent_key, agent.tenant_key, first]
+    if last is not None:
+        clauses.append("e.version <= ?")
+        values.append(last)
+    order = "DESC" if descending else "ASC"
+    sql = f"{_EVENT} WHERE {' AND '.join(clauses)} ORDER BY e.version {order} LIMIT ?"
+    return [_event(row) for row in connection.execute(sql, (*values, limit)).fetchall()]
+
+
+def read_tenant(
+    connection: sqlite3.Connection, tenant: str, partition: int, after: int, where: EventFilter, limit: int
+) -> list[SealedEvent]:
+    """A page of one tenant's events of a partition in order of offset."""
+    newest = position(connection, partition).offset
+    if where.since_us is not None:
+        after = max(after, _offset_at(connection, partition, newest, where.since_us - 1))
+    if where.until_us is not None:
+        newest = _offset_at(connection, partition, newest, where.until_us)
+    clauses, values = _narrow(where)
+    # The unary plus keeps SQLite on the index of offsets whatever it thinks of the other terms.
+    clauses += ["e.partition = ?", "e.offset > ?", "e.offset <= ?", "t.name = ?", "+e.tenant_key = t.tenant_key", "e.version >= ?"]
+    values += [partition, after, newest, tenant, where.from_version]
+    if where.to_version is not None:
+        clauses.append("e.version <= ?")
+        values.append(where.to_version)
+    sql = f"{_EVENT} WHERE {' AND '.join(clauses)} ORDER BY e.offset LIMIT ?"
+    return [_event(row) for row in connection.execute(sql, (*values, limit)).fetchall()]
+
+
+def _narrow(where: EventFilter) -> tuple[list[str], list[Any]]:
+    """The terms of a filter that are not a range of versions, offsets or time."""
+    clauses: list[str] = []
+    values: list[Any] = []
+    if where.types:
+        clauses.append("e.type IN (SELECT value FROM json_each(?))")
+        values.append(msgspec.json.encode(where.types).decode())
+    for column, value in (("correlation", where.correlation_id), ("trace", where.trace_id)):
+        if value is not None:
+            clauses.append(f"e.{column} = ?")
+            values.append(value)
+    return clauses, values
+
+
+def find(connection: sqlite3.Connection, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
+    """The agent's events with these ids, in order of version."""
+    sql = f"{_EVENT} WHERE e.agent_key = ? AND e.id = ? AND e.tenant_key = ?"
+    found = []
+    for id_ in set(ids):
+        found += connection.execute(sql, (agent.agent_key, id_.bytes, agent.tenant_key)).fetchall()
+    return sorted((_event(row) for row in found), key=lambda event: event.version)
+
+
+def version_at(connection: sqlite3.Connection, agent: AgentRecord, time_us: int) -> int:
+    """The newest version whose time is at or before `time_us`: a binary search, because an agent's times never go back."""
+    newest = "SELECT max(version) FROM events WHERE agent_key = ?"
+    (high,) = connection.execute(newest, (agent.agent_key,)).fetchall()[0]
+    time_of = "SELECT time_us FROM events WHERE agent_key = ? AND version = ? AND tenant_key = ?"
+    return _bisect(connection, time_of, agent.agent_key, (agent.tenant_key,), high or 0, time_us)
+
+
+def _offset_at(connection: sqlite3.Connection, partition: int, newest: int, time_us: int) -> int:
+    return _bisect(connection, "SELECT time_us FROM events WHERE partition = ? AND offset = ?", partition, (), newest, time_us)
+
+
+def _bisect(connection: sqlite3.Connection, sql: str, key: int, more: tuple[int, ...], high: int, time_us: int) -> int:
+    """The greatest number in 1 … high whose time is at or before `time_us`; 0 where there is none."""
+    low = 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        rows = connection.execute(sql, (key, middle, *more)).fetchall()
+        if not rows:
+            raise IntegrityError(f"the log has no number {middle} where it must have one", hint="run `perdure verify`")
+        low, high = (middle, high) if rows[0][0] <= time_us else (low, middle - 1)
+    return low
