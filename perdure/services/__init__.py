@@ -8,7 +8,7 @@ Only processes that were started here are ever signalled.
 from __future__ import annotations
 
 from perdure.services.manager import down, logs, start, status, stop, up
-from perdure.services.model import Service, Services
+from perdure.services.model import How, Service, Services
 from perdure.services.state import default_root
 
-__all__ = ["Service", "Services", "default_root", "down", "logs", "start", "status", "stop", "up"]
+__all__ = ["How", "Service", "Services", "default_root", "down", "logs", "start", "status", "stop", "up"]

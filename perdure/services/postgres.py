@@ -88,12 +88,13 @@ class Postgres(Binary):
         postmaster = record.processes[node - 1]
         if postmaster is None or not process.alive(postmaster):
             return
-        # Backends outlive a killed postmaster for a moment and would keep the next one from starting.
-        backends = process.children(postmaster) if how == "kill" else []
-        signals = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
-        process.send(postmaster, signals[how])
-        for backend in backends:
-            process.send(backend, signal.SIGKILL)
+        if how != "kill":
+            process.send(postmaster, signal.SIGINT if how == "fast" else signal.SIGQUIT)
+            return
+        # Backends outlive a killed postmaster for a moment and would keep the next one from starting. Held still, it makes no new ones.
+        process.send(postmaster, signal.SIGSTOP)
+        for each in (*process.children(postmaster), postmaster):
+            process.send(each, signal.SIGKILL)
 
     def remove(self, record: Record) -> None:
         """Delete the cluster and its folder."""

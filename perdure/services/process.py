@@ -59,9 +59,7 @@ def send(process: Process | None, number: signal.Signals) -> None:
 
 def children(process: Process) -> list[Process]:
     """The direct children that run now."""
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [line.split() for line in listing.splitlines()]
-    pids = [int(pid) for pid, parent in pairs if int(parent) == process.pid]
+    pids = [pid for pid in _all_pids() if _parent(pid) == process.pid]
     return [Process(pid, moment) for pid in pids if (moment := started(pid)) is not None]
 
 
@@ -69,15 +67,37 @@ def started(pid: int) -> str | None:
     """When the process was started, unique for a pid on this machine; None when it does not run (any more)."""
     if not _BOOT_ID.exists():
         return _started_by_ps(pid)
+    fields = _proc_fields(pid)
+    if not fields or fields[0] == "X":
+        return None
+    # A killed program with many threads is called a zombie as soon as its first thread has ended; the others may still hold its ports.
+    if fields[0] == "Z" and int(fields[17]) <= 1:
+        return None
+    return f"{_BOOT_ID.read_text(encoding='ascii').strip()}:{fields[19]}"
+
+
+def _proc_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third (state) on; none when there is no such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The program's name (in brackets) may hold spaces and brackets; the state follows the last one, the start is field 22.
-    fields = status.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        return None
-    return f"{_BOOT_ID.read_text(encoding='ascii').strip()}:{fields[19]}"
+        return []
+    # The program's name, the second field, stands in brackets and may hold spaces and brackets itself.
+    return status.rpartition(")")[2].split()
+
+
+def _all_pids() -> list[int]:
+    if _BOOT_ID.exists():
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [int(pid) for pid in subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True).stdout.split()]
+
+
+def _parent(pid: int) -> int | None:
+    if _BOOT_ID.exists():
+        fields = _proc_fields(pid)
+        return int(fields[1]) if fields else None
+    answer = subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    return int(answer) if answer else None
 
 
 def _started_by_ps(pid: int) -> str | None:

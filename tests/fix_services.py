@@ -1,0 +1,109 @@
+"""Real servers for tests. A server that cannot be had fails the test; nothing is skipped.
+
+PERDURE_TEST_SERVICES names the root of servers that run already (or are started there) and stay; else they are started in a
+temporary root and removed at the end of the session.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from perdure import services
+from perdure.services import Service, Services
+
+
+@dataclass(frozen=True)
+class PrivateServices:
+    """Servers that belong to one test module, which may stop and kill them by `services.stop(name, private.root, ...)`."""
+
+    root: Path
+    services: Services
+
+
+@pytest.fixture(scope="session")
+def services_root() -> Iterator[Path]:
+    """The root of the servers that tests share; they are started by the fixtures that need them."""
+    if shared := os.environ.get("PERDURE_TEST_SERVICES"):
+        yield Path(shared)
+        return
+    root = _temporary_root()
+    try:
+        yield root
+    finally:
+        _remove(root)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(services_root: Path) -> str:
+    """postgresql://... of the shared Postgres; take `fresh_database` for a database of your own."""
+    return _started(services_root, "postgres").url
+
+
+@pytest.fixture(scope="session")
+def redis_url(services_root: Path) -> str:
+    """redis://... of the shared Redis; use keys of your own."""
+    return _started(services_root, "redis").url
+
+
+@pytest.fixture(scope="session")
+def kafka_url(services_root: Path) -> str:
+    """Bootstrap address HOST:PORT of the shared Kafka (PERDURE_BUS is `kafka://` and this); use topics of your own."""
+    return _started(services_root, "kafka").url.removeprefix("kafka://")
+
+
+@pytest.fixture
+def fresh_database(postgres_url: str) -> Iterator[str]:
+    """URL of a new empty database, dropped afterwards with whatever is still connected to it."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="module")
+def private_services() -> Iterator[Callable[..., PrivateServices]]:
+    """A factory: `private_services("postgres", "kafka", kafka_brokers=3)` starts servers of the module's own; no name means all three."""
+    roots: list[Path] = []
+
+    def begin(*only: str, kafka_brokers: int = 1) -> PrivateServices:
+        root = _temporary_root()
+        roots.append(root)
+        names = only or ("postgres", "redis", "kafka")
+        return PrivateServices(root, services.up(root=root, only=names, kafka_brokers=kafka_brokers))
+
+    try:
+        yield begin
+    finally:
+        for root in roots:
+            _remove(root)
+
+
+def _temporary_root() -> Path:
+    """Open to other users: Postgres must reach its folder when tests run as root."""
+    root = Path(tempfile.mkdtemp(prefix="perdure-test-", dir="/var/tmp"))
+    root.chmod(0o755)
+    return root
+
+
+def _remove(root: Path) -> None:
+    services.down(root, wipe=True)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _started(root: Path, name: str) -> Service:
+    service = getattr(services.up(root=root, only=(name,)), name)
+    assert isinstance(service, Service)
+    assert service.running
+    return service
