@@ -1,0 +1,156 @@
+"""Sealing: compress, then encrypt and authenticate, bound to a tenant, an agent and a context.
+
+The bytes are specified in docs/format/sealed-payload.md. Everything here is synchronous, thread-safe and free of input and output.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from perdure import limits
+from perdure.errors import DictionaryNotFound, LimitExceeded, SealBroken
+from perdure.security.compression import NO_DICTIONARY, FrameBroken
+from perdure.security.dictionary_set import DictionarySet
+from perdure.security.framing import join_fields, read_varint, write_varint
+
+__all__ = ["KEY_BYTES", "OVERHEAD_BYTES_MAX", "Cipher", "Dictionaries", "key_version_of"]
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+OVERHEAD_BYTES_MAX: Final = 2 + 3 + NONCE_BYTES + TAG_BYTES
+"""What a seal adds at most to its compressed content."""
+
+_VERSION = 0x01
+_COMPRESSED = 0x80  # flag beside the version: the content is a zstd frame
+_DOMAIN = b"perdure seal"
+_SIZE_MIN = 3 + NONCE_BYTES + TAG_BYTES
+
+
+class Dictionaries(Protocol):
+    """Where a cipher finds its tenant's dictionaries."""
+
+    def of(self, tenant: str) -> DictionarySet:
+        """The tenant's set; it grows in place as dictionaries are loaded."""
+        ...
+
+
+def key_version_of(sealed: bytes) -> int:
+    """The key version that a sealed value claims; authenticated only by opening it. Raises SealBroken for fewer than two bytes."""
+    if len(sealed) < 2:
+        raise SealBroken("a sealed value is cut off")
+    return sealed[1]
+
+
+class Cipher:
+    """Seals and opens values of one agent under its data key.
+
+    data_key: 32 bytes. key_version: 0 … 255, written into every seal. dictionaries: a DictionaryBook, or a DictionarySet.
+    plaintext_bytes_max: larger plaintexts are refused on both ways.
+    """
+
+    __slots__ = ("_aead", "_bound", "_dictionaries", "_headers", "_key_version", "_plaintext_bytes_max", "agent", "tenant")
+
+    def __init__(
+        self,
+        tenant: str,
+        agent: str,
+        data_key: bytes,
+        dictionaries: Dictionaries,
+        *,
+        key_version: int = 1,
+        plaintext_bytes_max: int = limits.SEALED_PLAINTEXT_BYTES_MAX,
+    ) -> None:
+        if len(data_key) != KEY_BYTES:
+            raise ValueError(f"a data key has {KEY_BYTES} bytes, not {len(data_key)}")
+        self.tenant = tenant
+        self.agent = agent
+        self._aead = AESGCM(data_key)
+        self._bound = join_fields(_DOMAIN, tenant.encode(), agent.encode())
+        self._dictionaries = dictionaries.of(tenant)
+        self._headers: dict[int, bytes] = {}
+        self._key_version = key_version
+        self._plaintext_bytes_max = plaintext_bytes_max
+
+    def seal(self, context: bytes, plaintext: bytes) -> bytes:
+        """The sealed form of a plaintext; the same context opens it. Raises LimitExceeded."""
+        size = len(plaintext)
+        if size > self._plaintext_bytes_max:
+            raise LimitExceeded(
+                f"{size} bytes are to be sealed, the limit is {self._plaintext_bytes_max}", tenant=self.tenant, agent=self.agent
+            )
+        dictionary = self._dictionaries.newest if size <= limits.DICTIONARY_PLAINTEXT_BYTES_MAX else NO_DICTIONARY
+        content = dictionary.compress(plaintext)
+        if len(content) < size:
+            header = self._headers.get(dictionary.id) or self._make_header(dictionary.id)
+        else:
+            content = plaintext
+            header = bytes((_VERSION, self._key_version, 0))
+        nonce = os.urandom(NONCE_BYTES)
+        return header + nonce + self._aead.encrypt(nonce, content, self._associated(context, header))
+
+    def open(self, context: bytes, sealed: bytes) -> bytes:
+        """The plaintext of a sealed value.
+
+        Raises SealBroken when a byte, the key, the tenant, the agent or the context is another one, and DictionaryNotFound (only for an
+        authentic value) when its dictionary has to be loaded first.
+        """
+        if len(sealed) < _SIZE_MIN:
+            raise self._broken("it is cut off")
+        if sealed[0] & ~_COMPRESSED != _VERSION:
+            raise self._broken(f"its format {sealed[0]:#04x} is unknown to this release")
+        try:
+            id, start = read_varint(sealed, 2)
+            body = start + NONCE_BYTES
+            content = self._aead.decrypt(sealed[start:body], sealed[body:], self._associated(context, sealed[:start]))
+        except (InvalidTag, ValueError) as error:
+            raise self._broken("its authentication failed") from error
+        # Only from here on are the header's fields known to be what was written.
+        if sealed[0] & _COMPRESSED:
+            return self._decompress(id, content)
+        if len(content) > self._plaintext_bytes_max:
+            raise self._broken(f"it holds {len(content)} bytes, the limit is {self._plaintext_bytes_max}")
+        return content
+
+    def knows_dictionary(self, sealed: bytes) -> bool:
+        """Whether the dictionary that a sealed value names is loaded; True also for what `open` will refuse."""
+        try:
+            id, _ = read_varint(sealed, 2)
+        except ValueError:
+            return True
+        return not id or self._dictionaries.find(id) is not None
+
+    def _decompress(self, id: int, content: bytes) -> bytes:
+        dictionary = self._dictionaries.find(id) if id else NO_DICTIONARY
+        if dictionary is None:
+            raise DictionaryNotFound(
+                f"a sealed value needs dictionary {id}",
+                hint="load the tenant's dictionaries and open it again",
+                tenant=self.tenant,
+                agent=self.agent,
+                dictionary=id,
+            )
+        try:
+            return dictionary.decompress(content, self._plaintext_bytes_max)
+        except FrameBroken as error:
+            raise self._broken(f"its content does not decompress: {error}") from error
+
+    def _make_header(self, id: int) -> bytes:
+        header = self._headers[id] = bytes((_VERSION | _COMPRESSED, self._key_version)) + write_varint(id)
+        return header
+
+    def _associated(self, context: bytes, header: bytes) -> bytes:
+        # The header comes last and the fields before it carry their lengths, so the whole is unambiguous.
+        return b"".join((self._bound, len(context).to_bytes(4, "big"), context, header))
+
+    def _broken(self, reason: str) -> SealBroken:
+        return SealBroken(
+            f"a sealed value cannot be opened: {reason}",
+            hint="the stored bytes were changed, or they belong to another agent, tenant or event; run `perdure verify`",
+            tenant=self.tenant,
+            agent=self.agent,
+        )

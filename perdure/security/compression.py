@@ -1,0 +1,67 @@
+"""zstd as sealed values use it: frames without magic number, checksum and dictionary id, and decompression that is bounded.
+
+A frame always lies inside an authenticated seal that names its dictionary, so those three would only repeat what is known.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import zstandard
+
+__all__ = ["NO_DICTIONARY", "Dictionary", "FrameBroken"]
+
+_LEVEL = 3
+_FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+
+
+class FrameBroken(Exception):
+    """A frame is not one of ours. Only the cipher sees it, and makes a typed error of it."""
+
+
+class _Codecs(threading.local):
+    """One compressor and one decompressor per thread: zstandard's objects must not be used by two threads at once."""
+
+    def __init__(self, parameters: zstandard.ZstdCompressionParameters, data: zstandard.ZstdCompressionDict | None) -> None:
+        self.compressor = zstandard.ZstdCompressor(dict_data=data, compression_params=parameters)
+        self.decompressor = zstandard.ZstdDecompressor(dict_data=data, format=_FORMAT)
+
+
+class Dictionary:
+    """A compression dictionary, digested once and shared by all threads.
+
+    id: as sealed values name it. content: the dictionary's bytes, or empty for compression without one.
+    """
+
+    __slots__ = ("_codecs", "content", "id")
+
+    def __init__(self, id: int, content: bytes = b"") -> None:
+        self.id = id
+        self.content = content
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            _LEVEL, format=_FORMAT, write_content_size=1, write_checksum=0, write_dict_id=0
+        )
+        data = zstandard.ZstdCompressionDict(content) if content else None
+        if data is not None:
+            data.precompute_compress(compression_params=parameters)
+        self._codecs = _Codecs(parameters, data)
+
+    def compress(self, plaintext: bytes) -> bytes:
+        """One frame that declares the size of its content."""
+        return self._codecs.compressor.compress(plaintext)
+
+    def decompress(self, frame: bytes, bytes_max: int) -> bytes:
+        """The content of exactly one frame, refused before any memory is taken when it declares more than `bytes_max`.
+
+        zstandard ignores `max_output_size` for a frame that declares its size, hence the look into the header. Raises FrameBroken.
+        """
+        try:
+            declared = zstandard.get_frame_parameters(frame, format=_FORMAT).content_size
+            if declared > bytes_max:  # an undeclared size is the largest number there is
+                raise FrameBroken(f"the frame declares {declared} bytes, the limit is {bytes_max}")
+            return self._codecs.decompressor.decompress(frame, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise FrameBroken(str(error)) from error
+
+
+NO_DICTIONARY = Dictionary(0)

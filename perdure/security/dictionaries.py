@@ -1,0 +1,98 @@
+"""The dictionary book: a tenant's trained dictionaries, sealed with the tenant's key, kept for ever and shared by all processes.
+
+A dictionary is plaintext of what it was trained on. It therefore never leaves the process unsealed and never serves two tenants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+from perdure import limits
+from perdure.errors import KeyUnavailable, LimitExceeded, Unavailable
+from perdure.security.compression import Dictionary
+from perdure.security.dictionary_set import BUILTIN, TENANT_ID_FIRST, DictionarySet
+from perdure.security.documents import Documents, StoredDocument
+from perdure.security.framing import join_fields
+from perdure.security.ring import KeyRing
+from perdure.security.training import train
+
+__all__ = ["BUILTIN", "DICTIONARIES_SCOPE", "DictionaryBook", "DictionarySet"]
+
+DICTIONARIES_SCOPE: Final = "dictionaries/"
+"""Followed by the tenant; a document's name is the dictionary's id in decimal."""
+
+
+class DictionaryBook:
+    """All tenants' dictionaries. ring: gives the keys that seal them. documents: where they are kept."""
+
+    def __init__(self, ring: KeyRing, documents: Documents) -> None:
+        self._ring = ring
+        self._documents = documents
+        self._recent: OrderedDict[str, DictionarySet] = OrderedDict()
+        # A set that a cipher still holds must stay the one that `load` adds to, also when it is not among the recent ones any more.
+        self._alive: WeakValueDictionary[str, DictionarySet] = WeakValueDictionary()
+
+    def of(self, tenant: str) -> DictionarySet:
+        """The tenant's dictionaries, for its ciphers; only the built-in one is in it until `ensure` or `load` were awaited."""
+        dictionaries = self._alive.get(tenant)
+        if dictionaries is None:
+            dictionaries = self._alive[tenant] = DictionarySet()
+        return dictionaries
+
+    async def ensure(self, tenant: str) -> DictionarySet:
+        """The tenant's dictionaries, looked up at first use."""
+        dictionaries = self.of(tenant)
+        return self._remember(tenant, dictionaries) if dictionaries.loaded else await self.load(tenant)
+
+    async def load(self, tenant: str) -> DictionarySet:
+        """Take in the dictionaries that were trained since, here or elsewhere; the tenant's ciphers see them at once."""
+        dictionaries = self.of(tenant)
+        for document in await self._documents.list_documents(DICTIONARIES_SCOPE + tenant):
+            if dictionaries.find(int(document.name)) is None:
+                dictionaries.learn(await self._open(tenant, document))
+        dictionaries.loaded = True
+        return self._remember(tenant, dictionaries)
+
+    async def add(self, tenant: str, samples: Sequence[bytes]) -> int:
+        """Train a dictionary from plaintexts of the tenant, store it and use it from now on; its id.
+
+        samples: as they will be sealed, oldest first. Training runs in a thread. Raises InvalidInput when they are too few.
+        """
+        content = await asyncio.to_thread(train, samples)
+        for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):
+            documents = await self._documents.list_documents(DICTIONARIES_SCOPE + tenant)
+            if len(documents) >= limits.DICTIONARIES_PER_TENANT_MAX:
+                raise LimitExceeded(f"the tenant has {len(documents)} dictionaries, the limit", tenant=tenant)
+            id = max((int(document.name) for document in documents), default=TENANT_ID_FIRST - 1) + 1
+            key = await self._ring.tenant_key(tenant)
+            sealed = key.seal(_context(id), content)
+            # Another process may have taken the id in between: then the next one.
+            if await self._documents.put_document(DICTIONARIES_SCOPE + tenant, str(id), sealed, expected=0) is not None:
+                await self.load(tenant)
+                return id
+        raise Unavailable("dictionaries of this tenant are being added by others all the time", tenant=tenant)
+
+    async def _open(self, tenant: str, document: StoredDocument) -> Dictionary:
+        id = int(document.name)
+        key = await self._ring.tenant_key(tenant)
+        try:
+            content = key.open(_context(id), document.value)
+        except KeyUnavailable:
+            key = await self._ring.tenant_key(tenant, refresh=True)  # sealed by a process that has rotated the key
+            content = key.open(_context(id), document.value)
+        return await asyncio.to_thread(Dictionary, id, content)
+
+    def _remember(self, tenant: str, dictionaries: DictionarySet) -> DictionarySet:
+        self._recent[tenant] = dictionaries
+        self._recent.move_to_end(tenant)
+        if len(self._recent) > limits.DICTIONARY_TENANTS_CACHED_MAX:
+            self._recent.popitem(last=False)
+        return dictionaries
+
+
+def _context(id: int) -> bytes:
+    return join_fields(b"dictionary", id.to_bytes(4, "big"))

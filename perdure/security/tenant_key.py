@@ -1,0 +1,112 @@
+"""A tenant's key at work: it wraps the agents' data keys, names content, and seals what belongs to the tenant as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from perdure import limits
+from perdure.errors import KeyUnavailable, SealBroken
+from perdure.security.cipher import KEY_BYTES, Cipher, Dictionaries, key_version_of
+from perdure.security.dictionary_set import BUILTIN
+from perdure.security.framing import join_fields
+
+__all__ = ["KEY_BYTES", "WRAPPED_BYTES", "TenantKey"]
+
+_VERSION = 0x01
+_HEADER_BYTES = 2
+_SALT_BYTES = 24
+_TAG_BYTES = 16
+# The salt gives every wrap a key of its own, which is therefore used once: its nonce may be constant.
+_NONCE = bytes(12)
+WRAPPED_BYTES: Final = _HEADER_BYTES + _SALT_BYTES + KEY_BYTES + _TAG_BYTES
+"""Size of a wrapped data key."""
+
+
+class _Version:
+    """The keys for one purpose each that are derived from one version of the tenant's key."""
+
+    __slots__ = ("names", "seals", "wraps")
+
+    def __init__(self, key: bytes) -> None:
+        self.wraps, self.names, self.seals = (hmac.digest(key, b"perdure tenant " + use, "sha256") for use in (b"wrap", b"name", b"seal"))
+
+
+class TenantKey:
+    """All versions of one tenant's key. keys: version (1 … 255) → 32 bytes; the highest version is used for whatever is new."""
+
+    def __init__(self, tenant: str, keys: dict[int, bytes]) -> None:
+        self.tenant = tenant
+        self.version = max(keys)
+        self._versions = {version: _Version(key) for version, key in keys.items()}
+        self._newest = self._versions[self.version]
+        self._header = bytes((_VERSION, self.version))
+
+    # --- data keys of agents ---
+    def new_data_key(self, agent: str) -> tuple[bytes, bytes]:
+        """A new data key for an agent: (wrapped, 74 bytes, to be stored with the agent; the key, 32 bytes, for its Cipher)."""
+        key, salt = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES)
+        associated = self._associated(agent, self._header)
+        sealed = AESGCM(hmac.digest(self._newest.wraps, salt, "sha256")).encrypt(_NONCE, key, associated)
+        return self._header + salt + sealed, key
+
+    def unwrap_data_key(self, agent: str, wrapped: bytes) -> bytes:
+        """The data key of an agent. Raises KeyUnavailable (destroyed, or the version has to be loaded first), SealBroken."""
+        if not wrapped:
+            raise KeyUnavailable("the agent's key was destroyed", tenant=self.tenant, agent=agent, reason="destroyed")
+        if len(wrapped) != WRAPPED_BYTES or wrapped[0] != _VERSION:
+            raise SealBroken("the agent's wrapped key is cut off or of an unknown format", tenant=self.tenant, agent=agent)
+        header, salt = wrapped[:_HEADER_BYTES], wrapped[_HEADER_BYTES : _HEADER_BYTES + _SALT_BYTES]
+        key = hmac.digest(self._find(wrapped[1]).wraps, salt, "sha256")
+        try:
+            return AESGCM(key).decrypt(_NONCE, wrapped[_HEADER_BYTES + _SALT_BYTES :], self._associated(agent, header))
+        except InvalidTag as error:
+            hint = "the stored key was changed, or it belongs to another agent"
+            raise SealBroken("the agent's wrapped key failed its authentication", hint=hint, tenant=self.tenant, agent=agent) from error
+
+    # --- what belongs to the tenant as a whole ---
+    def blob_name(self, plaintext: bytes) -> bytes:
+        """The content-derived name of a blob, 32 bytes: equal content has equal names within one tenant and key version only."""
+        # HMAC over the digest, so that a large blob is hashed at the speed of plain SHA-256.
+        return hmac.digest(self._newest.names, hashlib.sha256(plaintext).digest(), "sha256")
+
+    def seal_blob(self, plaintext: bytes) -> tuple[bytes, bytes]:
+        """(name, sealed bytes) of a blob. Raises LimitExceeded."""
+        name = self.blob_name(plaintext)
+        return name, self.seal(join_fields(b"blob", name), plaintext)
+
+    def open_blob(self, name: bytes, sealed: bytes) -> bytes:
+        """The plaintext of the blob of this name. Raises SealBroken, KeyUnavailable."""
+        return self.open(join_fields(b"blob", name), sealed)
+
+    def seal(self, context: bytes, plaintext: bytes, dictionaries: Dictionaries = BUILTIN) -> bytes:
+        """Seal what no single agent owns, e.g. a dictionary; the context names it. Raises LimitExceeded."""
+        return self._cipher(self.version, context, dictionaries).seal(context, plaintext)
+
+    def open(self, context: bytes, sealed: bytes, dictionaries: Dictionaries = BUILTIN) -> bytes:
+        """Open what `seal` closed, under any version of the key. Raises SealBroken, KeyUnavailable, DictionaryNotFound."""
+        return self._cipher(key_version_of(sealed), context, dictionaries).open(context, sealed)
+
+    def _cipher(self, version: int, context: bytes, dictionaries: Dictionaries) -> Cipher:
+        # A key per context: what is sealed once under its name never meets the bound on random nonces.
+        key = hmac.digest(self._find(version).seals, context, "sha256")
+        return Cipher(self.tenant, "", key, dictionaries, key_version=version, plaintext_bytes_max=limits.BLOB_BYTES_MAX)
+
+    def _find(self, version: int) -> _Version:
+        found = self._versions.get(version)
+        if found is None:
+            raise KeyUnavailable(
+                f"version {version} of the tenant's key is not loaded",
+                hint="load the tenant's key again: another process may have rotated it",
+                tenant=self.tenant,
+                reason="unknown_version",
+            )
+        return found
+
+    def _associated(self, agent: str, header: bytes) -> bytes:
+        return join_fields(b"perdure data key", self.tenant.encode(), agent.encode(), header)
