@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.codec import decode_event, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
-from perdure.errors import AgentNotFound, PerdureError
+from perdure.errors import AgentNotFound, DictionaryNotFound, PerdureError
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
@@ -62,9 +62,13 @@ class Vault:
         try:
             cipher = await self.cipher(sealed.tenant, sealed.agent)
             context = event_context(sealed.id)
-            if not cipher.knows_dictionary(sealed.payload):
+            try:
+                plaintext = cipher.open(context, sealed.payload)
+            except DictionaryNotFound:
+                # Trained since by another process; the cipher shares the book's set and sees it at once.
                 await self.book.load(sealed.tenant)
-            return decode_event(sealed, cipher.open(context, sealed.payload))
+                plaintext = cipher.open(context, sealed.payload)
+            return decode_event(sealed, plaintext)
         except PerdureError as problem:
             problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
             raise
@@ -74,14 +78,16 @@ class Vault:
         opened: list[RecordedEvent] = []
         for sealed in events:
             known = self._known.get(AgentName(sealed.tenant, sealed.agent))
-            if known is not None and known[1].knows_dictionary(sealed.payload):
+            if known is not None:
                 try:
                     opened.append(decode_event(sealed, known[1].open(event_context(sealed.id), sealed.payload)))
+                    continue
+                except DictionaryNotFound:
+                    await self.book.load(sealed.tenant)
                 except PerdureError as problem:
                     problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
                     raise
-            else:
-                opened.append(await self.open(sealed))
+            opened.append(await self.open(sealed))
         return opened
 
     def forget(self, name: AgentName) -> None:
@@ -99,8 +105,8 @@ class Vault:
 
     async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
         tenant = await self.ring.tenant_key(record.tenant)
-        cipher = Cipher(record.tenant, record.agent, tenant.unwrap_data_key(record.agent, record.data_key), self.book)
-        await self.book.ensure(record.tenant)
+        dictionaries = await self.book.of(record.tenant)
+        cipher = Cipher(record.tenant, record.agent, tenant.unwrap_data_key(record.agent, record.data_key), dictionaries)
         while len(self._known) >= AGENTS_MAX:
             del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)

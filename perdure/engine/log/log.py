@@ -1,0 +1,242 @@
+"""The log as its users see it: events in, recorded events out; sealing, rules and storage behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from perdure import limits
+from perdure.engine.checks import check_event
+from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log import decide
+from perdure.engine.log.codec import Draft, encode_payload, event_context
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.log.decide import FENCED, OWNED, Item, Outcome
+from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.names import check_names
+from perdure.engine.log.writer import Writer
+from perdure.engine.vault import Vault
+from perdure.errors import AlreadyExists, Conflict, EventNotFound, Fenced, InvalidEvent, LimitExceeded
+from perdure.security.cipher import Cipher
+
+__all__ = ["AgentAppend", "Appended", "EventLog", "read_pages"]
+
+FOLLOW_TIMEOUT_S = 0.1
+"""How long a follower waits for a signal of this process before it looks for events of others."""
+
+
+class AgentAppend(NamedTuple):
+    """Events for one agent, within an append to one or several. epoch: the ownership that the writer holds, None when it claims none."""
+
+    name: AgentName
+    events: Sequence[Event]
+    expected: ExpectedVersion = ANY
+    epoch: int | None = None
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """An append that is in the log. already: it was there before, with the same ids; nothing was written now.
+
+    versions: of the events handed in, in order. version: the newest of them (the agent's own where no event was handed in).
+    """
+
+    name: AgentName
+    versions: tuple[int, ...]
+    version: int
+    already: bool
+
+
+class EventLog:
+    """Appends and reads of one log."""
+
+    def __init__(self, store: LogStore, vault: Vault) -> None:
+        self.store = store
+        self.vault = vault
+        self.writer = Writer(store)
+
+    async def close(self) -> None:
+        """Write what is queued and close the store."""
+        await self.writer.close()
+        await self.store.close()
+
+    # --- appending ---
+    async def append_event(
+        self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Appended:
+        """As `append_events`, of one event."""
+        return await self.append_events(name, [event], expected=expected, epoch=epoch)
+
+    async def append_events(
+        self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Appended:
+        """Append events to one agent, all or none.
+
+        Returns when they are durable. Raises Conflict, Fenced, AlreadyExists (some of the ids are there and some are not), InvalidEvent,
+        LimitExceeded, Overloaded, Unavailable; after DeadlineExceeded the outcome is unknown and a retry with the same events is safe.
+        """
+        return (await self.append_many([AgentAppend(name, events, expected, epoch)]))[0]
+
+    async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
+        """Append to several agents in one atomic step; as `append_events`."""
+        _check_sizes(appends)
+        items = [await self._item(append) for append in appends]
+        outcome = await self.writer.append(items)
+        return _results(items, outcome)
+
+    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
+        """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
+        record, cipher = await self.vault.obtain(name)
+        item = Item(record, ANY, expected_epoch, [_seal(cipher, Event(OWNED, data={"owner": owner}))], owner)
+        outcome = await self.writer.append([item])
+        _results([item], outcome)
+        assert isinstance(outcome, decide.Written)
+        return outcome.places[0][3]
+
+    async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
+        """Let nobody append to the agent until `take_ownership`; the new epoch."""
+        record, cipher = await self.vault.obtain(name)
+        item = Item(record, ANY, expected_epoch, [_seal(cipher, Event(FENCED))], record.owner)
+        outcome = await self.writer.append([item])
+        _results([item], outcome)
+        assert isinstance(outcome, decide.Written)
+        return outcome.places[0][3]
+
+    async def _item(self, append: AgentAppend) -> Item:
+        check_names(append.name)
+        for event in append.events:
+            check_event(event)
+            if event.type.startswith("perdure."):
+                raise InvalidEvent(f"event type {event.type!r} is reserved", hint="types that start with 'perdure.' are the engine's own")
+        payloads = [encode_payload(event) for event in append.events]
+        if len({event.id for event in append.events}) < len(append.events):
+            raise InvalidEvent("two events of one append have the same id", tenant=append.name.tenant, agent=append.name.agent)
+        record, cipher = self.vault.known(append.name) or await self.vault.obtain(append.name)
+        drafts = [_draft(event, cipher.seal(event_context(event.id), payload)) for event, payload in zip(append.events, payloads, strict=True)]
+        return Item(record, append.expected, append.epoch, drafts)
+
+    # --- reading ---
+    async def get_event(self, name: AgentName, id: UUID) -> RecordedEvent:
+        """The agent's event with this id. Raises AgentNotFound, EventNotFound."""
+        found = await self.store.find(await self.vault.record(*name), [id])
+        if not found:
+            raise EventNotFound(f"agent {name.agent!r} has no event {id}", tenant=name.tenant, agent=name.agent)
+        return await self.vault.open(found[0])
+
+    async def get_events(
+        self, name: AgentName, where: EventFilter | None = None, *, limit: int = limits.READ_PAGE_EVENTS, descending: bool = False
+    ) -> list[RecordedEvent]:
+        """At most `limit` of the agent's events that pass the filter, in order of version. Raises AgentNotFound."""
+        record = await self.vault.record(*name)
+        return await self.vault.open_all(await self.store.read_agent(record, where or EventFilter(), limit, descending=descending))
+
+    async def pages(self, name: AgentName, where: EventFilter | None = None) -> AsyncIterator[list[SealedEvent]]:
+        """All of the agent's events that pass the filter, sealed, page by page."""
+        record = await self.vault.record(*name)
+        async for page in read_pages(self.store, record, where or EventFilter()):
+            yield page
+
+    async def stream_events(
+        self, name: AgentName, where: EventFilter | None = None, *, follow: bool = False
+    ) -> AsyncIterator[RecordedEvent]:
+        """The agent's events in order; with `follow`, also those to come, for ever. None is skipped and none comes twice."""
+        record = await self.vault.record(*name)
+        where = where or EventFilter()
+        signal = self.store.signal()
+        version = where.from_version - 1
+        while True:
+            async for page in read_pages(self.store, record, msgspec.structs.replace(where, from_version=version + 1)):
+                for event in await self.vault.open_all(page):
+                    version = event.version
+                    yield event
+            if not follow or (where.to_version is not None and version >= where.to_version):
+                return
+            await signal.wait(FOLLOW_TIMEOUT_S)
+
+    async def version(self, name: AgentName) -> int:
+        """The agent's newest version in the log. Raises AgentNotFound."""
+        (head,) = await self.store.heads([await self.vault.record(*name)])
+        return head.version
+
+
+async def read_pages(store: LogStore, record: AgentRecord, where: EventFilter) -> AsyncIterator[list[SealedEvent]]:
+    """One agent's sealed events in order of version, page by page; the next page is read while one is used."""
+    limit = limits.READ_PAGE_EVENTS
+    page = await store.read_agent(record, where, limit)
+    while page:
+        ahead = None
+        if len(page) == limit:
+            following = msgspec.structs.replace(where, from_version=page[-1].version + 1)
+            ahead = asyncio.ensure_future(store.read_agent(record, following, limit))
+        try:
+            yield page
+        except GeneratorExit:
+            if ahead is not None:
+                ahead.cancel()
+            raise
+        page = await ahead if ahead is not None else []
+
+
+def _check_sizes(appends: Sequence[AgentAppend]) -> None:
+    if len(appends) > limits.AGENTS_PER_APPEND_MAX:
+        raise LimitExceeded(f"{len(appends)} agents in one append, the limit is {limits.AGENTS_PER_APPEND_MAX}")
+    events = sum(len(append.events) for append in appends)
+    if events > limits.EVENTS_PER_APPEND_MAX:
+        raise LimitExceeded(f"{events} events in one append, the limit is {limits.EVENTS_PER_APPEND_MAX}", hint="append them in several calls")
+    if events == 0:
+        raise InvalidEvent("there is no event to append")
+    if len({append.name for append in appends}) < len(appends):
+        raise InvalidEvent("an agent stands twice in one append", hint="put its events into one list")
+
+
+def _draft(event: Event, payload: bytes) -> Draft:
+    return Draft(
+        event.id,
+        event.type,
+        event.causation_id,
+        event.correlation_id or None,
+        event.trace_id or None,
+        event.project or None,
+        event.module or None,
+        payload,
+    )
+
+
+def _seal(cipher: Cipher, event: Event) -> Draft:
+    return _draft(event, cipher.seal(event_context(event.id), encode_payload(event)))
+
+
+def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:
+    if isinstance(outcome, decide.Written):
+        results = []
+        for item, place in zip(items, outcome.places, strict=True):
+            versions = tuple(range(place[0], place[0] + len(item.drafts)))
+            results.append(Appended(_name(item), versions, versions[-1] if versions else place[0] - 1, already=False))
+        return results
+    if isinstance(outcome, decide.AlreadyThere):
+        return [
+            Appended(_name(item), tuple(versions), max(versions, default=0), already=True)
+            for item, versions in zip(items, outcome.versions, strict=True)
+        ]
+    item = items[outcome.item]
+    where: Mapping[str, str] = {"tenant": item.record.tenant, "agent": item.record.agent}
+    if isinstance(outcome, decide.Refused):
+        raise Conflict(
+            f"agent {item.record.agent!r} is at version {outcome.version}, expected {item.expected!r}",
+            version=outcome.version,
+            hint="load the state again and decide anew",
+            **where,
+        )
+    if isinstance(outcome, decide.Shut):
+        held = "is fenced" if outcome.fenced else f"belongs to epoch {outcome.epoch}"
+        raise Fenced(f"agent {item.record.agent!r} {held}; this writer holds {item.epoch}", epoch=outcome.epoch, **where)
+    raise AlreadyExists(f"event {outcome.known} is in the log already, others of the same append are not", **where)
+
+
+def _name(item: Item) -> AgentName:
+    return AgentName(item.record.tenant, item.record.agent)
+
+

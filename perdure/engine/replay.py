@@ -1,0 +1,52 @@
+"""Folding the log: an agent's state at a version, from its events alone."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from perdure.engine.fold import apply
+from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
+from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
+from perdure.engine.log.log import read_pages
+from perdure.engine.vault import Vault
+
+__all__ = ["Folded", "fold_log"]
+
+WARNINGS_KEPT_MAX = 100
+
+
+class Folded(NamedTuple):
+    """A state and where it stands. time_us: of the last event, 0 without one. chain: hash at the version. warnings: the first ones."""
+
+    document: dict[str, Any]
+    version: int
+    epoch: int
+    time_us: int
+    chain: bytes
+    warnings: list[str]
+
+
+async def fold_log(
+    store: LogStore,
+    vault: Vault,
+    record: AgentRecord,
+    *,
+    start: Folded | None = None,
+    to_version: int | None = None,
+) -> Folded:
+    """Fold the events after `start` (the empty state) up to a version (the newest), checking the hash chain on the way.
+
+    The document of `start` is given away: it is changed in place. Raises ChainBroken, SealBroken, KeyUnavailable.
+    """
+    document, version, epoch, time_us, chain, warnings = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
+    where = EventFilter(from_version=version + 1, to_version=to_version)
+    if to_version is not None and to_version <= version:
+        return Folded(document, version, epoch, time_us, chain, warnings)
+    async for page in read_pages(store, record, where):
+        version, chain = check_chain(page, version=version, chain=chain)
+        for event in await vault.open_all(page):
+            document, surprises = apply(document, event.changes, own=True)
+            if surprises and len(warnings) < WARNINGS_KEPT_MAX:
+                warnings = [*warnings, *(f"version {event.version}: {surprise}" for surprise in surprises)][:WARNINGS_KEPT_MAX]
+        epoch, time_us = page[-1].epoch, page[-1].time_us
+    return Folded(document, version, epoch, time_us, chain, warnings)
