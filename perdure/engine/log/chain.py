@@ -42,11 +42,14 @@ def chain_hash(before: bytes, tenant: str, agent: str, version: int, epoch: int,
 def check_chain(events: Iterable[SealedEvent], *, version: int = 0, chain: bytes = EMPTY_CHAIN) -> tuple[int, bytes]:
     """Walk one agent's events that follow (version, chain); the version and hash reached. Raises ChainBroken naming the first that fails."""
     for event in events:
-        where = {"tenant": event.tenant, "agent": event.agent, "version": event.version}
         if event.version != version + 1:
-            raise ChainBroken(f"version {event.version} follows version {version}", **where)
+            raise _broken(event, f"version {event.version} follows version {version}")
         chain = chain_hash(chain, event.tenant, event.agent, event.version, event.epoch, event.time_us, event)
         if chain != event.chain:
-            raise ChainBroken(f"event {event.id} at version {event.version} is not the one that was written", **where)
+            raise _broken(event, f"event {event.id} at version {event.version} is not the one that was written")
         version = event.version
     return version, chain
+
+
+def _broken(event: SealedEvent, message: str) -> ChainBroken:
+    return ChainBroken(message, tenant=event.tenant, agent=event.agent, version=event.version)

@@ -69,8 +69,8 @@ def decode_event(sealed: SealedEvent, plaintext: bytes) -> RecordedEvent:
     try:
         payload = _decoder.decode(plaintext)
     except msgspec.MsgspecError as problem:
-        where = {"tenant": sealed.tenant, "agent": sealed.agent, "version": sealed.version}
-        raise IntegrityError(f"the payload of event {sealed.id} is not an event: {problem}", **where) from problem
+        message = f"the payload of event {sealed.id} is not an event: {problem}"
+        raise IntegrityError(message, tenant=sealed.tenant, agent=sealed.agent, version=sealed.version) from problem
     return RecordedEvent(
         type=sealed.type,
         changes=payload.changes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -222,18 +222,20 @@ def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:
             for item, versions in zip(items, outcome.versions, strict=True)
         ]
     item = items[outcome.item]
-    where: Mapping[str, str] = {"tenant": item.record.tenant, "agent": item.record.agent}
+    tenant, agent = _name(item)
     if isinstance(outcome, decide.Refused):
         raise Conflict(
             f"agent {item.record.agent!r} is at version {outcome.version}, expected {item.expected!r}",
             version=outcome.version,
             hint="load the state again and decide anew",
-            **where,
+            tenant=tenant,
+            agent=agent,
         )
     if isinstance(outcome, decide.Shut):
         held = "is fenced" if outcome.fenced else f"belongs to epoch {outcome.epoch}"
-        raise Fenced(f"agent {item.record.agent!r} {held}; this writer holds {item.epoch}", epoch=outcome.epoch, **where)
-    raise AlreadyExists(f"event {outcome.known} is in the log already, others of the same append are not", **where)
+        raise Fenced(f"agent {item.record.agent!r} {held}; this writer holds {item.epoch}", epoch=outcome.epoch, tenant=tenant, agent=agent)
+    message = f"event {outcome.known} is in the log already, others of the same append are not"
+    raise AlreadyExists(message, tenant=tenant, agent=agent)
 
 
 def _name(item: Item) -> AgentName:
