@@ -1,0 +1,57 @@
+"""perdure agents"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import emit, plain, table
+from perdure.errors import InvalidInput
+
+__all__ = ["agents"]
+
+
+async def agents(
+    *,
+    type: str | None = None,
+    label: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    after: str = "",
+    limit: int = 100,
+    tenants: Annotated[bool, Parameter(negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """The agents of a tenant, in order of their ids.
+
+    Parameters
+    ----------
+    type
+        Only agents of this type.
+    label
+        NAME=VALUE: only agents with this label; may be repeated.
+    after
+        Begin after this id: the last of the page before.
+    limit
+        Length of the page.
+    tenants
+        List the tenants instead.
+    """
+    async with session(options) as engine:
+        if tenants:
+            names = await engine.tenants()
+            emit({"tenants": names}, as_json=options.json, text="\n".join(names))
+            return
+        found = await engine.directory.list(options.tenant_name, type=type, labels=_labels(label), after=after, limit=limit)
+    rows: list[dict[str, Any]] = [plain(entry) for entry in found]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = table([name.upper() for name in columns], ([row.get(name) for name in columns] for row in rows)) if rows else "no agents"
+    facts = {"tenant": options.tenant_name, "agents": rows, "next_after": rows[-1]["agent"] if len(rows) == limit else None}
+    emit(facts, as_json=options.json, text=text)
+
+
+def _labels(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise InvalidInput(f"--label {wrong[0]!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}

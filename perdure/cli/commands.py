@@ -1,0 +1,63 @@
+"""The table of commands: name, where it is, one line of help. Nothing of a command is imported before it is called."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = ["COMMANDS", "GLOBAL_FLAGS", "Command", "overview"]
+
+
+class Command(NamedTuple):
+    """One command. target: `module:function` below perdure.cli; group: the heading it is listed under."""
+
+    name: str
+    target: str
+    help: str
+    group: str
+
+
+_START, _WRITE, _READ, _OPERATE = "Start", "Write", "Read", "Operate"
+
+COMMANDS: Final = (
+    Command("demo", "demo:demo", "Many agents, a real crash and a look into the past, in a temporary folder.", _START),
+    Command("init", "init:init", "Make the log, its keys and the topic, where they are missing.", _START),
+    Command("services", "services:app", "Local Postgres, Redis and Kafka for development: up, down, status, logs.", _START),
+    Command("doctor", "doctor:doctor", "Check this installation and the servers that are configured.", _START),
+    Command("config", "config:app", "The settings in force, and where each comes from.", _START),
+    Command("completion", "completion:completion", "Print the completion script for bash, zsh or fish.", _START),
+    Command("version", "version:version", "Versions of perdure, Python and the libraries.", _START),
+    Command("import", "import_:import_", "Turn conversations in files into agents; the same file again adds nothing.", _WRITE),
+    Command("append", "append:append", "Append events to an agent.", _WRITE),
+    Command("train", "train:train", "Learn a compression dictionary from a tenant's own events.", _WRITE),
+    Command("show", "show:show", "An agent's state: now, at a version, or at a time.", _READ),
+    Command("log", "log:log", "An agent's events; --follow stays and shows new ones.", _READ),
+    Command("diff", "diff:diff", "What changed between two versions of an agent.", _READ),
+    Command("blame", "blame:blame", "The event that made a path of the state what it is.", _READ),
+    Command("agents", "agents:agents", "The agents of a tenant.", _READ),
+    Command("export", "export:export", "Events as JSON lines, as `import --format events` reads them.", _READ),
+    Command("run", "run:run", "Relay and projector in one process.", _OPERATE),
+    Command("relay", "run:relay", "Publish the log to the bus.", _OPERATE),
+    Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
+    Command("verify", "verify:verify", "Check chains and seals, and that log, topic and cache agree.", _OPERATE),
+    Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
+)
+
+GLOBAL_FLAGS: Final = (
+    ("--log", "URL of the log: sqlite:///FOLDER or postgresql://…"),
+    ("--bus", "URL of the bus: memory:// or kafka://HOST:PORT"),
+    ("--cache", "URL of the cache: memory:// or redis://HOST:PORT/N"),
+    ("--keys", "URL of the root key: file:///PATH or env:"),
+    ("--tenant", "Tenant [PERDURE_TENANT; default: default]"),
+    ("--config", "Settings file [default: perdure.toml]"),
+    ("--json", "Print JSON on stdout, errors as JSON on stderr"),
+)
+
+
+def overview() -> str:
+    """The help of `perdure` itself. Written out here because making the parser for it would take longer than reading it."""
+    lines = ["Usage: perdure COMMAND [OPTIONS]", "", "The state engine under AI agents: an event log with a time machine."]
+    width = max(len(command.name) for command in COMMANDS) + 2
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        lines += ["", f"{group}:", *(f"  {c.name:<{width}}{c.help}" for c in COMMANDS if c.group == group)]
+    lines += ["", "Options of every command:", *(f"  {flag:<{width}}{text}" for flag, text in GLOBAL_FLAGS)]
+    return "\n".join([*lines, "", "perdure COMMAND --help says more about one of them.", ""])

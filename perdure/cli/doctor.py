@@ -1,0 +1,74 @@
+"""perdure doctor"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from perdure.cli.config import masked
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import emit
+from perdure.errors import PerdureError
+
+__all__ = ["Finding", "doctor"]
+
+_UNAVAILABLE: Final = 6
+_NEEDED: Final = {
+    "postgresql": ("psycopg", "pip install 'perdure[postgres]'"),
+    "kafka": ("aiokafka", "pip install 'perdure[kafka]'"),
+    "redis": ("redis", "pip install 'perdure[redis]'"),
+}
+OPEN_TIMEOUT_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    says: str
+    hint: str = ""
+
+
+async def doctor(*, options: Options = DEFAULTS) -> int:
+    """Check this installation and the servers that are configured; exit code 6 when something is missing."""
+    findings = [_python(), *_libraries(options)]
+    if all(finding.ok for finding in findings):
+        findings.append(await _opens(options))
+    good = all(finding.ok for finding in findings)
+    lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in findings]
+    emit({"ok": good, "findings": [asdict(finding) for finding in findings]}, as_json=options.json, text="\n".join(lines))
+    return 0 if good else _UNAVAILABLE
+
+
+def _python() -> Finding:
+    good = sys.version_info >= (3, 11)
+    return Finding("python", good, platform.python_version(), "" if good else "Python 3.11 or newer is needed")
+
+
+def _libraries(options: Options) -> Iterator[Finding]:
+    settings = options.settings()
+    for name in ("log", "bus", "cache"):
+        url = str(getattr(settings, name).value)
+        module, hint = _NEEDED.get(urlsplit(url).scheme, ("", ""))
+        there = not module or importlib.util.find_spec(module) is not None
+        yield Finding(name, there, masked(url) if there else f"{masked(url)} needs {module}", "" if there else hint)
+
+
+async def _opens(options: Options) -> Finding:
+    """Opening reaches every server and refuses settings that are not durable."""
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT_S), session(options) as engine:
+            tenants = await engine.tenants()
+    except PerdureError as error:
+        return Finding("engine", False, error.message, error.hint)
+    except TimeoutError:
+        return Finding("engine", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is a server of the URLs above down?")
+    return Finding("engine", True, f"opens; {len(tenants)} tenants")

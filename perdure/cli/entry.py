@@ -1,0 +1,131 @@
+"""From the words of the command line to an exit code: parsing, errors in one line, interrupts, a reader that went away."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from perdure.cli.commands import COMMANDS, GLOBAL_FLAGS, overview
+from perdure.errors import InvalidInput, PerdureError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+__all__ = ["EXIT_CODES", "build", "run"]
+
+EXIT_CODES: Final = {
+    0: "done",
+    1: "failed",
+    2: "usage: a flag, an argument, a setting or an input is wrong",
+    3: "not found",
+    4: "conflict: the agent is not at the expected version",
+    5: "integrity: stored data is not what was written",
+    6: "unavailable: a server or a program that is needed",
+    7: "denied",
+    130: "interrupted",
+}
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_WITH_VALUE = {flag for flag, _ in GLOBAL_FLAGS} - {"--json"}
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; never raises for what a user can cause."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`perdure log … | head`). Python would complain once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else _FAILED
+    except Exception as error:
+        return _report(error, as_json="--json" in words)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h"):
+        print(overview(), end="")
+        return 0
+    if words == ["--version"]:
+        words = ["version"]
+    words = globals_behind(words)
+    _known(words[0])
+    result = build()(words, exit_on_error=False, print_error=False, result_action="return_value")
+    return result if isinstance(result, int) else 0
+
+
+def _known(word: str) -> None:
+    """Refuse an unknown command here: the parser would import every command to look for a similar name."""
+    names = [command.name for command in COMMANDS]
+    if word not in names:
+        near = difflib.get_close_matches(word, names, 1)
+        raise InvalidInput(
+            f"there is no command {word!r}", hint=f"did you mean perdure {near[0]}?" if near else "perdure --help lists them"
+        )
+
+
+def globals_behind(words: list[str]) -> list[str]:
+    """`perdure --tenant acme show x` means `perdure show x --tenant acme`: options of every command may stand before it."""
+    rest, moved = list(words), list[str]()
+    while rest and rest[0].partition("=")[0] in _WITH_VALUE | {"--json"}:
+        takes = 2 if rest[0] in _WITH_VALUE else 1
+        moved += rest[:takes]
+        rest = rest[takes:]
+    if "--" in rest:
+        end = rest.index("--")
+        return rest[:end] + moved + rest[end:]
+    return rest + moved
+
+
+def build() -> App:
+    """The parser. Commands are named by where they are, and imported when they are called."""
+    from cyclopts import App
+
+    app = App(name="perdure", help="The state engine under AI agents.", help_formatter="plain", suppress_keyboard_interrupt=False)
+    app.version_flags = ()
+    for command in COMMANDS:
+        app.command(f"perdure.cli.{command.target}", name=command.name, help=command.help)
+    return app
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Say what failed on stderr, in one line and a hint, or as one JSON object; return the exit code."""
+    if os.environ.get("PERDURE_DEBUG") == "1":
+        traceback.print_exception(error)
+    facts, code = _facts(error)
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode({"error": {**facts, "exit_code": code}}, enc_hook=str).decode(), file=sys.stderr)
+        return code
+    print(f"perdure: {' '.join(str(facts['message']).split())}", file=sys.stderr)
+    if hint := facts.get("hint"):
+        print(f"hint: {hint}", file=sys.stderr)
+    return code
+
+
+def _facts(error: Exception) -> tuple[dict[str, object], int]:
+    if isinstance(error, PerdureError):
+        return error.as_dict(), error.exit_code
+    if type(error).__module__.partition(".")[0] == "cyclopts":
+        from cyclopts import CycloptsError
+
+        if isinstance(error, CycloptsError):
+            chain = " ".join(error.command_chain or ())
+            hint = f"perdure {chain} --help" if chain else "perdure --help"
+            return {"code": "usage", "message": str(error).strip(), "retryable": False, "hint": hint}, _USAGE
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        message = f"{error.filename}: {reason}" if error.filename else reason
+        return {"code": "os_error", "message": message, "retryable": False}, _FAILED
+    hint = "this is a fault in perdure; PERDURE_DEBUG=1 shows where it arose"
+    return {"code": "internal", "message": f"{type(error).__name__}: {error}", "retryable": False, "hint": hint}, _FAILED

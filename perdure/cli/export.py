@@ -1,0 +1,47 @@
+"""perdure export"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.engine.importing import encode_line
+
+if TYPE_CHECKING:
+    from perdure.engine.engine import Engine
+
+__all__ = ["agent_ids", "export"]
+
+PAGE_AGENTS: Final = 500
+
+
+async def export(*agents: str, options: Options = DEFAULTS) -> None:
+    """Write events as JSON lines to stdout, as `perdure import --format events` reads them.
+
+    Parameters
+    ----------
+    agents
+        Ids of agents [default: all of the tenant].
+    """
+    async with session(options) as engine:
+        for agent in agents:
+            await _write(engine, options.tenant_name, agent)
+        if not agents:
+            async for agent in agent_ids(engine, options.tenant_name):
+                await _write(engine, options.tenant_name, agent)
+
+
+async def agent_ids(engine: Engine, tenant: str) -> AsyncIterator[str]:
+    """Every agent of the tenant, a page at a time."""
+    after = ""
+    while page := await engine.directory.list(tenant, after=after, limit=PAGE_AGENTS):
+        for entry in page:
+            yield entry.agent
+        after = page[-1].agent
+
+
+async def _write(engine: Engine, tenant: str, agent: str) -> None:
+    async for event in engine.agent(agent, tenant=tenant).events():
+        sys.stdout.buffer.write(encode_line(event))

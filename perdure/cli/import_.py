@@ -1,0 +1,60 @@
+"""perdure import"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import Progress, count, emit, plain
+from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
+from perdure.errors import ImportFailed
+
+__all__ = ["import_", "records"]
+
+Format = Literal["auto", "chat", "tau-bench", "swe-agent", "who-and-when", "events"]
+
+
+async def import_(
+    files: tuple[str, ...],
+    /,
+    *,
+    format: Format = "auto",
+    concurrency: int = 64,
+    skip_bad: Annotated[bool, Parameter(negative=())] = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Turn conversations in files into agents: every message, action, observation and tool call is an event. The same file again adds nothing.
+
+    Parameters
+    ----------
+    files
+        Files, folders of files, or `-` for stdin.
+    format
+        What the files hold; auto looks into each.
+    concurrency
+        Agents written at once.
+    skip_bad
+        Go on after a broken record, and count it; without it the first one ends the import with exit code 1.
+    """
+    async with session(options) as engine:
+        with Progress("importing", quiet=options.json) as progress:
+            report = await engine.import_conversations(
+                records(files, format), tenant=options.tenant_name, concurrency=concurrency, skip_bad=skip_bad, progress=progress
+            )
+    facts = {"tenant": options.tenant_name, **plain(report)}
+    emit(facts, as_json=options.json, text=_summary(report))
+    return 0 if skip_bad or not report.broken else ImportFailed.exit_code
+
+
+def records(files: tuple[str, ...], format: str) -> Iterator[Conversation | BrokenRecord]:
+    """The conversations of all files, one after the other, none held longer than needed."""
+    for name in files:
+        yield from read_conversations(name, format=format)
+
+
+def _summary(report: Any) -> str:
+    first = f"{count(report.conversations)} agents, {count(report.events_new)} events new, {count(report.events_known)} known already"
+    return "\n".join([first, *(f"broken: {record.as_error().message}" for record in report.broken)])

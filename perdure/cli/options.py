@@ -1,0 +1,63 @@
+"""The options that every command has, and the engine that they lead to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.engine.engine import Engine
+
+__all__ = ["DEFAULTS", "TENANT_DEFAULT", "Options", "session"]
+
+TENANT_DEFAULT: Final = "default"
+_COMMON: Final = Group("Options of every command", sort_key=100)
+
+
+def _flag(text: str) -> Parameter:
+    return Parameter(help=text, group=_COMMON, show_default=False, negative=())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes."""
+
+    log: Annotated[str | None, _flag("URL of the log: sqlite:///FOLDER or postgresql://… [PERDURE_LOG]")] = None
+    bus: Annotated[str | None, _flag("URL of the bus: memory:// or kafka://HOST:PORT [PERDURE_BUS]")] = None
+    cache: Annotated[str | None, _flag("URL of the cache: memory:// or redis://HOST:PORT/N [PERDURE_CACHE]")] = None
+    keys: Annotated[str | None, _flag("URL of the root key: file:///PATH or env: [PERDURE_KEYS]")] = None
+    tenant: Annotated[str | None, _flag("Tenant [PERDURE_TENANT; default: default]")] = None
+    config: Annotated[Path | None, _flag("Settings file [default: perdure.toml, where there is one]")] = None
+    json: Annotated[bool, _flag("Print JSON on stdout, errors as JSON on stderr")] = False
+
+    def settings(self) -> Settings:
+        """The settings in force: flag, else environment, else file, else default."""
+        from perdure import config
+
+        flags = {"log": self.log, "bus": self.bus, "cache": self.cache, "keys": self.keys, "config": self.config}
+        return config.load({name: str(value) for name, value in flags.items() if value is not None})
+
+    @property
+    def tenant_name(self) -> str:
+        """The tenant that the command works in."""
+        return self.tenant or os.environ.get("PERDURE_TENANT") or TENANT_DEFAULT
+
+
+DEFAULTS: Final = Options()
+
+
+@contextlib.asynccontextmanager
+async def session(options: Options) -> AsyncIterator[Engine]:
+    """The engine of these options, open for as long as the block runs."""
+    import perdure
+
+    async with perdure.open(settings=options.settings()) as engine:
+        yield engine

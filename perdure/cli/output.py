@@ -1,0 +1,120 @@
+"""What commands print: data on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = ["Progress", "count", "emit", "emit_line", "iso", "plain", "size", "table", "to_json"]
+
+PLAIN_PROGRESS_INTERVAL_S: Final = 5.0
+_KIB: Final = 1024
+
+
+def to_json(value: object) -> str:
+    """One line of JSON."""
+    return msgspec.json.encode(plain(value)).decode()
+
+
+def emit(value: object, *, as_json: bool, text: str) -> None:
+    """Print the result: as one JSON object, or as text for people."""
+    print(to_json(value) if as_json else text)
+
+
+def emit_line(value: object, *, as_json: bool, text: str) -> None:
+    """As `emit`, for one of many; it is flushed so that who follows sees it at once."""
+    print(to_json(value) if as_json else text, flush=True)
+
+
+def iso(time_: datetime) -> str:
+    """RFC 3339, UTC, microseconds."""
+    return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def count(number: float) -> str:
+    """12 345, with thin groups for people."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def size(number_bytes: float) -> str:
+    """Bytes for people: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number_bytes < _KIB or unit == "GiB":
+            return f"{number_bytes:.0f} {unit}" if unit == "B" else f"{number_bytes:.1f} {unit}"
+        number_bytes /= _KIB
+    raise AssertionError("unreachable")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as their widest value."""
+    lines = [tuple(headings), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+class Progress:
+    """How far long work is, on stderr: a bar on a terminal, now and then a line elsewhere, nothing with --json."""
+
+    def __init__(self, title: str, *, quiet: bool = False, unit: str = "events") -> None:
+        self._title, self._unit = title, unit
+        self._live: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._quiet = quiet
+        self._next_s = time.monotonic() + PLAIN_PROGRESS_INTERVAL_S
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,} {task.fields[unit]}"),
+                TimeElapsedColumn(),
+            )
+            self._live = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._live.add_task(self._title, total=None, unit=self._unit)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """done of total (None: unknown) are done."""
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=done, total=total)
+        elif not self._quiet and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + PLAIN_PROGRESS_INTERVAL_S
+            of = f" of {total}" if total else ""
+            print(f"{self._title}: {done}{of} {self._unit}", file=sys.stderr, flush=True)
+
+
+def plain(value: object) -> Any:
+    """Anything of ours as values that JSON knows; bytes as hexadecimal, times as RFC 3339 in UTC."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
