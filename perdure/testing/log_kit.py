@@ -1,0 +1,33 @@
+"""The conformance kit of logs: what every `LogStore` must do. A backend's test file is this kit plus its own failures::
+
+    @pytest.mark.parametrize("case", STORE_CASES, ids=name_of)
+    async def test_store(case, tmp_path):
+        async with log_under_test(partial(SqliteStore.open, tmp_path)) as log:
+            await case(log)
+
+`log_under_test` takes what opens the log (a new one for each case) once more, as another process would; it must survive pickling, because some
+cases do start processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from perdure.testing import log_append_cases, log_control_cases, log_process_cases, log_read_cases
+from perdure.testing.log_rows import LogUnderTest, log_under_test
+
+__all__ = ["STORE_CASES", "Case", "LogUnderTest", "log_under_test", "name_of"]
+
+Case = Callable[[LogUnderTest], Awaitable[None]]
+
+STORE_CASES: tuple[Case, ...] = (
+    *log_append_cases.CASES,
+    *log_read_cases.CASES,
+    *log_control_cases.CASES,
+    *log_process_cases.CASES,
+)
+
+
+def name_of(case: Case) -> str:
+    """What a case claims, as the id of a test."""
+    return getattr(case, "__name__", repr(case))

@@ -1,0 +1,153 @@
+"""Store cases with several processes: writers that hold the lock, fail under it, or die under it, and a reader beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from typing import Any
+from uuid import UUID
+
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Position, Proposal, TailEvent
+from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, read_all, row
+
+__all__ = ["CASES"]
+
+Opener = Callable[[], Awaitable[LogStore]]
+
+WRITERS = 3
+APPENDS = 30
+CHILD_TIMEOUT_S = 40.0
+
+_processes = multiprocessing.get_context("spawn")
+
+
+def write_many(opener: Opener, names: Sequence[AgentName], appends: int) -> None:
+    """A child: append to each agent in turn."""
+
+    async def run() -> None:
+        store = await opener()
+        writer = RawWriter(store)
+        records = [record for record in await store.agents(names) if record is not None]
+        for turn in range(appends):
+            await writer.add(records[turn % len(records)], 1 + turn % 3)
+        await store.close()
+
+    asyncio.run(run())
+
+
+class Failed(Exception):
+    """What a child's proposal raises on purpose."""
+
+
+def hold_lock(opener: Opener, name: AgentName, how: str, holding: Event, release: Event) -> None:
+    """A child: propose one event, wait under the lock until told, then `commit`, `fail` or `die`."""
+
+    async def run() -> None:
+        store = await opener()
+        (record,) = await store.agents([name])
+        assert record is not None
+        known = (await store.positions())[record.partition]
+        with suppress(Failed):
+            await store.append({record.partition: known}, _holding(record, known, how, holding, release))
+        await store.close()
+
+    asyncio.run(run())
+
+
+def _holding(record: AgentRecord, known: Position, how: str, holding: Event, release: Event) -> Any:
+    def propose(now_us: int, _tail: Sequence[TailEvent], _found: Mapping[tuple[int, UUID], int]) -> Proposal:
+        holding.set()
+        if not release.wait(CHILD_TIMEOUT_S):
+            raise TimeoutError("nobody said how to go on")
+        if how == "die":
+            os._exit(0)
+        if how == "fail":
+            raise Failed
+        return Proposal([row(record, known, known.offset + 1, now_us, type="held")], [], [])
+
+    return propose
+
+
+def _start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    child = _processes.Process(target=work, args=arguments, daemon=True)
+    child.start()
+    return child
+
+
+async def _finish(*children: BaseProcess) -> None:
+    for child in children:
+        await asyncio.to_thread(child.join, CHILD_TIMEOUT_S)
+        assert child.exitcode == 0, f"a writer process ended with {child.exitcode}"
+
+
+async def writer_processes_leave_no_hole(log: LogUnderTest) -> None:
+    """A reader that follows several processes sees every committed event once, in order, with no look ahead of one still open."""
+    store = await log.open()
+    records = [await agent_of(store, f"agent {number}", "t") for number in range(4)]
+    names = [AgentName(record.tenant, record.agent) for record in records]
+    seen = dict.fromkeys({record.partition for record in records}, 0)
+    versions = {record.agent_key: 0 for record in records}
+    total = WRITERS * sum(1 + turn % 3 for turn in range(APPENDS))
+    children = [_start(write_many, log.opener, names, APPENDS) for _ in range(WRITERS)]
+    while sum(seen.values()) < total:
+        found = False
+        for partition, after in list(seen.items()):
+            for event in await store.read(partition, after, 50):
+                seen[partition] += 1
+                versions[event.agent_key] += 1
+                assert (event.offset, event.version) == (seen[partition], versions[event.agent_key])
+                found = True
+        if not found:
+            assert all(child.exitcode in (None, 0) for child in children), "a writer process failed"
+            await store.signal().wait(0.01)
+    await _finish(*children)
+    for partition, count in seen.items():
+        assert len(await read_all(store, partition)) == count
+
+
+async def _beside_a_holder(log: LogUnderTest, how: str) -> tuple[list[str], list[int]]:
+    """Types and offsets that a reader gets when another process sits on the lock while this one appends."""
+    store = await log.open()
+    record, writer = await agent_of(store), RawWriter(store)
+    await writer.add(record, type="before")
+    holding, release = _processes.Event(), _processes.Event()
+    child = _start(hold_lock, log.opener, AgentName(record.tenant, record.agent), how, holding, release)
+    assert await asyncio.to_thread(holding.wait, CHILD_TIMEOUT_S), "the child did not get the lock"
+    blocked = asyncio.create_task(writer.add(record, type="after"))
+    # Whatever the holder has done so far is not committed: readers are neither blocked nor shown any of it.
+    for _ in range(5):
+        assert [event.type for event in await store.read(record.partition, 0, 10)] == ["before"]
+    assert not blocked.done()
+    release.set()
+    await blocked
+    await _finish(child)
+    events = await read_all(store, record.partition)
+    return [event.type for event in events], [event.version for event in events]
+
+
+async def an_open_writer_is_waited_for(log: LogUnderTest) -> None:
+    """An append that began first and commits late comes first; nobody commits past it."""
+    assert await _beside_a_holder(log, "commit") == (["before", "held", "after"], [1, 2, 3])
+
+
+async def a_writer_that_fails_burns_no_offset(log: LogUnderTest) -> None:
+    """After its roll-back the next append takes the same offset; readers do not stall."""
+    assert await _beside_a_holder(log, "fail") == (["before", "after"], [1, 2])
+
+
+async def a_writer_that_dies_frees_the_lock(log: LogUnderTest) -> None:
+    """A process killed under the lock leaves nothing behind."""
+    assert await _beside_a_holder(log, "die") == (["before", "after"], [1, 2])
+
+
+CASES = (
+    writer_processes_leave_no_hole,
+    an_open_writer_is_waited_for,
+    a_writer_that_fails_burns_no_offset,
+    a_writer_that_dies_frees_the_lock,
+)
