@@ -1,0 +1,184 @@
+"""One batch of a projector: from deliveries to writes that the cache has taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.engine.bus.contract import Delivery
+from perdure.engine.event import RecordedEvent
+from perdure.engine.log.chain import EMPTY_CHAIN
+from perdure.engine.log.contract import LogStore, SealedEvent
+from perdure.engine.vault import Vault
+from perdure.errors import PerdureError, Unavailable
+from perdure.projections.cells_codec import CACHE_DAMAGE, new_name_key
+from perdure.projections.contract import CachedState, CellWrite, StateCache, Token
+from perdure.projections.fill import Base, fold_state, open_cached
+from perdure.projections.hot import HotState, HotStates
+from perdure.projections.stepping import Follow, cells_size, fold_step, following, whole_write
+
+__all__ = ["BatchWork"]
+
+Name = tuple[str, str]
+
+
+class BatchWork:
+    """Counts and outcome of one batch. broken: agents that not even the log settles, each with the last good version and the reason."""
+
+    def __init__(
+        self,
+        store: LogStore,
+        cache: StateCache,
+        vault: Vault,
+        hot: HotStates[HotState],
+        base: Base | None,
+        aside: frozenset[Name],
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._vault = vault
+        self._hot = hot
+        self._base = base
+        self._aside = aside
+        self._states: dict[Name, HotState] = {}
+        self._names: list[Name] = []
+        self.broken: dict[Name, tuple[int, Exception]] = {}
+        self.applied = 0
+        self.rebuilt = 0
+        self.warnings = 0
+
+    async def run(self, deliveries: Sequence[Delivery]) -> None:
+        """Project the deliveries. Raises Unavailable when a server is away; the batch can then be run anew."""
+        groups: dict[Name, list[SealedEvent]] = {}
+        for delivery in deliveries:
+            event = delivery.event
+            if event is not None and (event.tenant, event.agent) not in self._aside:
+                groups.setdefault((event.tenant, event.agent), []).append(event)
+        self._names = list(groups)
+        await self._load(groups)
+        news: dict[Name, list[SealedEvent]] = {}
+        settle: list[Name] = []
+        for name, events in groups.items():
+            state = self._states.get(name)
+            how, fresh = following(state, events) if state is not None else (Follow.GAP, [])
+            if how is not Follow.FOLLOWS:
+                settle.append(name)
+            elif fresh:
+                news[name] = fresh
+        writes = await self._fold(news, settle)
+        for name in settle:
+            await self._rebuild(name, writes)
+        await self._write(writes)
+
+    def forget(self) -> None:
+        """Drop the states that the batch had in hands."""
+        for name in self._names:
+            self._hot.drop(name)
+
+    async def _load(self, groups: dict[Name, list[SealedEvent]]) -> None:
+        """Put the agents' states at hand: hot ones, new ones, and those that the cache has. What is left out is folded from the log."""
+        cold: list[Name] = []
+        for name in groups:
+            state = self._hot.get(name)
+            if state is not None:
+                self._states[name] = state
+            else:
+                cold.append(name)
+        if not cold:
+            return
+        for name, cached in zip(cold, await self._cache.get(cold), strict=True):
+            if cached is not None:
+                await self._open_cached(name, cached)
+            elif groups[name][0].version == 1:
+                self._states[name] = HotState({}, Token(self._store.generation, 0, 0), 0, EMPTY_CHAIN, new_name_key(), 0)
+
+    async def _open_cached(self, name: Name, cached: CachedState) -> None:
+        if cached.token.generation != self._store.generation:
+            return
+        try:
+            document, record = await open_cached(self._vault, *name, cached)
+        except Unavailable:
+            raise
+        except CACHE_DAMAGE:
+            await self._cache.remove([name])
+        except PerdureError as problem:
+            self.broken[name] = (cached.token.version, problem)
+        else:
+            size = cells_size(cached.cells)
+            self._states[name] = HotState(document, cached.token, record.time_us, record.chain, record.name_key, size)
+
+    async def _fold(self, news: dict[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, CellWrite]:
+        """Open and fold the events that follow; an agent whose events fail is left to the log."""
+        writes: dict[Name, CellWrite] = {}
+        for name, events in (await self._open(news, settle)).items():
+            try:
+                step = fold_step(await self._vault.cipher(*name), self._states[name], events)
+            except Unavailable:
+                raise
+            except Exception:
+                # A fold is total; one that fails is settled by the log, which names the reason when it fails there too.
+                self._hot.drop(name)
+                settle.append(name)
+            else:
+                writes[name] = step.write
+                self.warnings += len(step.warnings)
+        return writes
+
+    async def _open(self, news: dict[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, list[RecordedEvent]]:
+        opened: dict[Name, list[RecordedEvent]] = {}
+        for name, events in news.items():
+            try:
+                opened[name] = await self._vault.open_all(events)
+            except Unavailable:
+                raise
+            except PerdureError:
+                settle.append(name)
+        return opened
+
+    async def _rebuild(self, name: Name, writes: dict[Name, CellWrite]) -> None:
+        """The newest state from the log, as a whole write; the bus may have been wrong, the log decides."""
+        if name in self.broken:
+            return
+        before = self._states.pop(name, None)
+        self._hot.drop(name)
+        try:
+            state = await fold_state(self._store, self._vault, await self._vault.record(*name), self._base)
+            write = whole_write(await self._vault.cipher(*name), state)
+        except Unavailable:
+            raise
+        except Exception as problem:
+            self.broken[name] = (before.token.version if before else 0, problem)
+            return
+        self.rebuilt += 1
+        if before is not None and before.chain != state.chain and before.token >= state.token:
+            # The cache holds another history, and would take this one for old.
+            await self._cache.remove([name])
+        if state.token.version:
+            self._states[name] = state
+            writes[name] = write
+
+    async def _write(self, writes: dict[Name, CellWrite]) -> None:
+        answers = await self._cache.apply(list(writes.values()))
+        again: list[Name] = []
+        for (name, write), answer in zip(writes.items(), answers, strict=True):
+            if answer == write.token:
+                self._keep(name)
+            elif answer is not None and answer > write.token:
+                # Somebody else was faster; their state is loaded with the agent's next event.
+                self._hot.drop(name)
+            else:
+                again.append(name)
+        if again:
+            await self._write_whole(again)
+
+    async def _write_whole(self, names: Sequence[Name]) -> None:
+        """The cache forgot these agents, or holds an older state than was thought: write what is at hand as a whole."""
+        whole = [whole_write(await self._vault.cipher(*name), self._states[name]) for name in names]
+        for name, write, answer in zip(names, whole, await self._cache.apply(whole), strict=True):
+            if answer == write.token:
+                self._keep(name)
+            else:
+                self._hot.drop(name)
+
+    def _keep(self, name: Name) -> None:
+        self._hot.put(name, self._states[name])
+        self.applied += 1

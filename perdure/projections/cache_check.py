@@ -1,0 +1,107 @@
+"""Is the cache what the log says? Every agent is compared by token, chain hash and digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from perdure.engine.digest import digest
+from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.replay import fold_log
+from perdure.engine.vault import Vault
+from perdure.errors import PerdureError, Unavailable
+from perdure.projections.contract import CachedState, StateCache
+from perdure.projections.fill import open_cached
+
+__all__ = ["CacheProblem", "CacheReport", "check_cache"]
+
+PAGE_AGENTS: Final = 100
+PROBLEMS_MAX: Final = 1_000
+"""Problems that a report lists; further ones are only counted."""
+
+
+class CacheProblem(msgspec.Struct, frozen=True):
+    """One agent whose cached state is not right. version: of the cached state; head_version: of the log."""
+
+    tenant: str
+    agent: str
+    version: int
+    head_version: int
+    reason: str
+
+
+class CacheReport(msgspec.Struct):
+    """agents: looked at; missing: not cached (no fault: a miss is rebuilt); behind: right, but older than the log; wrong: not what was written."""
+
+    agents: int = 0
+    same: int = 0
+    missing: int = 0
+    behind: int = 0
+    wrong: int = 0
+    problems: list[CacheProblem] = msgspec.field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cached state is the newest one, and right."""
+        return not self.behind and not self.wrong
+
+
+async def check_cache(
+    store: LogStore, cache: StateCache, vault: Vault, *, tenants: Sequence[str] | None = None
+) -> CacheReport:
+    """Compare every cached state of these tenants (None: all) with the fold of the log. Appends meanwhile show as `behind`."""
+    report = CacheReport()
+    for tenant in await store.tenants() if tenants is None else tenants:
+        after = ""
+        while page := await store.list_agents(tenant, after=after, limit=PAGE_AGENTS):
+            after = page[-1].agent
+            # The cache is read first: what it holds then can only be older than the heads, never newer.
+            states = await cache.get([(record.tenant, record.agent) for record in page])
+            heads = await store.heads(page)
+            for record, state, head in zip(page, states, heads, strict=True):
+                report.agents += 1
+                if state is None:
+                    report.missing += 1
+                else:
+                    await _check(store, vault, record, state, head.version, report)
+    return report
+
+
+async def _check(store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int, report: CacheReport) -> None:
+    try:
+        reason = await _difference(store, vault, record, state, head_version)
+    except Unavailable:
+        raise
+    except PerdureError as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+    version = state.token.version
+    if reason:
+        report.wrong += 1
+    elif version < head_version:
+        report.behind += 1
+        reason = f"behind by {head_version - version} events"
+    else:
+        report.same += 1
+        return
+    if len(report.problems) < PROBLEMS_MAX:
+        report.problems.append(CacheProblem(record.tenant, record.agent, version, head_version, reason))
+
+
+async def _difference(store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int) -> str:
+    """Why a cached state is not what the log says of its version, or ''."""
+    token = state.token
+    if token.generation != store.generation:
+        return f"generation {token.generation} is not the log's {store.generation}"
+    if token.version > head_version:
+        return f"version {token.version} is newer than the log"
+    document, about = await open_cached(vault, record.tenant, record.agent, state)
+    folded = await fold_log(store, vault, record, to_version=token.version)
+    if about.chain != folded.chain:
+        return "the chain hash is not the log's"
+    if token.epoch != folded.epoch:
+        return f"epoch {token.epoch} is not the log's {folded.epoch}"
+    if digest(document) != digest(folded.document):
+        return "the document is not the fold of the log"
+    return ""

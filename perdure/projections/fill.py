@@ -1,0 +1,38 @@
+"""States from the log: what fills a gap, a miss, or a cache that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.replay import Folded, fold_log
+from perdure.engine.vault import Vault
+from perdure.errors import DictionaryNotFound
+from perdure.projections.cells_codec import StateRecord, new_name_key, open_state
+from perdure.projections.contract import CachedState, Token
+from perdure.projections.hot import HotState
+
+__all__ = ["Base", "fold_state", "open_cached"]
+
+
+Base = Callable[[AgentRecord, int | None], Awaitable[Folded | None]]
+"""base(agent, to_version): a state to fold on from (of a snapshot), the newest at or before that version (None: the newest there is), or None
+where there is none. Its document is given away."""
+
+
+async def fold_state(store: LogStore, vault: Vault, record: AgentRecord, base: Base | None = None) -> HotState:
+    """The agent's newest state, folded from the log. Raises what opening its events raises."""
+    folded = await fold_log(store, vault, record, start=await base(record, None) if base else None)
+    token = Token(store.generation, folded.epoch, folded.version)
+    return HotState(folded.document, token, folded.time_us, folded.chain, new_name_key(), 0)
+
+
+async def open_cached(vault: Vault, tenant: str, agent: str, cached: CachedState) -> tuple[dict[str, Any], StateRecord]:
+    """The document and record of a cached state; raises as `open_state`, after a newer dictionary of the tenant was looked for."""
+    cipher = await vault.cipher(tenant, agent)
+    try:
+        return open_state(cipher, cached)
+    except DictionaryNotFound:
+        await vault.book.load(tenant)
+        return open_state(cipher, cached)

@@ -1,0 +1,220 @@
+"""Reading states: from the cache, with the log behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from perdure.engine.log.contract import AgentRecord, Head, LogStore, from_microseconds, to_microseconds
+from perdure.engine.replay import Folded, fold_log
+from perdure.engine.vault import Vault
+from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable, VersionNotFound
+from perdure.projections.cells_codec import CACHE_DAMAGE, StateRecord, new_name_key, seal_whole
+from perdure.projections.contract import StateCache, Token
+from perdure.projections.fill import Base, open_cached
+from perdure.projections.hot import HotStates
+
+__all__ = ["AT_LEAST_TIMEOUT_S", "Consistency", "ReadState", "StateReader"]
+
+Consistency = Literal["strong", "eventual"]
+AT_LEAST_TIMEOUT_S: Final = 5.0
+"""How long a read waits for a version that the log does not have yet."""
+_POLL_S: Final = 0.25
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode: Any = msgspec.msgpack.Decoder().decode
+
+
+class ReadState(NamedTuple):
+    """A state as it was read. The document is the caller's own. time: of its newest event (None before the first)."""
+
+    document: dict[str, Any]
+    version: int
+    epoch: int
+    time: datetime | None
+
+
+class _Kept:
+    """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any."""
+
+    __slots__ = ("chain", "encoded", "size_bytes", "time_us", "token")
+
+    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes) -> None:
+        self.encoded = _encode(document)
+        self.token = token
+        self.time_us = time_us
+        self.chain = chain
+        self.size_bytes = len(self.encoded)
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = _decode(self.encoded)
+        return document
+
+    def folded(self) -> Folded:
+        return Folded(self.document(), self.token.version, self.token.epoch, self.time_us, self.chain, [])
+
+    def read(self) -> ReadState:
+        return ReadState(self.document(), self.token.version, self.token.epoch, from_microseconds(self.time_us) if self.time_us else None)
+
+
+class StateReader:
+    """Reads states. base: gives snapshots to fold on from; kept: states at hand in this process, bounded.
+
+    Every method may raise AgentNotFound, Unavailable (the log is away), KeyUnavailable, SealBroken and ChainBroken.
+    """
+
+    def __init__(
+        self, store: LogStore, cache: StateCache, vault: Vault, *, base: Base | None = None, kept: HotStates[Any] | None = None
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._vault = vault
+        self._base = base
+        self._kept: HotStates[_Kept] = kept or HotStates()
+
+    async def state(
+        self,
+        tenant: str,
+        agent: str,
+        *,
+        consistency: Consistency = "strong",
+        at_least: int | None = None,
+        timeout_s: float = AT_LEAST_TIMEOUT_S,
+    ) -> ReadState:
+        """The agent's state.
+
+        strong: at the newest version that the log holds. eventual: at whichever version the cache holds, without asking the log.
+        at_least: not before this version, e.g. the one that an own append returned; it is waited for `timeout_s`, then DeadlineExceeded.
+        """
+        if consistency == "strong":
+            kept = await self._strong(tenant, agent)
+        elif consistency == "eventual":
+            kept = await self._cached(tenant, agent) or await self._miss(tenant, agent)
+        else:
+            raise InvalidInput(f"consistency {consistency!r} is unknown", hint="strong or eventual")
+        if at_least is not None and kept.token.version < at_least:
+            kept = await self._wait(tenant, agent, at_least, timeout_s)
+        return kept.read()
+
+    async def state_at_version(self, tenant: str, agent: str, version: int) -> ReadState:
+        """The state after the agent's event number `version`; 0: before the first. Raises VersionNotFound."""
+        record = await self._vault.record(tenant, agent)
+        head = (await self._store.heads([record]))[0]
+        if not 0 <= version <= head.version:
+            raise VersionNotFound(
+                f"agent {agent!r} has no version {version}",
+                hint=f"its versions are 0 to {head.version}",
+                tenant=tenant,
+                agent=agent,
+                version=version,
+            )
+        return (await self._fold(record, to_version=version)).read()
+
+    async def state_at_time(self, tenant: str, agent: str, time: datetime) -> ReadState:
+        """The state as it was at a moment (aware; events at that very microsecond included)."""
+        if time.tzinfo is None:
+            raise InvalidInput("the time has no zone", hint="give an aware datetime, e.g. in UTC")
+        record = await self._vault.record(tenant, agent)
+        version = await self._store.version_at(record, to_microseconds(time))
+        return (await self._fold(record, to_version=version)).read()
+
+    async def _strong(self, tenant: str, agent: str) -> _Kept:
+        record = await self._vault.record(tenant, agent)
+        head = (await self._store.heads([record]))[0]
+        kept = self._kept.get((tenant, agent))
+        if kept is not None and _stands(kept, head, self._store.generation):
+            return kept
+        cached = await self._cached(tenant, agent)
+        if cached is None:
+            return await self._miss(tenant, agent)
+        if cached.token.version == head.version and cached.chain == head.chain:
+            return cached
+        try:
+            # An append between the two readings may have put the cache ahead of the head; the fold then finds nothing more to do.
+            if cached.token.version != head.version:
+                return self._keep(tenant, agent, await self._fold(record, after=cached))
+        except ChainBroken:
+            # Either the cache holds another history, or the log is broken: the whole fold tells which.
+            pass
+        await self._forget(tenant, agent)
+        return await self._miss(tenant, agent)
+
+    async def _cached(self, tenant: str, agent: str) -> _Kept | None:
+        """The state that the cache holds, without decoding it anew when it is at hand; None: a miss, or the cache is away."""
+        name = (tenant, agent)
+        try:
+            kept = self._kept.get(name)
+            if kept is not None:
+                token = (await self._cache.tokens([name]))[0]
+                if token == kept.token:
+                    return kept
+            cached = (await self._cache.get([name]))[0]
+        except Unavailable:
+            return None
+        if cached is None or cached.token.generation != self._store.generation:
+            return None
+        try:
+            document, record = await open_cached(self._vault, tenant, agent, cached)
+        except CACHE_DAMAGE:
+            await self._forget(tenant, agent)
+            return None
+        return self._keep(tenant, agent, _Kept(document, cached.token, record.time_us, record.chain))
+
+    async def _miss(self, tenant: str, agent: str) -> _Kept:
+        """The newest state from the log, put back into the cache. An agent without events is a state, but is never cached."""
+        record = await self._vault.record(tenant, agent)
+        kept = await self._fold(record)
+        if kept.token.version == 0:
+            return kept
+        write = seal_whole(
+            await self._vault.cipher(tenant, agent),
+            kept.token,
+            StateRecord(kept.time_us, kept.chain, new_name_key()),
+            kept.document(),
+        )
+        try:
+            await self._cache.apply([write])
+        except Unavailable:
+            # The state is right without it; the next miss tries again.
+            return self._keep(tenant, agent, kept)
+        return self._keep(tenant, agent, kept)
+
+    async def _fold(self, record: AgentRecord, *, after: _Kept | None = None, to_version: int | None = None) -> _Kept:
+        start: Folded | None = after.folded() if after else None
+        if start is None and self._base is not None:
+            start = await self._base(record, to_version)
+        folded = await fold_log(self._store, self._vault, record, start=start, to_version=to_version)
+        token = Token(self._store.generation, folded.epoch, folded.version)
+        return _Kept(folded.document, token, folded.time_us, folded.chain)
+
+    async def _wait(self, tenant: str, agent: str, version: int, timeout_s: float) -> _Kept:
+        """Fold from the log until it holds the version."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    kept = await self._strong(tenant, agent)
+                    if kept.token.version >= version:
+                        return kept
+                    await self._store.signal().wait(_POLL_S)
+        except TimeoutError as problem:
+            raise DeadlineExceeded(
+                f"agent {agent!r} did not reach version {version} within {timeout_s:g} s", tenant=tenant, agent=agent, version=version
+            ) from problem
+
+    async def _forget(self, tenant: str, agent: str) -> None:
+        self._kept.drop((tenant, agent))
+        try:
+            await self._cache.remove([(tenant, agent)])
+        except Unavailable:
+            return
+
+    def _keep(self, tenant: str, agent: str, kept: _Kept) -> _Kept:
+        self._kept.put((tenant, agent), kept)
+        return kept
+
+
+def _stands(kept: _Kept, head: Head, generation: int) -> bool:
+    return kept.token.generation == generation and kept.token.version == head.version and kept.chain == head.chain
