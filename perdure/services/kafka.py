@@ -10,7 +10,7 @@ from pathlib import Path
 from perdure.errors import Unavailable
 from perdure.services import jars, probe, process, state
 from perdure.services.binary import Binary
-from perdure.services.model import Record, Tell
+from perdure.services.model import How, Record, Tell
 
 __all__ = ["Kafka", "properties"]
 
@@ -59,9 +59,17 @@ class Kafka(Binary):
 
     def ready(self, record: Record, node: int) -> None:
         """The broker knows itself and its living neighbours as members. Without a majority no broker can answer: not waited for."""
-        living = [each for each in record.nodes if self.alive(record, each)]
+        living = self._living(record)
         if 2 * len(living) > len(record.ports):
             probe.kafka(f"127.0.0.1:{record.ports[node - 1]}", living)
+
+    def signal(self, record: Record, node: int, how: How) -> None:
+        """fast: a controlled shutdown, which needs a majority of controllers: without one the broker would wait for it, so it is killed."""
+        orderly = 2 * len(self._living(record)) > len(record.ports)
+        super().signal(record, node, how if orderly else "kill")
+
+    def _living(self, record: Record) -> list[int]:
+        return [each for each in record.nodes if self.alive(record, each)]
 
 
 def properties(record: Record, node: int) -> dict[str, str]:

@@ -59,17 +59,16 @@ def up(
 
 
 def down(root: Path | None = None, *, wipe: bool = False) -> None:
-    """Stop what was started here, a server that does not end by itself the hard way; wipe: delete all data as well."""
+    """Stop what was started here, the hard way if it does not end by itself; wipe: delete all data as well."""
     folder = _folder(root)
     if not folder.is_dir():
         return
     with _records(folder) as (_, records):
-        _end_all(records, "fast")
-        if _still_alive(records, DOWN_TIMEOUT_S):
-            # Brokers that have lost their majority wait for it when they are asked to end.
-            _end_all(records, "kill")
-        if left := _still_alive(records, DOWN_TIMEOUT_S):
-            raise DeadlineExceeded(f"{', '.join(left)} cannot be stopped")
+        for record in records.values():
+            try:
+                _end(record, record.nodes, "kill" if wipe else "fast", DOWN_TIMEOUT_S)
+            except DeadlineExceeded:
+                _end(record, record.nodes, "kill", DOWN_TIMEOUT_S)
         if wipe:
             for record in records.values():
                 _way(record).remove(record)
@@ -102,16 +101,7 @@ def stop(name: str, root: Path | None = None, *, how: How = "fast", broker: int 
         raise InvalidInput(f"a server cannot be stopped by {how!r}", hint="fast, immediate or kill")
     with _records(_folder(root)) as (_, records):
         record = _existing(records, name)
-        nodes = _nodes(record, broker)
-        for node in nodes:
-            if _way(record).alive(record, node):
-                _way(record).signal(record, node, how)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while alive := [node for node in nodes if _way(record).alive(record, node)]:
-            if time.monotonic() > deadline:
-                message = f"{name} (node {alive[0]}) has not ended {STOP_TIMEOUT_S:.0f} s after it was asked to"
-                raise DeadlineExceeded(message, hint="how='kill' ends it at once")
-            time.sleep(POLL_S)
+        _end(record, _nodes(record, broker), how, STOP_TIMEOUT_S)
 
 
 def start(name: str, root: Path | None = None, broker: int | None = None) -> Service:
@@ -186,21 +176,18 @@ def _log_hint(record: Record, node: int) -> str:
     return "its log ends: " + " | ".join(_way(record).log_tail(record, node, ERROR_LOG_LINES).splitlines())
 
 
-def _end_all(records: state.Records, how: How) -> None:
-    for record in records.values():
-        for node in record.nodes:
-            if _way(record).alive(record, node):
-                _way(record).signal(record, node, how)
-
-
-def _still_alive(records: state.Records, timeout_s: float) -> list[str]:
-    """The names of those that have not ended within the time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = [name for name, record in records.items() if _way(record).pids(record)]
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(POLL_S)
+def _end(record: Record, nodes: Iterable[int], how: How, timeout_s: float) -> None:
+    """End the nodes and wait for each; in an orderly end one after the other, so that brokers have a majority as long as possible."""
+    running = [node for node in nodes if _way(record).alive(record, node)]
+    for batch in [[node] for node in running] if how == "fast" else [running]:
+        for node in batch:
+            _way(record).signal(record, node, how)
+        deadline = time.monotonic() + timeout_s
+        while left := [node for node in batch if _way(record).alive(record, node)]:
+            if time.monotonic() > deadline:
+                message = f"{record.name} (node {left[0]}) has not ended {timeout_s:.0f} s after it was asked to"
+                raise DeadlineExceeded(message, hint="how='kill' ends it at once")
+            time.sleep(POLL_S)
 
 
 def _remove_root(folder: Path) -> None:

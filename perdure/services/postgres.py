@@ -102,6 +102,8 @@ class Postgres(Binary):
         home = Path(record.data_folder).parent
         if home.exists():
             shutil.rmtree(home)
+        if home.parent.parent == _fallback_base() and home.parent.exists():
+            home.parent.rmdir()
 
 
 def create_database(port: int) -> None:
@@ -201,7 +203,7 @@ def _home(root: Path, user: str | None) -> Path:
     """Where cluster and sockets go: in the root, or where another user can reach them when root's folders are closed."""
     if user is None or _reachable(root, user):
         return root / "postgres"
-    base = Path("/var/tmp") / f"perdure-services-{os.geteuid()}"  # noqa: S108 - checked below
+    base = _fallback_base()
     base.mkdir(mode=0o711, exist_ok=True)
     # Anybody may write to /var/tmp: what is there under our name must really be ours.
     found = base.lstat()
@@ -212,6 +214,10 @@ def _home(root: Path, user: str | None) -> Path:
     folder.mkdir(mode=0o711, exist_ok=True)
     folder.chmod(0o711)
     return folder / "postgres"
+
+
+def _fallback_base() -> Path:
+    return Path("/var/tmp") / f"perdure-services-{os.geteuid()}"  # noqa: S108 - who owns it is checked before it is used
 
 
 def _reachable(folder: Path, user: str) -> bool:
