@@ -64,7 +64,11 @@ def _decode(number: int, line: bytes, versions: dict[Name, int]) -> _Decoded | t
         tenant, agent, event = decode_record(record, number)
         _check_version(record.get("version"), (tenant, agent), versions)
     except InvalidInput as error:
-        return agent_of(line), error.message
+        name = agent_of(line)
+        if name is not None:
+            # One fault is told once: the next line of the agent is measured by itself.
+            versions.pop(name, None)
+        return name, error.message
     return _Decoded((tenant, agent), event)
 
 

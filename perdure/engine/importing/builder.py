@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+from msgspec import structs
 
 from perdure.engine.changes import Change
 from perdure.engine.checks import check_event
@@ -12,6 +14,8 @@ from perdure.engine.importing.contract import Conversation, Place
 from perdure.engine.importing.naming import event_id
 
 __all__ = ["RunBuilder"]
+
+_UNNAMED: Final = UUID(int=0)
 
 
 class RunBuilder:
@@ -51,18 +55,11 @@ class RunBuilder:
         source: str = "",
     ) -> UUID:
         """Add one event and return its id. Raises InvalidEvent and the like when the log would not take it."""
+        draft = Event(type, changes, data=data, id=_UNNAMED, source=source, actor=actor, causation_id=cause, correlation_id=self._run)
+        # Before the id, which needs canonical bytes: what passes has them.
+        check_event(draft)
         content = (type, [(change.op, change.path, change.value) for change in changes], data)
-        event = Event(
-            type,
-            changes,
-            data=data,
-            id=event_id(self.kind, self.agent, len(self._events), content),
-            source=source,
-            actor=actor,
-            causation_id=cause,
-            correlation_id=self._run,
-        )
-        check_event(event)
+        event = structs.replace(draft, id=event_id(self.kind, self.agent, len(self._events), content))
         self._events.append(event)
         return event.id
 

@@ -24,6 +24,7 @@ from perdure.engine.importing.naming import event_id
 from perdure.engine.importing.text import decode_text, parse
 from perdure.engine.values import check_value
 from perdure.errors import InvalidEvent, InvalidInput
+from perdure.limits import AGENT_ID_LENGTH_MAX
 
 __all__ = ["agent_of", "decode_line", "decode_record", "encode_line"]
 
@@ -32,7 +33,7 @@ _MARK: Final = re.compile(r"\$+bytes")
 _TEXTS: Final = ("type", "source", "actor", "correlation_id", "trace_id", "project", "module")
 _PLACE: Final = frozenset({"version", "time", "epoch", "partition", "offset", "chain"})
 _KNOWN: Final = _PLACE | {*_TEXTS, "tenant", "agent", "id", "causation_id", "changes", "data", "metadata", "schema_version", "replayable"}
-_OPERATIONS: Final = frozenset({"set", "delete", "append", "insert", "merge"})
+_OPERATIONS: Final = ("set", "delete", "append", "insert", "merge")
 
 
 def encode_line(event: RecordedEvent) -> bytes:
@@ -82,6 +83,8 @@ def decode_record(record: Any, number: int = 1) -> tuple[str | None, str, Event]
     agent, tenant = record.get("agent"), record.get("tenant")
     if not isinstance(agent, str) or not agent:
         raise InvalidEvent("an event line names no agent")
+    if len(agent) > AGENT_ID_LENGTH_MAX or not agent.isprintable():
+        raise InvalidEvent(f"agent is {agent!r:.80}, not a printable name of at most {AGENT_ID_LENGTH_MAX} characters")
     if tenant is not None and not isinstance(tenant, str):
         raise InvalidEvent("tenant is not a text")
     given = record.get("id")
@@ -97,8 +100,7 @@ def _event(record: dict[str, Any], identifier: UUID) -> Event:
     for name in _TEXTS:
         if record.get(name) is not None and not isinstance(record[name], str):
             raise InvalidEvent(f"{name} is not a text")
-    metadata = _unmarked(record.get("metadata") or {})
-    changes = record.get("changes") or []
+    metadata, changes = ((empty if record.get(name) is None else record[name]) for name, empty in (("metadata", {}), ("changes", [])))
     if not isinstance(changes, list):
         raise InvalidEvent("changes are not a list")
     cause = record.get("causation_id")
@@ -106,7 +108,7 @@ def _event(record: dict[str, Any], identifier: UUID) -> Event:
         record["type"],
         tuple(_decode_change(change) for change in changes),
         data=_unmarked(record.get("data")),
-        metadata=metadata,
+        metadata=_unmarked(metadata),
         id=identifier,
         source=record.get("source") or "",
         actor=record.get("actor") or "",

@@ -23,7 +23,7 @@ _FREE_BITS: Final = ~((0xF << 76) | (0b11 << 62))
 def event_id(kind: str, agent: str, index: int, content: Any) -> UUID:
     """The UUID (RFC 9562, version 8) of the event at an index of an agent: 122 bits of BLAKE2b over all four, length-prefixed.
 
-    Raises TypeError or ValueError where the content has no canonical bytes.
+    The content must have passed the checks of an event's values: only then it has canonical bytes.
     """
     digest = blake2b(digest_size=16, person=_DOMAIN)
     for part in (kind.encode(), agent.encode(), index.to_bytes(8, "big"), canonical(content)):
