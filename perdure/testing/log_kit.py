@@ -1,7 +1,7 @@
 """The conformance kit of logs: what every `LogStore` must do. A backend's test file is this kit plus its own failures::
 
-    @pytest.mark.parametrize("case", STORE_CASES, ids=name_of)
-    async def test_store(case, tmp_path):
+    @pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
+    async def test_log(case, tmp_path):
         async with log_under_test(partial(SqliteStore.open, tmp_path)) as log:
             await case(log)
 
@@ -13,10 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from perdure.testing import log_append_cases, log_control_cases, log_process_cases, log_read_cases
+from perdure.testing import (
+    log_append_cases,
+    log_control_cases,
+    log_event_cases,
+    log_event_process_cases,
+    log_process_cases,
+    log_read_cases,
+)
 from perdure.testing.log_rows import LogUnderTest, log_under_test
 
-__all__ = ["STORE_CASES", "Case", "LogUnderTest", "log_under_test", "name_of"]
+__all__ = ["LOG_CASES", "STORE_CASES", "Case", "LogUnderTest", "log_under_test", "name_of"]
 
 Case = Callable[[LogUnderTest], Awaitable[None]]
 
@@ -26,6 +33,10 @@ STORE_CASES: tuple[Case, ...] = (
     *log_control_cases.CASES,
     *log_process_cases.CASES,
 )
+"""Of the bare store."""
+
+LOG_CASES: tuple[Case, ...] = (*log_event_cases.CASES, *log_event_process_cases.CASES)
+"""Of the log over it: expectations, retries, epochs, chains, live streams."""
 
 
 def name_of(case: Case) -> str:

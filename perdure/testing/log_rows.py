@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,11 +13,18 @@ from uuid import UUID, uuid4
 import msgspec
 
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Position, Proposal, SealedEvent, TailEvent
+from perdure.engine.log.log import EventLog
+from perdure.engine.vault import Vault
 from perdure.identifiers import partition_of, uuid7
+from perdure.security.dictionaries import DictionaryBook
+from perdure.security.keys import EnvironmentKeyProvider
+from perdure.security.ring import KeyRing
 
 __all__ = ["LogUnderTest", "RawWriter", "agent_of", "log_under_test", "read_all", "row"]
 
 CASE_TIMEOUT_S = 60.0
+ROOT_KEY = base64.b64encode(bytes(range(32))).decode()
+"""Of logs that live as long as a test."""
 
 
 class LogUnderTest:
@@ -27,13 +35,21 @@ class LogUnderTest:
 
     def __init__(self, opener: Callable[[], Awaitable[LogStore]]) -> None:
         self.opener = opener
-        self._opened: list[LogStore] = []
+        self._opened: list[LogStore | EventLog] = []
 
     async def open(self) -> LogStore:
         """The log, opened once more; closed with the case."""
         store = await self.opener()
         self._opened.append(store)
         return store
+
+    async def open_log(self) -> EventLog:
+        """The log with its rules and keys, opened once more; closed with the case. All openings share one root key."""
+        store = await self.opener()
+        ring = KeyRing(EnvironmentKeyProvider("KEY", {"KEY": ROOT_KEY}), store)
+        log = EventLog(store, Vault(store, ring, DictionaryBook(ring, store)))
+        self._opened.append(log)
+        return log
 
     async def close(self) -> None:
         """Close whatever the case opened."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from perdure.engine.log.sqlite import SqliteStore
-from perdure.testing.log_kit import STORE_CASES, Case, log_under_test, name_of
+from perdure.testing.log_kit import LOG_CASES, STORE_CASES, Case, log_under_test, name_of
 
 
-@pytest.mark.parametrize("case", STORE_CASES, ids=name_of)
-async def test_store(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
+async def test_log(case: Case, tmp_path: Path) -> None:
     async with log_under_test(partial(SqliteStore.open, tmp_path)) as log:
         await case(log)
