@@ -1,1 +1,60 @@
-"""perdure: the state engine under AI agents."""
+"""perdure: the state engine under AI agents.
+
+    async with perdure.open("sqlite:///./state") as engine:
+        agent = engine.agent("support-17", tenant="acme")
+        await agent.append(perdure.Event("message_added", changes=[perdure.append("/messages", message)]))
+        state = await agent.state()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.engine.changes import Change, append, delete, insert, merge, set_value
+from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
+from perdure.errors import PerdureError
+from perdure.limits import PARTITIONS_DEFAULT
+
+if TYPE_CHECKING:
+    from perdure.client.engine import Opening
+    from perdure.config import Settings
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Change",
+    "Event",
+    "PerdureError",
+    "RecordedEvent",
+    "append",
+    "delete",
+    "insert",
+    "merge",
+    "open",
+    "set_value",
+]
+
+
+def open(
+    url: str | None = None,
+    *,
+    bus: str | None = None,
+    cache: str | None = None,
+    keys: str | None = None,
+    settings: Settings | None = None,
+    partitions: int = PARTITIONS_DEFAULT,
+    create: bool = True,
+) -> Opening:
+    """Open an engine: `async with perdure.open(…) as engine`.
+
+    url: of the log, `sqlite:///folder` or `postgresql://…`; what is not given comes from PERDURE_* and perdure.toml. partitions: of a log that is
+    made now; one that is there keeps its own. create: make or migrate the log where that is needed.
+    """
+    # Imported here, so that `import perdure` and the command's help stay quick.
+    from perdure import config
+    from perdure.client.engine import Opening
+
+    settings = settings or config.load({"log": url, "bus": bus, "cache": cache, "keys": keys})
+    return Opening(settings, partitions=partitions, create=create)

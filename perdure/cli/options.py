@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
+    from perdure.client.engine import Engine
     from perdure.config import Settings
-    from perdure.engine.engine import Engine
 
 __all__ = ["DEFAULTS", "TENANT_DEFAULT", "Options", "session"]
 

@@ -105,7 +105,7 @@ class Vault:
 
     async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
         tenant = await self.ring.tenant_key(record.tenant)
-        dictionaries = await self.book.of(record.tenant)
+        dictionaries = await self.book.ensure(record.tenant)
         cipher = Cipher(record.tenant, record.agent, tenant.unwrap_data_key(record.agent, record.data_key), dictionaries)
         while len(self._known) >= AGENTS_MAX:
             del self._known[next(iter(self._known))]

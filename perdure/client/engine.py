@@ -1,0 +1,198 @@
+"""The engine: one open log with its bus, its cache and its keys, and the managers that work on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from perdure import config
+from perdure.client.agent import Agent
+from perdure.client.directory import AgentDirectory
+from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
+from perdure.client.quarantine import QuarantineDesk
+from perdure.client.states import States
+from perdure.client.training import Trained, train
+from perdure.client.verify import VerifyReport, verify
+from perdure.engine.bus.contract import Bus
+from perdure.engine.bus.memory import MemoryBus
+from perdure.engine.importing.contract import BrokenRecord, Conversation
+from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.names import check_names
+from perdure.engine.relay import Relay
+from perdure.engine.vault import Vault
+from perdure.errors import MissingDependency
+from perdure.limits import PARTITIONS_DEFAULT
+from perdure.projections.contract import StateCache
+from perdure.projections.custom import Projections
+from perdure.projections.memory import MemoryCache
+from perdure.projections.projector import Projector
+from perdure.projections.reader import StateReader
+from perdure.security.dictionaries import DictionaryBook
+from perdure.security.keys import open_provider
+from perdure.security.ring import KeyRing
+
+__all__ = ["Engine", "Opening", "open_engine"]
+
+TENANT_DEFAULT = "default"
+
+
+class Engine:
+    """Open it with `perdure.open()`. log: events. states: reads of states. directory: agents. projections: yours. quarantine: what stands still."""
+
+    def __init__(self, settings: config.Settings, log: EventLog, bus: Bus, cache: StateCache) -> None:
+        self.settings = settings
+        self.log = log
+        self.bus = bus
+        self.cache = cache
+        self.states = States(StateReader(log.store, cache, log.vault))
+        self.directory = AgentDirectory(log.store)
+        self.projections = Projections(log.store, log.vault)
+        self.quarantine = QuarantineDesk(log.store, cache, log.vault)
+
+    def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT) -> Agent:
+        """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name."""
+        name = AgentName(tenant, agent_id)
+        check_names(name)
+        return Agent(self, name)
+
+    async def tenants(self) -> list[str]:
+        """Every tenant that has agents."""
+        return await self.log.store.tenants()
+
+    async def import_conversations(
+        self,
+        records: Iterable[Conversation | BrokenRecord],
+        *,
+        tenant: str = TENANT_DEFAULT,
+        concurrency: int = CONCURRENCY_DEFAULT,
+        skip_bad: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ImportReport:
+        """Append what `read_conversations` yields; see `perdure.client.importer`."""
+        return await import_conversations(
+            self.log, records, tenant=tenant, concurrency=concurrency, skip_bad=skip_bad, progress=progress
+        )
+
+    async def train(self, tenant: str = TENANT_DEFAULT) -> Trained:
+        """Learn a compression dictionary from the tenant's own events; later events are written with it."""
+        return await train(self.log, tenant)
+
+    async def run(
+        self, *, relay: bool = True, projector: bool = True, until_drained: bool = False, stop: asyncio.Event | None = None
+    ) -> None:
+        """Publish the log to the bus and project it into the cache, until `stop` is set, or once until both have caught up."""
+        stop = stop or asyncio.Event()
+        await self.bus.ensure(self.log.store.partitions)
+        if until_drained:
+            if relay:
+                await Relay(self.log.store, self.bus).drain()
+            if projector:
+                drained = Projector(self.log.store, self.bus, self.cache, self.log.vault)
+                try:
+                    await drained.drain()
+                finally:
+                    await drained.close()
+            return
+        async with asyncio.TaskGroup() as group:
+            if relay:
+                group.create_task(Relay(self.log.store, self.bus).run(stop))
+            if projector:
+                group.create_task(Projector(self.log.store, self.bus, self.cache, self.log.vault).run(stop))
+
+    async def lags(self) -> dict[str, list[Any]]:
+        """How far the relay is behind the log, per partition, in events and seconds."""
+        return {"relay": list(await Relay(self.log.store, self.bus).status())}
+
+    async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log."""
+        return await verify(
+            self.log.store,
+            self.log.vault,
+            bus=None if isinstance(self.bus, MemoryBus) else self.bus,
+            cache=None if isinstance(self.cache, MemoryCache) else self.cache,
+            progress=progress,
+        )
+
+    async def close(self) -> None:
+        """Write what is queued and leave every server."""
+        await self.log.close()
+        await self.bus.close()
+        await self.cache.close()
+
+
+class Opening:
+    """An engine that is being opened: `async with` it, or `await` it and close the engine yourself."""
+
+    def __init__(self, settings: config.Settings, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True) -> None:
+        self._settings = settings
+        self._partitions = partitions
+        self._create = create
+        self._engine: Engine | None = None
+
+    def __await__(self) -> Generator[Any, None, Engine]:
+        return open_engine(self._settings, partitions=self._partitions, create=self._create).__await__()
+
+    async def __aenter__(self) -> Engine:
+        self._engine = await self
+        return self._engine
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+    def __enter__(self) -> Self:
+        raise TypeError("write `async with perdure.open()`, or use perdure.sync.open() in code without asyncio")
+
+
+async def open_engine(settings: config.Settings, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True) -> Engine:
+    """Open the log, the bus, the cache and the keys that the settings name."""
+    bus = _bus(str(settings.bus.value))
+    cache = _cache(str(settings.cache.value))
+    provider = open_provider(str(settings.keys.value))
+    store = await _store(settings, partitions, create)
+    ring = KeyRing(provider, store)
+    log = EventLog(store, Vault(store, ring, DictionaryBook(ring, store)))
+    return Engine(settings, log, bus, cache)
+
+
+async def _store(settings: config.Settings, partitions: int, create: bool) -> LogStore:
+    url = str(settings.log.value)
+    if settings.embedded:
+        from perdure.engine.log.sqlite import SqliteStore
+
+        return await SqliteStore.open(Path(settings.folder), partitions=partitions, create=create)
+    try:
+        from perdure.engine.log.postgres import PostgresStore
+    except ImportError as problem:
+        raise _missing("postgres", problem) from problem
+    return await PostgresStore.open(url, partitions=partitions, create=create)
+
+
+def _bus(url: str) -> Bus:
+    if url.startswith("memory:"):
+        return MemoryBus()
+    try:
+        from perdure.engine.bus.kafka import KafkaBus
+    except ImportError as problem:
+        raise _missing("kafka", problem) from problem
+    return KafkaBus(url)
+
+
+def _cache(url: str) -> StateCache:
+    if url.startswith("memory:"):
+        return MemoryCache()
+    try:
+        from perdure.projections.redis import RedisCache
+    except ImportError as problem:
+        raise _missing("redis", problem) from problem
+    return RedisCache(url)
+
+
+def _missing(extra: str, problem: ImportError) -> MissingDependency:
+    return MissingDependency(f"{problem.name} is not installed", hint=f"pip install 'perdure[{extra}]'")

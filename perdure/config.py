@@ -1,0 +1,121 @@
+"""Settings: where the log, the bus, the cache, the store and the keys are. Flag > environment > file > default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from perdure.errors import ConfigurationError
+
+__all__ = ["Setting", "Settings", "load"]
+
+FILE_DEFAULT: Final = "perdure.toml"
+LOG_DEFAULT: Final = "sqlite:///./perdure-state"
+_NAMES: Final = ("log", "bus", "cache", "store", "keys")
+_SCHEMES: Final = {
+    "log": ("sqlite", "postgresql", "postgres"),
+    "bus": ("memory", "kafka"),
+    "cache": ("memory", "redis", "rediss"),
+    "store": ("file", "s3"),
+    "keys": ("file", "env"),
+}
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A value and where it comes from: flag, environment, file, default."""
+
+    value: str | None
+    source: str
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What an engine is opened with."""
+
+    log: Setting
+    bus: Setting
+    cache: Setting
+    store: Setting
+    keys: Setting
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the log is a folder of this machine."""
+        return str(self.log.value).startswith("sqlite:")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of an embedded log."""
+        return sqlite_folder(str(self.log.value))
+
+
+def sqlite_folder(url: str) -> Path:
+    """The folder that `sqlite:///relative/or/./path` or `sqlite:////absolute/path` names."""
+    path = url.removeprefix("sqlite:")
+    if not path.startswith("///") or len(path) < 4:
+        raise ConfigurationError(f"{url!r} names no folder", hint="write sqlite:///./folder or sqlite:////absolute/folder")
+    return Path(path[3:]).expanduser()
+
+
+def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force. flags: by name, `config` names the file. Raises ConfigurationError."""
+    flags = flags or {}
+    environment = os.environ if environment is None else environment
+    file = _file(flags.get("config") or environment.get("PERDURE_CONFIG"))
+    found = {name: _find(name, flags, environment, file) for name in _NAMES}
+    log = found["log"].value or LOG_DEFAULT
+    embedded = log.startswith("sqlite:")
+    defaults: dict[str, str | None] = {"log": LOG_DEFAULT, "bus": "memory://", "cache": "memory://", "store": None, "keys": None}
+    defaults["keys"] = f"file://{(sqlite_folder(log) if embedded else _home()).resolve()}/keys/root.key"
+    settings = {name: setting if setting.value is not None else Setting(defaults[name], "default") for name, setting in found.items()}
+    for name, setting in settings.items():
+        _check(name, setting)
+    return Settings(**settings)
+
+
+def _home() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "perdure"
+
+
+def _file(name: str | None) -> dict[str, Any]:
+    path = Path(name or FILE_DEFAULT)
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except FileNotFoundError as problem:
+        if name is None:
+            return {}
+        raise ConfigurationError(f"there is no settings file {name}") from problem
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise ConfigurationError(f"settings file {path}: {problem}") from problem
+    if unknown := content.keys() - set(_NAMES):
+        raise ConfigurationError(f"settings file {path}: unknown setting {sorted(unknown)[0]!r}", hint=f"known are {', '.join(_NAMES)}")
+    return content
+
+
+def _find(name: str, flags: Mapping[str, str | None], environment: Mapping[str, str], file: Mapping[str, Any]) -> Setting:
+    variable = f"PERDURE_{name.upper()}"
+    if flags.get(name):
+        return Setting(flags[name], "flag")
+    if environment.get(variable):
+        return Setting(environment[variable], f"environment {variable}")
+    if environment.get(f"{variable}_FILE"):
+        return Setting(Path(environment[f"{variable}_FILE"]).read_text().strip(), f"environment {variable}_FILE")
+    if name in file:
+        return Setting(str(file[name]), "file")
+    return Setting(None, "default")
+
+
+def _check(name: str, setting: Setting) -> None:
+    if setting.value is None:
+        return
+    scheme = urlsplit(setting.value).scheme
+    if scheme not in _SCHEMES[name]:
+        known = ", ".join(f"{scheme}:" for scheme in _SCHEMES[name])
+        raise ConfigurationError(f"{name} is {setting.value!r} ({setting.source}), which is none of {known}")
