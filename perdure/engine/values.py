@@ -17,6 +17,7 @@ from perdure.errors import InvalidEvent, LimitExceeded
 
 __all__ = ["VALUES_MAX", "check_value", "is_text"]
 
+_CONTAINERS: Final = frozenset({dict, list, tuple})
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 VALUES_MAX: Final = limits.EVENT_BYTES_MAX
@@ -30,7 +31,7 @@ def check_value(value: Any, what: str = "value", *, depth: int = 0) -> None:
     what: how the error names the value. depth: how many containers it will stand within. Raises InvalidEvent (a type, a float or a text that
     cannot be kept) and LimitExceeded (nesting, key length, number of values), each with the pointer of the culprit as `details["path"]`.
     """
-    if not _acceptable(value, depth):
+    if not _acceptable(value, what, depth):
         _explain(value, what, depth)
 
 
@@ -45,7 +46,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _acceptable(value: Any, depth: int) -> bool:
+def _acceptable(value: Any, what: str, depth: int) -> bool:
     """The fast pass: level by level over the containers, so that nothing recurses and depth is the number of rounds."""
     budget = VALUES_MAX
     level: list[Any] = []
@@ -59,7 +60,7 @@ def _acceptable(value: Any, depth: int) -> bool:
         for container in level:
             budget -= len(container)
             if budget < 0:
-                return False
+                raise LimitExceeded(f"{what} holds more than {VALUES_MAX} values", path="")
             if type(container) is dict:
                 if not _keys_acceptable(container) or not _scan(container.values(), deeper):
                     return False
@@ -98,27 +99,27 @@ def _keys_acceptable(container: dict[Any, Any]) -> bool:
 
 
 def _explain(value: Any, what: str, depth: int) -> None:
-    """The slow pass: find the first culprit in document order and raise for it."""
+    """The slow pass: find a culprit and raise for it. The budget holds here too: one branch may be endless beside a culprit."""
     budget = VALUES_MAX
+    if type(value) not in _CONTAINERS:
+        _explain_scalar(value, what, ())
     stack: list[tuple[Any, tuple[str, ...]]] = [(value, ())]
     while stack:
-        item, path = stack.pop()
-        kind = type(item)
-        if kind is not dict and kind is not list and kind is not tuple:
-            _explain_scalar(item, what, path)
-            continue
+        container, path = stack.pop()
         if depth + len(path) >= limits.NESTING_DEPTH_MAX:
             raise LimitExceeded(
                 f"{what} is nested deeper than {limits.NESTING_DEPTH_MAX} levels, or contains itself", path=format_path(path[:8]) + "…"
             )
-        budget -= len(item)
+        budget -= len(container)
         if budget < 0:
             raise LimitExceeded(f"{what} holds more than {VALUES_MAX} values", path="")
-        if kind is dict:
-            _explain_keys(item, what, path)
-            stack.extend((child, (*path, key)) for key, child in reversed(item.items()))
-        else:
-            stack.extend((item[index], (*path, str(index))) for index in range(len(item) - 1, -1, -1))
+        if type(container) is dict:
+            _explain_keys(container, what, path)
+        for key, child in container.items() if type(container) is dict else enumerate(container):
+            if type(child) in _CONTAINERS:
+                stack.append((child, (*path, str(key))))
+            elif not _scan((child,), []):
+                _explain_scalar(child, what, (*path, str(key)))
 
 
 def _explain_scalar(item: Any, what: str, path: tuple[str, ...]) -> None:
