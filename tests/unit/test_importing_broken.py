@@ -125,6 +125,13 @@ def test_a_document_above_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert "larger than 50 bytes" in broken(json.dumps([CHAT, CHAT], indent=1)).reason
 
 
+@pytest.mark.parametrize("spelling", ["[%s]", "%s"])
+def test_a_conversation_that_cannot_be_appended_in_one_piece_is_refused(spelling: str) -> None:
+    separator = "," if "[" in spelling else "\n"
+    text = spelling % separator.join(['{"role": "user", "content": ""}'] * 10_001)
+    assert "the limit of one conversation is 10000" in broken(text).reason
+
+
 def test_a_broken_record_is_an_error_that_can_be_raised() -> None:
     error = BrokenRecord("a.json", 3, "is empty").as_error()
     assert isinstance(error, ImportFailed)

@@ -11,11 +11,14 @@ from perdure.engine.changes import Change
 from perdure.engine.checks import check_event
 from perdure.engine.event import Event
 from perdure.engine.importing.contract import Conversation, Place
-from perdure.engine.importing.naming import event_id
+from perdure.engine.importing.naming import event_id, shortened
+from perdure.errors import LimitExceeded
+from perdure.limits import EVENTS_PER_APPEND_MAX
 
 __all__ = ["RunBuilder"]
 
 _UNNAMED: Final = UUID(int=0)
+_LABEL_SHOWN_MAX: Final = 120
 
 
 class RunBuilder:
@@ -77,6 +80,9 @@ class RunBuilder:
         return self._last_call
 
     def build(self, labels: dict[str, str], place: Place) -> Conversation:
-        """The finished conversation."""
+        """The finished conversation. Raises LimitExceeded where it cannot be appended in one piece."""
+        if len(self._events) > EVENTS_PER_APPEND_MAX:
+            raise LimitExceeded(f"makes {len(self._events)} events, the limit of one conversation is {EVENTS_PER_APPEND_MAX}")
         known = {"format": self.kind, "file": place.stem, **labels}
-        return Conversation(self.agent, self.kind, known, self._events, place.line, place.file)
+        fitting = {name: shortened(value, _LABEL_SHOWN_MAX) for name, value in known.items()}
+        return Conversation(self.agent, self.kind, fitting, self._events, place.line, place.file)

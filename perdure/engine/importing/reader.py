@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from perdure.engine.importing.files import Source, expand
 from perdure.engine.importing.naming import short_hash
 from perdure.engine.importing.text import decode_text, elements, parse, starts_list
 from perdure.errors import ImportFailed, InvalidInput
+from perdure.limits import EVENTS_PER_APPEND_MAX
 
 __all__ = ["read_conversations"]
 
@@ -95,7 +96,7 @@ def _are_lines(head: list[Any]) -> bool:
 def _read_lines(source: Source, format: str, head: list[Any]) -> Iterator[Outcome]:
     if format in ("auto", "chat") and chat.is_message(head[0]):
         # One conversation, a message a line: it is whole or broken.
-        messages = [parse(decode_text(line, number), number) for number, line in source.lines()]
+        messages = [parse(decode_text(line, number), number) for number, line in islice(source.lines(), EVENTS_PER_APPEND_MAX + 1)]
         yield _convert(messages, format, source, Place(source.file, source.folder, _stem(source, messages), 1, 1, True))
         return
     for index, (line_number, line) in enumerate(source.lines(), start=1):
