@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from perdure import limits
 from perdure.errors import DictionaryNotFound, LimitExceeded, SealBroken
-from perdure.security.compression import NO_DICTIONARY, FrameBroken
-from perdure.security.dictionary_set import DictionarySet
+from perdure.security.compression import NO_DICTIONARY, Dictionary, FrameBroken
 from perdure.security.framing import join_fields, read_varint, write_varint
 
 __all__ = ["KEY_BYTES", "OVERHEAD_BYTES_MAX", "Cipher", "Dictionaries", "key_version_of"]
@@ -32,10 +31,15 @@ _SIZE_MIN = 3 + NONCE_BYTES + TAG_BYTES
 
 
 class Dictionaries(Protocol):
-    """Where a cipher finds its tenant's dictionaries."""
+    """The dictionaries that a cipher may use."""
 
-    def of(self, tenant: str) -> DictionarySet:
-        """The tenant's set; it grows in place as dictionaries are loaded."""
+    @property
+    def newest(self) -> Dictionary:
+        """The one for new seals."""
+        ...
+
+    def find(self, id: int) -> Dictionary | None:
+        """The one with this id, or None where it is not loaded."""
         ...
 
 
@@ -49,7 +53,7 @@ def key_version_of(sealed: bytes) -> int:
 class Cipher:
     """Seals and opens values of one agent under its data key.
 
-    data_key: 32 bytes. key_version: 0 … 255, written into every seal. dictionaries: a DictionaryBook, or a DictionarySet.
+    data_key: 32 bytes. key_version: 0 … 255, written into every seal. dictionaries: the tenant's set, shared by its ciphers.
     plaintext_bytes_max: larger plaintexts are refused on both ways.
     """
 
@@ -71,7 +75,7 @@ class Cipher:
         self.agent = agent
         self._aead = AESGCM(data_key)
         self._bound = join_fields(_DOMAIN, tenant.encode(), agent.encode())
-        self._dictionaries = dictionaries.of(tenant)
+        self._dictionaries = dictionaries
         self._headers: dict[int, bytes] = {}
         self._key_version = key_version
         self._plaintext_bytes_max = plaintext_bytes_max
@@ -115,14 +119,6 @@ class Cipher:
         if len(content) > self._plaintext_bytes_max:
             raise self._broken(f"it holds {len(content)} bytes, the limit is {self._plaintext_bytes_max}")
         return content
-
-    def knows_dictionary(self, sealed: bytes) -> bool:
-        """Whether the dictionary that a sealed value names is loaded; True also for what `open` will refuse."""
-        try:
-            id, _ = read_varint(sealed, 2)
-        except ValueError:
-            return True
-        return not id or self._dictionaries.find(id) is not None
 
     def _decompress(self, id: int, content: bytes) -> bytes:
         dictionary = self._dictionaries.find(id) if id else NO_DICTIONARY

@@ -12,9 +12,9 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from perdure import limits
-from perdure.errors import KeyUnavailable, LimitExceeded, Unavailable
+from perdure.errors import LimitExceeded, SealBroken, Unavailable
 from perdure.security.compression import Dictionary
-from perdure.security.dictionary_set import BUILTIN, TENANT_ID_FIRST, DictionarySet
+from perdure.security.dictionary_set import BUILTIN, DICTIONARY_IDS, TENANT_ID_FIRST, DictionarySet
 from perdure.security.documents import Documents, StoredDocument
 from perdure.security.framing import join_fields
 from perdure.security.ring import KeyRing
@@ -36,25 +36,20 @@ class DictionaryBook:
         # A set that a cipher still holds must stay the one that `load` adds to, also when it is not among the recent ones any more.
         self._alive: WeakValueDictionary[str, DictionarySet] = WeakValueDictionary()
 
-    def of(self, tenant: str) -> DictionarySet:
-        """The tenant's dictionaries, for its ciphers; only the built-in one is in it until `ensure` or `load` were awaited."""
-        dictionaries = self._alive.get(tenant)
-        if dictionaries is None:
-            dictionaries = self._alive[tenant] = DictionarySet()
-        return dictionaries
-
     async def ensure(self, tenant: str) -> DictionarySet:
-        """The tenant's dictionaries, looked up at first use."""
-        dictionaries = self.of(tenant)
-        return self._remember(tenant, dictionaries) if dictionaries.loaded else await self.load(tenant)
+        """The tenant's dictionaries for a new Cipher, looked up at first use."""
+        dictionaries = self._alive.get(tenant)
+        return await self.load(tenant) if dictionaries is None else self._remember(tenant, dictionaries)
 
     async def load(self, tenant: str) -> DictionarySet:
         """Take in the dictionaries that were trained since, here or elsewhere; the tenant's ciphers see them at once."""
-        dictionaries = self.of(tenant)
-        for document in await self._documents.list_documents(DICTIONARIES_SCOPE + tenant):
-            if dictionaries.find(int(document.name)) is None:
-                dictionaries.learn(await self._open(tenant, document))
-        dictionaries.loaded = True
+        documents = await self._documents.list_documents(DICTIONARIES_SCOPE + tenant)
+        known = self._alive.get(tenant)
+        opened = [await self._open(tenant, document) for document in documents if known is None or known.find(_id_of(document)) is None]
+        # Looked up again: another task may have made the set meanwhile, and there must be only one.
+        dictionaries = self._alive.get(tenant) or self._alive.setdefault(tenant, DictionarySet())
+        for dictionary in opened:
+            dictionaries.learn(dictionary)
         return self._remember(tenant, dictionaries)
 
     async def add(self, tenant: str, samples: Sequence[bytes]) -> int:
@@ -67,7 +62,7 @@ class DictionaryBook:
             documents = await self._documents.list_documents(DICTIONARIES_SCOPE + tenant)
             if len(documents) >= limits.DICTIONARIES_PER_TENANT_MAX:
                 raise LimitExceeded(f"the tenant has {len(documents)} dictionaries, the limit", tenant=tenant)
-            id = max((int(document.name) for document in documents), default=TENANT_ID_FIRST - 1) + 1
+            id = max((_id_of(document) for document in documents), default=TENANT_ID_FIRST - 1) + 1
             key = await self._ring.tenant_key(tenant)
             sealed = key.seal(_context(id), content)
             # Another process may have taken the id in between: then the next one.
@@ -77,13 +72,11 @@ class DictionaryBook:
         raise Unavailable("dictionaries of this tenant are being added by others all the time", tenant=tenant)
 
     async def _open(self, tenant: str, document: StoredDocument) -> Dictionary:
-        id = int(document.name)
+        id = _id_of(document)
         key = await self._ring.tenant_key(tenant)
-        try:
-            content = key.open(_context(id), document.value)
-        except KeyUnavailable:
+        if not key.holds(document.value):
             key = await self._ring.tenant_key(tenant, refresh=True)  # sealed by a process that has rotated the key
-            content = key.open(_context(id), document.value)
+        content = key.open(_context(id), document.value)
         return await asyncio.to_thread(Dictionary, id, content)
 
     def _remember(self, tenant: str, dictionaries: DictionarySet) -> DictionarySet:
@@ -92,6 +85,12 @@ class DictionaryBook:
         if len(self._recent) > limits.DICTIONARY_TENANTS_CACHED_MAX:
             self._recent.popitem(last=False)
         return dictionaries
+
+
+def _id_of(document: StoredDocument) -> int:
+    if not (document.name.isascii() and document.name.isdecimal() and TENANT_ID_FIRST <= int(document.name) < DICTIONARY_IDS):
+        raise SealBroken(f"a dictionary's document is named {document.name!r}, which is no id")
+    return int(document.name)
 
 
 def _context(id: int) -> bytes:

@@ -10,31 +10,25 @@ from typing import Final
 from perdure.errors import ConfigurationError
 from perdure.security.compression import Dictionary
 
-__all__ = ["BUILTIN", "BUILTIN_ID", "BUILTIN_SHA256", "TENANT_ID_FIRST", "DictionarySet"]
+__all__ = ["BUILTIN", "BUILTIN_ID", "BUILTIN_SHA256", "DICTIONARY_IDS", "TENANT_ID_FIRST", "DictionarySet"]
 
 BUILTIN_ID: Final = 1
 TENANT_ID_FIRST: Final = 16
 """Ids 1 … 15 are for dictionaries that ship with the package, now and later."""
+DICTIONARY_IDS: Final = 1 << 21
+"""Ids are below this: it is what three bytes of a header hold."""
 BUILTIN_SHA256: Final = "baf4a4dfffde097abae878725d2a24220208e032343fa1acd20407c806052b84"
 """Of builtin.zdict; a changed dictionary needs a new id, because everything sealed with the old one still needs the old one."""
 
 
 class DictionarySet:
-    """Dictionaries by id. Grows in place, so that ciphers that live longer see what was loaded or trained since.
+    """Dictionaries by id. Grows in place, so that ciphers that live longer see what was loaded or trained since."""
 
-    loaded: whether the tenant's own dictionaries were looked up at all.
-    """
-
-    __slots__ = ("__weakref__", "_by_id", "_newest", "loaded")
+    __slots__ = ("__weakref__", "_by_id", "_newest")
 
     def __init__(self) -> None:
-        self.loaded = False
         self._by_id: dict[int, Dictionary] = {}
         self._newest: Dictionary | None = None
-
-    def of(self, tenant: str) -> DictionarySet:  # noqa: ARG002 - a book has many tenants, a set has one
-        """This set, whoever asks: so that a cipher takes a set as well as a whole book."""
-        return self
 
     @property
     def newest(self) -> Dictionary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import fcntl
 import hashlib
 import os
@@ -122,7 +121,7 @@ class KeyFile:
         try:
             stored = msgspec.json.decode(content, type=_StoredFile)
             keys = {entry.id: base64.b64decode(entry.key, validate=True) for entry in stored.keys}
-        except (msgspec.DecodeError, binascii.Error, ValueError) as error:
+        except ValueError as error:
             # The decoder's words may quote the content, and that is a key.
             raise self._damaged(type(error).__name__) from None
         if stored.format != _FORMAT:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +139,7 @@ class EnvironmentKeyProvider:
     def _decode(self, text: str) -> bytes:
         try:
             key = base64.b64decode(text.strip(), validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
             # Never show the value: it may be a key with a typing error.

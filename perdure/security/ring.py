@@ -56,6 +56,13 @@ class KeyRing:
                 return newer
             return self._remember(tenant, await self._load_or_create(tenant))
 
+    async def unwrap_data_key(self, tenant: str, agent: str, wrapped: bytes) -> bytes:
+        """As `TenantKey.unwrap_data_key`, and loads the tenant's key again when another process has rotated it."""
+        key = await self.tenant_key(tenant)
+        if not key.holds(wrapped):
+            key = await self.tenant_key(tenant, refresh=True)
+        return key.unwrap_data_key(agent, wrapped)
+
     async def rotate_tenant_key(self, tenant: str) -> TenantKey:
         """Give the tenant a new key version that wraps and names from now on; the older versions keep opening what they closed."""
         for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):

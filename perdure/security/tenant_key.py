@@ -69,6 +69,10 @@ class TenantKey:
             hint = "the stored key was changed, or it belongs to another agent"
             raise SealBroken("the agent's wrapped key failed its authentication", hint=hint, tenant=self.tenant, agent=agent) from error
 
+    def holds(self, wrapped: bytes) -> bool:
+        """Whether the key version that a wrapped or sealed value names is loaded; True also for what unwrapping will refuse."""
+        return len(wrapped) < _HEADER_BYTES or wrapped[1] in self._versions
+
     # --- what belongs to the tenant as a whole ---
     def blob_name(self, plaintext: bytes) -> bytes:
         """The content-derived name of a blob, 32 bytes: equal content has equal names within one tenant and key version only."""
