@@ -99,6 +99,9 @@ def properties(record: Record, node: int) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": str(copies),
         "share.coordinator.state.topic.min.isr": str(in_sync),
         "group.initial.rebalance.delay.ms": "0",
+        # A killed broker is let in again when its old session has ended: a little sooner than the default of 9 s.
+        "broker.session.timeout.ms": "6000",
+        "broker.heartbeat.interval.ms": "1000",
     }
 
 
