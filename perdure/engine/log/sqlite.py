@@ -111,7 +111,7 @@ class SqliteStore:
             return work(connection)
 
     def _on_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        assert self._write_connection is not None, "the writer is prepared before anything is written"  # noqa: S101
+        assert self._write_connection is not None, "the writer is prepared before anything is written"
         with translated(self._file):
             return work(self._write_connection)
 

@@ -51,7 +51,7 @@ def prepare(file: Path, partitions: int, *, create: bool) -> sqlite3.Connection:
     if fresh and not create:
         raise ConfigurationError(f"there is no log in {file.parent}", hint="check the path of PERDURE_LOG")
     if fresh:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(file.parent)
     connection = connect(file, writer=True)
     try:
         _write_ahead(connection)
@@ -62,6 +62,13 @@ def prepare(file: Path, partitions: int, *, create: bool) -> sqlite3.Connection:
     if fresh:
         _sync_folder(file.parent)
     return connection
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make the folder {folder}: {error.strerror}", hint="check the path and its permissions") from error
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -137,12 +144,10 @@ def translated(file: Path) -> Iterator[None]:
     """Raise SQLite's failures as errors of perdure."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise  # a mistake of ours, not the database's failure
     except sqlite3.Error as error:
         raise _typed(error, file) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot make or open {file}: {error.strerror or error}", hint="check the folder and its permissions"
-        ) from error
 
 
 def _typed(error: sqlite3.Error, file: Path) -> PerdureError:

@@ -1,0 +1,94 @@
+"""The public recorder cases of the `eventsourcing` package, over every backend of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from eventsourcing.tests import persistence as cases
+
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.sqlite import SqliteStore
+from tests.contract.eventsourcing_adapter import (
+    PerdureAggregateRecorder,
+    PerdureApplicationRecorder,
+    PerdureProcessRecorder,
+    PerdureTrackingRecorder,
+    SyncLog,
+)
+
+
+class OnSqlite:
+    """Each test gets a new log in a folder."""
+
+    opener: Callable[[], Awaitable[LogStore]]
+
+    @pytest.fixture(autouse=True)
+    def _new_log(self, tmp_path: Path) -> None:
+        self.opener = partial(SqliteStore.open, tmp_path, partitions=1)
+
+
+class Aggregates(cases.AggregateRecorderTestCase):
+    __test__ = False
+
+    def create_recorder(self) -> PerdureAggregateRecorder:
+        return PerdureAggregateRecorder(_sync(self))
+
+
+class Applications(cases.ApplicationRecorderTestCase):
+    __test__ = False
+
+    def create_recorder(self) -> PerdureApplicationRecorder:
+        return PerdureApplicationRecorder(_sync(self))
+
+    def test_subscribe(self) -> None:
+        self.optional_test_insert_subscribe()
+
+
+class Trackings(cases.TrackingRecorderTestCase):
+    __test__ = False
+
+    def create_recorder(self) -> PerdureTrackingRecorder:
+        return PerdureTrackingRecorder(_sync(self))
+
+
+class Processes(cases.ProcessRecorderTestCase):
+    __test__ = False
+
+    def create_recorder(self) -> PerdureProcessRecorder:
+        return PerdureProcessRecorder(_sync(self))
+
+
+class NonInterleaving(cases.NonInterleavingNotificationIDsBaseCase):
+    __test__ = False
+
+    def create_recorder(self) -> PerdureApplicationRecorder:
+        return PerdureApplicationRecorder(_sync(self))
+
+
+def _sync(case: Aggregates | Applications | Trackings | Processes | NonInterleaving) -> SyncLog:
+    sync = SyncLog(case.opener)
+    case.addCleanup(sync.close)
+    return sync
+
+
+class TestSqliteAggregates(OnSqlite, Aggregates):
+    __test__ = True
+
+
+class TestSqliteApplications(OnSqlite, Applications):
+    __test__ = True
+
+
+class TestSqliteTrackings(OnSqlite, Trackings):
+    __test__ = True
+
+
+class TestSqliteProcesses(OnSqlite, Processes):
+    __test__ = True
+
+
+class TestSqliteNonInterleaving(OnSqlite, NonInterleaving):
+    __test__ = True
