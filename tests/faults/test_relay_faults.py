@@ -1,0 +1,201 @@
+"""A relay that is killed or stopped, a broker that is killed, a topic that is lost: afterwards log and topic agree event by event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from perdure import services
+from perdure.engine.bus import open_bus
+from perdure.engine.bus.contract import Bus
+from perdure.engine.log.sqlite import SqliteStore
+from perdure.engine.relay import Relay
+from perdure.engine.topic_check import check_topic
+
+PARTITIONS = 4
+DEADLINE_S = 60
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path, partitions=PARTITIONS)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def bus_url(kafka_url: str) -> str:
+    return f"kafka://{kafka_url}?topic=faults-{uuid4().hex}"
+
+
+@pytest.fixture
+async def bus(bus_url: str) -> AsyncIterator[Bus]:
+    opened = await open_bus(bus_url)
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def relay_process(folder: Path, bus_url: str, holder: str, kill_point: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    command = (sys.executable, "-m", "perdure.testing.relay_process", str(folder), bus_url, holder)
+    process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PERDURE_KILL_POINT": kill_point})
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def running(store: SqliteStore, bus: Bus) -> AsyncIterator[Relay]:
+    relay = Relay(store, bus, holder="here")
+    stop = asyncio.Event()
+    task = asyncio.create_task(relay.run(stop))
+    try:
+        yield relay
+    finally:
+        stop.set()
+        await task
+
+
+async def drained(relay: Relay) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await relay.drain()
+
+
+async def fill_all(store: SqliteStore, count: int) -> None:
+    from perdure.testing.log_filling import fill
+
+    for partition in range(PARTITIONS):
+        await fill(store, partition, count)
+
+
+async def published(store: SqliteStore, bus: Bus) -> None:
+    """Wait, without a relay of our own, until the log's end is kept as published."""
+    await drained(Relay(store, bus))
+
+
+@pytest.mark.parametrize(
+    "kill_point", ["relay.leased", "relay.read", "relay.read:4", "relay.published", "relay.published:5", "relay.kept", "relay.kept:5"]
+)
+async def test_a_relay_killed_at_any_step_is_replaced(
+    kill_point: str, store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path
+) -> None:
+    await fill_all(store, 2_500)
+    async with relay_process(tmp_path, bus_url, "victim", kill_point) as victim:
+        async with asyncio.timeout(DEADLINE_S):
+            assert await victim.wait() == -signal.SIGKILL
+    await fill_all(store, 10)
+    async with running(store, bus) as relay:
+        await drained(relay)
+    report = await check_topic(store, bus)
+    assert report.agrees, report
+
+
+async def test_a_relay_killed_while_it_rewinds_is_replaced(store: SqliteStore, bus_url: str, kafka_url: str, tmp_path: Path) -> None:
+    await fill_all(store, 100)
+    async with relay_process(tmp_path, bus_url, "first"):
+        bus = await open_bus(bus_url)
+        await published(store, bus)
+        await bus.close()
+    await delete_topic(kafka_url, bus_url)
+    async with relay_process(tmp_path, bus_url, "victim", "relay.rewound") as victim:
+        async with asyncio.timeout(DEADLINE_S):
+            assert await victim.wait() == -signal.SIGKILL
+    bus = await open_bus(bus_url)
+    async with running(store, bus) as relay:
+        await drained(relay)
+    report = await check_topic(store, bus)
+    await bus.close()
+    assert report.agrees, report
+
+
+async def test_a_zombie_relay_does_no_harm(store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path) -> None:
+    async with relay_process(tmp_path, bus_url, "zombie") as zombie:
+        await fill_all(store, 200)
+        await published(store, bus)
+        zombie.send_signal(signal.SIGSTOP)
+        await fill_all(store, 2_000)
+        async with running(store, bus) as relay:
+            await drained(relay)
+            zombie.send_signal(signal.SIGCONT)
+            await fill_all(store, 500)
+            await drained(relay)
+        await fill_all(store, 20)
+        await published(store, bus)  # by the former zombie, which has come back as an ordinary member
+        zombie.send_signal(signal.SIGTERM)
+        assert await zombie.wait() == 0
+    report = await check_topic(store, bus)
+    assert report.agrees, report
+
+
+async def delete_topic(bootstrap: str, bus_url: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.delete_topics([bus_url.partition("topic=")[2]])
+    await admin.close()
+
+
+async def test_a_topic_deleted_under_a_running_relay_is_made_and_filled_again(
+    store: SqliteStore, bus: Bus, bus_url: str, kafka_url: str
+) -> None:
+    await fill_all(store, 300)
+    async with running(store, bus) as relay:
+        await drained(relay)
+        consumer = await bus.consumer("projector")
+        await consume_all(consumer, 300)
+        before = await bus.mark(0)
+        await delete_topic(kafka_url, bus_url)
+        await fill_all(store, 400)
+        async with asyncio.timeout(DEADLINE_S):
+            await relay.drain()
+            await consume_all(consumer, 700)
+        assert (await bus.mark(0)).incarnation != before.incarnation
+        await consumer.close()
+    report = await check_topic(store, bus)
+    assert report.agrees, report
+
+
+async def consume_all(consumer: Any, offset_max: int) -> None:
+    """Until all log offsets up to this one were received; each time anew, as after a topic was lost."""
+    from perdure.errors import Unavailable
+
+    wanted = {(partition, offset) for partition in range(PARTITIONS) for offset in range(1, offset_max + 1)}
+    while wanted:
+        try:
+            part = await consumer.receive(500, 0.5)
+        except Unavailable:
+            await asyncio.sleep(0.1)
+            continue
+        await consumer.commit({each.partition: each.bus_offset + 1 for each in part})
+        wanted -= {(each.partition, each.event.offset) for each in part if each.event is not None}
+
+
+async def test_a_killed_broker_delays_the_relay_and_loses_nothing(
+    store: SqliteStore, private_services: Callable[..., Any]
+) -> None:
+    private = private_services("kafka")
+    bus = await open_bus(f"{private.services.kafka.url}?topic=broker-killed")
+    async with running(store, bus) as relay:
+        await fill_all(store, 1_000)
+        await asyncio.to_thread(services.stop, "kafka", private.root, how="kill")
+        await fill_all(store, 1_500)  # the log goes on without the bus
+        assert sum(each.lag_events or 0 for each in relay.status()) >= 0
+        await asyncio.to_thread(services.start, "kafka", private.root)
+        await drained(relay)
+        await fill_all(store, 10)
+        await drained(relay)
+    report = await check_topic(store, bus)
+    await bus.close()
+    assert report.agrees, report
