@@ -57,8 +57,10 @@ class World:
 
     async def talk(self, agent: str, count: int, *, tenant: str = "t") -> None:
         """Append so many events that each add a message and set the count."""
-        events = [Event("said", changes=(append("/messages", {"role": "user", "content": f"{agent} {i}"}), set_value("/count", i)))
-                  for i in range(count)]
+        events = [
+            Event("said", changes=(append("/messages", {"role": "user", "content": f"{agent} {i}"}), set_value("/count", i)))
+            for i in range(count)
+        ]
         await self.log.append_events(AgentName(tenant, agent), events)
 
     async def publish(self) -> int:

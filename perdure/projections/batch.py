@@ -10,7 +10,7 @@ from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import LogStore, SealedEvent
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable
-from perdure.projections.cells_codec import CACHE_DAMAGE, new_name_key
+from perdure.projections.cells_codec import CACHE_DAMAGE, Layout
 from perdure.projections.contract import CachedState, CellWrite, StateCache, Token
 from perdure.projections.fill import Base, fold_state, open_cached
 from perdure.projections.hot import HotState, HotStates
@@ -89,13 +89,13 @@ class BatchWork:
             if cached is not None:
                 await self._open_cached(name, cached)
             elif groups[name][0].version == 1:
-                self._states[name] = HotState({}, Token(self._store.generation, 0, 0), 0, EMPTY_CHAIN, new_name_key(), 0)
+                self._states[name] = HotState({}, Token(self._store.generation, 0, 0), 0, EMPTY_CHAIN, Layout(), 0)
 
     async def _open_cached(self, name: Name, cached: CachedState) -> None:
         if cached.token.generation != self._store.generation:
             return
         try:
-            document, record = await open_cached(self._vault, *name, cached)
+            opened = await open_cached(self._vault, *name, cached)
         except Unavailable:
             raise
         except CACHE_DAMAGE:
@@ -104,7 +104,7 @@ class BatchWork:
             self.broken[name] = (cached.token.version, problem)
         else:
             size = cells_size(cached.cells)
-            self._states[name] = HotState(document, cached.token, record.time_us, record.chain, record.name_key, size)
+            self._states[name] = HotState(opened.document, cached.token, opened.time_us, opened.chain, opened.layout, size)
 
     async def _fold(self, news: dict[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, CellWrite]:
         """Open and fold the events that follow; an agent whose events fail is left to the log."""

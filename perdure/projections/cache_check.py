@@ -48,9 +48,7 @@ class CacheReport(msgspec.Struct):
         return not self.behind and not self.wrong
 
 
-async def check_cache(
-    store: LogStore, cache: StateCache, vault: Vault, *, tenants: Sequence[str] | None = None
-) -> CacheReport:
+async def check_cache(store: LogStore, cache: StateCache, vault: Vault, *, tenants: Sequence[str] | None = None) -> CacheReport:
     """Compare every cached state of these tenants (None: all) with the fold of the log. Appends meanwhile show as `behind`."""
     report = CacheReport()
     for tenant in await store.tenants() if tenants is None else tenants:
@@ -96,12 +94,12 @@ async def _difference(store: LogStore, vault: Vault, record: AgentRecord, state:
         return f"generation {token.generation} is not the log's {store.generation}"
     if token.version > head_version:
         return f"version {token.version} is newer than the log"
-    document, about = await open_cached(vault, record.tenant, record.agent, state)
+    opened = await open_cached(vault, record.tenant, record.agent, state)
     folded = await fold_log(store, vault, record, to_version=token.version)
-    if about.chain != folded.chain:
+    if opened.chain != folded.chain:
         return "the chain hash is not the log's"
     if token.epoch != folded.epoch:
         return f"epoch {token.epoch} is not the log's {folded.epoch}"
-    if digest(document) != digest(folded.document):
+    if digest(opened.document) != digest(folded.document):
         return "the document is not the fold of the log"
     return ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import DictionaryNotFound
-from perdure.projections.cells_codec import StateRecord, new_name_key, open_state
+from perdure.projections.cells_codec import Layout, Opened, open_state
 from perdure.projections.contract import CachedState, Token
 from perdure.projections.hot import HotState
 
@@ -25,11 +24,11 @@ async def fold_state(store: LogStore, vault: Vault, record: AgentRecord, base: B
     """The agent's newest state, folded from the log. Raises what opening its events raises."""
     folded = await fold_log(store, vault, record, start=await base(record, None) if base else None)
     token = Token(store.generation, folded.epoch, folded.version)
-    return HotState(folded.document, token, folded.time_us, folded.chain, new_name_key(), 0)
+    return HotState(folded.document, token, folded.time_us, folded.chain, Layout(), 0)
 
 
-async def open_cached(vault: Vault, tenant: str, agent: str, cached: CachedState) -> tuple[dict[str, Any], StateRecord]:
-    """The document and record of a cached state; raises as `open_state`, after a newer dictionary of the tenant was looked for."""
+async def open_cached(vault: Vault, tenant: str, agent: str, cached: CachedState) -> Opened:
+    """The cached state, opened; raises as `open_state`, after a newer dictionary of the tenant was looked for."""
     cipher = await vault.cipher(tenant, agent)
     try:
         return open_state(cipher, cached)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from perdure import limits
+from perdure.projections.cells_codec import Layout
 from perdure.projections.contract import Token
 
 __all__ = ["HOT_AGENTS_MAX", "HOT_BYTES_MAX", "HotState", "HotStates"]
@@ -25,14 +26,14 @@ State = TypeVar("State", bound=_Sized)
 class HotState:
     """A state that is folded on in place. version 0: the agent has no event yet."""
 
-    __slots__ = ("chain", "document", "name_key", "size_bytes", "time_us", "token")
+    __slots__ = ("chain", "document", "layout", "size_bytes", "time_us", "token")
 
-    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes, name_key: bytes, size_bytes: int) -> None:
+    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes, layout: Layout, size_bytes: int) -> None:
         self.document = document
         self.token = token
         self.time_us = time_us
         self.chain = chain
-        self.name_key = name_key
+        self.layout = layout
         self.size_bytes = size_bytes
 
 

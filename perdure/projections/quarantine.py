@@ -11,7 +11,7 @@ import msgspec
 from perdure.engine.log.contract import LogStore
 from perdure.engine.vault import Vault
 from perdure.errors import NotFound, PerdureError
-from perdure.projections.cells_codec import StateRecord, seal_whole
+from perdure.projections.cells_codec import seal_whole
 from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base, fold_state
 
@@ -79,7 +79,7 @@ class Quarantine:
         cipher = await vault.cipher(tenant, agent)
         await cache.remove([(tenant, agent)])
         if state.token.version:
-            await cache.apply([seal_whole(cipher, state.token, StateRecord(state.time_us, state.chain, state.name_key), state.document)])
+            await cache.apply([seal_whole(cipher, state.token, state.time_us, state.chain, state.document)[0]])
         await self.clear(tenant, agent)
         return state.token.version
 

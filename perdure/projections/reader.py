@@ -12,7 +12,7 @@ from perdure.engine.log.contract import AgentRecord, Head, LogStore, from_micros
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable, VersionNotFound
-from perdure.projections.cells_codec import CACHE_DAMAGE, StateRecord, new_name_key, seal_whole
+from perdure.projections.cells_codec import CACHE_DAMAGE, seal_whole
 from perdure.projections.contract import StateCache, Token
 from perdure.projections.fill import Base, open_cached
 from perdure.projections.hot import HotStates
@@ -40,9 +40,10 @@ class ReadState(NamedTuple):
 class _Kept:
     """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any."""
 
-    __slots__ = ("chain", "encoded", "size_bytes", "time_us", "token")
+    __slots__ = ("_first", "chain", "encoded", "size_bytes", "time_us", "token")
 
     def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes) -> None:
+        self._first: dict[str, Any] | None = document
         self.encoded = _encode(document)
         self.token = token
         self.time_us = time_us
@@ -50,6 +51,11 @@ class _Kept:
         self.size_bytes = len(self.encoded)
 
     def document(self) -> dict[str, Any]:
+        """A document that nobody else has: the first caller gets the one that was encoded."""
+        first, self._first = self._first, None
+        return self.decoded() if first is None else first
+
+    def decoded(self) -> dict[str, Any]:
         document: dict[str, Any] = _decode(self.encoded)
         return document
 
@@ -157,11 +163,11 @@ class StateReader:
         if cached is None or cached.token.generation != self._store.generation:
             return None
         try:
-            document, record = await open_cached(self._vault, tenant, agent, cached)
+            opened = await open_cached(self._vault, tenant, agent, cached)
         except CACHE_DAMAGE:
             await self._forget(tenant, agent)
             return None
-        return self._keep(tenant, agent, _Kept(document, cached.token, record.time_us, record.chain))
+        return self._keep(tenant, agent, _Kept(opened.document, cached.token, opened.time_us, opened.chain))
 
     async def _miss(self, tenant: str, agent: str) -> _Kept:
         """The newest state from the log, put back into the cache. An agent without events is a state, but is never cached."""
@@ -169,12 +175,8 @@ class StateReader:
         kept = await self._fold(record)
         if kept.token.version == 0:
             return kept
-        write = seal_whole(
-            await self._vault.cipher(tenant, agent),
-            kept.token,
-            StateRecord(kept.time_us, kept.chain, new_name_key()),
-            kept.document(),
-        )
+        cipher = await self._vault.cipher(tenant, agent)
+        write, _ = seal_whole(cipher, kept.token, kept.time_us, kept.chain, kept.decoded())
         try:
             await self._cache.apply([write])
         except Unavailable:

@@ -12,7 +12,7 @@ from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import apply
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.contract import SealedEvent, to_microseconds
-from perdure.projections.cells_codec import StateRecord, seal_step, seal_whole
+from perdure.projections.cells_codec import seal_step, seal_whole
 from perdure.projections.contract import CellWrite, Token
 from perdure.projections.hot import HotState
 from perdure.security.cipher import Cipher
@@ -68,24 +68,19 @@ def fold_step(cipher: Cipher, state: HotState, events: Sequence[RecordedEvent]) 
     put, remove = touched(changes, before, state.document)
     state.token = Token(state.token.generation, last.epoch, last.version)
     state.time_us, state.chain = to_microseconds(last.time), last.chain
-    if before_version == 0:
+    if before_version == 0 or state.layout.worn(count(state.document)):
         write = whole_write(cipher, state)
     else:
-        write = seal_step(cipher, before_version, state.token, record_of(state), put, remove, count(state.document))
+        write = seal_step(cipher, before_version, state.token, state.time_us, state.chain, state.layout, put, remove)
         state.size_bytes += write_size(write)
     return Step(write, warnings)
 
 
 def whole_write(cipher: Cipher, state: HotState) -> CellWrite:
     """The write that replaces whatever is older by this state; it also measures the state."""
-    write = seal_whole(cipher, state.token, record_of(state), state.document)
+    write, state.layout = seal_whole(cipher, state.token, state.time_us, state.chain, state.document)
     state.size_bytes = write_size(write)
     return write
-
-
-def record_of(state: HotState) -> StateRecord:
-    """What the record cell of a state says."""
-    return StateRecord(state.time_us, state.chain, state.name_key)
 
 
 def write_size(write: CellWrite) -> int:

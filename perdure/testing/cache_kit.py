@@ -135,9 +135,9 @@ class CacheContract:
         cells = {f"cell-{i}".encode(): b"x" * 10 for i in range(20_000)}
         assert await cache.apply([whole(agent, Token(1, 0, 1), cells)]) == [Token(1, 0, 1)]
         names = list(cells)
-        write = step(agent, 1, Token(1, 0, 2), {name: b"y" for name in names[:9_999]}, remove=names[9_999:], count=9_999)
+        write = step(agent, 1, Token(1, 0, 2), dict.fromkeys(names[:9999], b"y"), remove=names[9_999:], count=9_999)
         assert await cache.apply([write]) == [Token(1, 0, 2)]
-        assert await cache.get([agent]) == [CachedState(Token(1, 0, 2), {name: b"y" for name in names[:9_999]})]
+        assert await cache.get([agent]) == [CachedState(Token(1, 0, 2), dict.fromkeys(names[:9999], b"y"))]
 
     async def test_many_agents_in_one_call_keep_their_order(self, cache: StateCache, agent: tuple[str, str]) -> None:
         agents = [(agent[0], f"agent-{i}") for i in range(1_200)]

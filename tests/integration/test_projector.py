@@ -67,6 +67,41 @@ async def test_every_kind_of_change_arrives_step_by_step(world: World) -> None:
     assert (await check_cache(world.store, world.cache, world.vault)).ok
 
 
+async def test_many_small_steps_pack_and_unpack_to_the_same_state(world: World) -> None:
+    projector = world.projector()
+    for i in range(120):
+        changes = [set_value(f"/map/k{i % 30}", i), append("/list", i), set_value("/count", i)]
+        if i % 3 == 0:
+            changes.append(delete(f"/map/k{(i * 7) % 30}"))
+        if i % 10 == 9:
+            changes.append(delete("/list/0"))
+        if i == 70:
+            changes.append(set_value("/list", []))
+        await world.add("a", *changes)
+        await world.publish()
+        await projector.drain()
+        if i % 17 == 0:
+            await projector.close()
+            projector = world.projector()
+        report = await check_cache(world.store, world.cache, world.vault)
+        assert (report.same, report.problems) == (1, [])
+    assert projector.status.rebuilt_agents == 0
+    state = (await world.cache.get([("t", "a")]))[0]
+    assert state is not None
+    assert len(state.cells) < 100
+
+
+async def test_a_cell_larger_than_one_seal_is_cached_all_the_same(world: World) -> None:
+    projector = world.projector()
+    for i in range(4):
+        await world.add("a", append("/deep/list", str(i) * 3_000_000), set_value("/n", i))
+        await world.publish()
+        await projector.drain()
+    assert projector.status.quarantined_agents == 0
+    assert (await world.reader().state("t", "a", consistency="eventual")).version == 4
+    assert (await check_cache(world.store, world.cache, world.vault)).same == 1
+
+
 async def test_a_restarted_projector_goes_on_from_the_cache(world: World) -> None:
     await world.talk("a", 5)
     await world.publish()
@@ -236,29 +271,37 @@ async def test_a_state_is_read_as_of_a_time(world: World) -> None:
         await reader.state_at_time("t", "a", events[0].time.replace(tzinfo=None))
 
 
-@pytest.mark.parametrize("damage", ["flip", "drop record", "swap", "token"])
+@pytest.mark.parametrize("damage", ["flip", "drop record", "swap loose", "swap packed", "rename", "token"])
 async def test_a_damaged_cached_state_is_never_served(world: World, damage: str) -> None:
-    await world.talk("a", 3)
-    await world.publish()
-    await world.projector().drain()
+    projector = world.projector()
+    for _ in range(2):
+        await world.talk("a", 3)
+        await world.publish()
+        await projector.drain()
+    expected = (await world.reader().state_at_version("t", "a", 6)).document
     state = (await world.cache.get([("t", "a")]))[0]
     assert state is not None
     await world.cache.remove([("t", "a")])
     await _put_raw(world, _damaged(state, damage))
     for consistency in ("eventual", "strong"):
-        assert (await world.reader().state("t", "a", consistency=consistency)).document == said("a", 3)
+        assert (await world.reader().state("t", "a", consistency=consistency)).document == expected
     assert (await check_cache(world.store, world.cache, world.vault)).ok
 
 
 def _damaged(state: CachedState, damage: str) -> CachedState:
     cells, token = dict(state.cells), state.token
     names = [name for name in cells if name != b"r"]
+    loose = [name for name in names if len(name) == 16]
     if damage == "flip":
         cells[names[0]] = cells[names[0]][:-1] + bytes([cells[names[0]][-1] ^ 1])
     elif damage == "drop record":
         del cells[b"r"]
-    elif damage == "swap":
-        cells[names[0]] = cells[names[1]]
+    elif damage == "swap loose":
+        cells[loose[0]] = cells[loose[1]]
+    elif damage == "swap packed":
+        cells[b"p\0\0\0\0"] = cells[loose[0]]
+    elif damage == "rename":
+        cells[bytes(16)] = cells.pop(loose[0])
     else:
         token = token._replace(version=2)
     return CachedState(token, cells)
