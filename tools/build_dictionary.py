@@ -16,12 +16,13 @@ from perdure.security.training import train
 
 SEED = 20_260
 CONVERSATIONS = 1_500
+SIZE_BYTES = 32 * 1024  # larger ones only learn the generator by heart: on real conversations they save no more
 PATH = Path(__file__).parent.parent / "perdure" / "security" / "builtin.zdict"
 
 
 def build() -> bytes:
     """The dictionary's bytes; the same on every machine with the same zstd."""
-    return train([msgspec.msgpack.encode(payload) for payload in generate(SEED, CONVERSATIONS)])
+    return train([msgspec.msgpack.encode(payload) for payload in generate(SEED, CONVERSATIONS)], SIZE_BYTES)
 
 
 def main() -> int:

@@ -20,10 +20,10 @@ _WORTH_A_STEP = 0.98
 """A larger dictionary must save at least two per cent more: every process digests it and keeps it in memory."""
 
 
-def train(samples: Sequence[bytes]) -> bytes:
+def train(samples: Sequence[bytes], size_bytes: int | None = None) -> bytes:
     """A dictionary for plaintexts like the samples, at most `limits.DICTIONARY_BYTES_MAX` bytes.
 
-    Sizes are compared on samples that were held out; the trained bytes then come from all of them. Raises InvalidInput when the samples are
+    size_bytes: its size; without one, sizes are compared on samples that were held out. The trained bytes come from all of them. Raises InvalidInput when the samples are
     too few or too small to tell anything.
     """
     total_bytes = sum(map(len, samples))
@@ -33,6 +33,8 @@ def train(samples: Sequence[bytes]) -> bytes:
             hint=f"hand in at least {limits.TRAINING_SAMPLES_MIN} samples of {limits.TRAINING_BYTES_MIN} bytes together",
         )
     chosen = _thin(samples, total_bytes)
+    if size_bytes is not None:
+        return _train(chosen, size_bytes)
     # A block, not every fifth sample: neighbours come from one conversation and would make any size look good.
     split = len(chosen) - len(chosen) // _HELD_OUT_EVERY
     size = _choose_size(chosen[:split], chosen[split:])
