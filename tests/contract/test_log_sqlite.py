@@ -181,7 +181,8 @@ async def test_rows_that_do_not_follow_are_refused(tmp_path: Path) -> None:
         lambda now_us: [row(record, at, 2, now_us, time_us=at.time_us - 1)],
         lambda now_us: [row(record, at, 2, now_us, partition=(record.partition + 1) % store.partitions)],
         lambda now_us: [row(record, at, 1, now_us)],
-        lambda now_us: [row(record, at, 2, now_us, agent_key=999)],
+        # The first row is good and in when the second is refused: it must not stay.
+        lambda now_us: [row(record, at, 2, now_us), row(record, Position(2, at.time_us), 1, now_us, agent_key=999)],
     ]
     for rows in wrong:
         with pytest.raises(IntegrityError):
