@@ -34,7 +34,12 @@ if expected ~= '' then
   if stored_generation ~= generation or stored_version ~= tonumber(expected) then return meta end
 end
 
-if expected == '' then redis.call('DEL', key) end
+local written = ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ARGV[5]
+if expected == '' then
+  -- Redis refuses for want of memory only what comes before a script's first write, and never a DEL: so ask with a HSET before it.
+  redis.call('HSET', key, 'm', written)
+  redis.call('DEL', key)
+end
 local last = 7 + 2 * puts
 for first = 8, last, CHUNK do
   redis.call('HSET', key, unpack(ARGV, first, math.min(first + CHUNK - 1, last)))
@@ -44,7 +49,6 @@ if expected ~= '' then
     redis.call('HDEL', key, unpack(ARGV, first, math.min(first + CHUNK - 1, #ARGV)))
   end
 end
-local written = ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ARGV[5]
 redis.call('HSET', key, 'm', written)
 if redis.call('HLEN', key) ~= count + 1 then
   -- What stood was not what the writer took it for; a miss is rebuilt from the log, a wrong state is not.
