@@ -23,8 +23,8 @@ _WORTH_A_STEP = 0.98
 def train(samples: Sequence[bytes], size_bytes: int | None = None) -> bytes:
     """A dictionary for plaintexts like the samples, at most `limits.DICTIONARY_BYTES_MAX` bytes.
 
-    size_bytes: its size; without one, sizes are compared on samples that were held out. The trained bytes come from all of them. Raises InvalidInput when the samples are
-    too few or too small to tell anything.
+    size_bytes: its size; without one, sizes are compared on samples that were held out. The trained bytes come from all of them.
+    Raises InvalidInput when the samples are too few or too small to tell anything.
     """
     total_bytes = sum(map(len, samples))
     if len(samples) < limits.TRAINING_SAMPLES_MIN or total_bytes < limits.TRAINING_BYTES_MIN:

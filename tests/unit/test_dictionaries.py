@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import importlib.util
+import json
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from perdure import limits
 from perdure.errors import DictionaryNotFound, InvalidInput, LimitExceeded, SealBroken
 from perdure.security.cipher import Cipher
-from perdure.security.compression import NO_DICTIONARY
+from perdure.security.compression import NO_DICTIONARY, Dictionary
 from perdure.security.dictionaries import DICTIONARIES_SCOPE, DictionaryBook
 from perdure.security.dictionary_set import BUILTIN, BUILTIN_ID, BUILTIN_SHA256, TENANT_ID_FIRST
 from perdure.security.keys import EnvironmentKeyProvider
@@ -72,6 +73,21 @@ def test_the_generator_of_its_samples_is_deterministic_and_its_dictionary_helps_
     assert fresh == generated(99, 40)
     without = sum(len(NO_DICTIONARY.compress(sample)) for sample in fresh)
     assert sum(len(BUILTIN.newest.compress(sample)) for sample in fresh) < 0.6 * without
+
+
+def test_on_real_conversations_a_trained_dictionary_saves_most_of_every_message(trajectories: Path) -> None:
+    runs = json.loads((trajectories / "tau-bench" / "gpt-4o-airline.json").read_bytes())
+    payloads = [
+        [msgspec.msgpack.encode([[["append", ["messages"], message]], None, {}, "", "", 1, True]) for message in run["traj"]]
+        for run in runs
+    ]
+    half = len(payloads) // 2
+    trained = Dictionary(TENANT_ID_FIRST, train([payload for run in payloads[:half] for payload in run]))
+    unseen = [payload for run in payloads[half:] for payload in run]
+    raw_bytes = sum(map(len, unseen))
+    builtin_bytes, trained_bytes = (sum(len(each.compress(payload)) for payload in unseen) for each in (BUILTIN.newest, trained))
+    assert trained_bytes < 0.24 * raw_bytes
+    assert trained_bytes < builtin_bytes < 0.5 * raw_bytes
 
 
 async def test_a_trained_dictionary_is_used_from_then_on_and_old_seals_still_open(documents: MemoryDocuments) -> None:
