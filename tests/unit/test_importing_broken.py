@@ -35,7 +35,11 @@ def broken(content: str | bytes, format: str = "auto") -> BrokenRecord:
         ("", None, "is empty"),
         (" \n\n ", None, "is empty"),
         ("[]", 1, "is an empty list"),
-        ('{"messages": [{"role": "user", "content": "cut', 1, "column 43"),
+        (
+            '{"messages": [{"role": "user", "content": "cut',
+            1,
+            "not JSON: Unterminated string at line 1 column 43 (the text ends here: was it cut off?)",
+        ),
         ('{\n "messages": [\n  {"role": "user"}\n', 4, "cut off"),
         ('[{"role": "user", "content": "a"}, {"role": ', 1, "not JSON"),
         ('{"messages": [{"role": "user", "content": NaN}]}', 1, "NaN"),

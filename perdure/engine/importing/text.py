@@ -75,7 +75,7 @@ def _failure(error: Exception, text: str, line: int, near: int | None = None) ->
         at = line + error.lineno - 1
         ended = error.pos >= len(text.rstrip(_SPACE)) or error.msg.startswith("Unterminated")
         cut = " (the text ends here: was it cut off?)" if ended else ""
-        return ImportFailed(f"not JSON: {error.msg} at line {at} column {error.colno}{cut}", line=at)
+        return ImportFailed(f"not JSON: {error.msg.removesuffix(' starting at')} at line {at} column {error.colno}{cut}", line=at)
     reason = "nested too deep" if isinstance(error, RecursionError) else str(error).split(";")[0]
     return ImportFailed(f"not usable as JSON: {reason}", line=near or line)
 
