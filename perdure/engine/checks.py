@@ -61,7 +61,7 @@ def check_event(event: Event, *, own_types: bool = False) -> None:
     ):
         if optional is not None:
             _check_label(name, optional)
-    if not isinstance(event.id, UUID) or not isinstance(event.causation_id, UUID | None):
+    if not isinstance(event.id, UUID) or not (event.causation_id is None or isinstance(event.causation_id, UUID)):
         raise InvalidEvent("id and causation_id are UUIDs", hint="uuid.UUID(text) makes one of a text")
     if type(event.schema_version) is not int or not 1 <= event.schema_version <= SCHEMA_VERSION_MAX:
         raise InvalidEvent(f"schema_version is {event.schema_version!r:.40}, not a whole number from 1 on")

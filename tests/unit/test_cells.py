@@ -27,7 +27,7 @@ def test_splitting_and_joining_gives_the_document_back(document: dict[str, Any])
 
 
 @given(DOCUMENTS, CHANGES)
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_the_touched_cells_lead_from_the_cells_before_to_those_after(document: dict[str, Any], changes: tuple[Change, ...]) -> None:
     cells = {name: canonical(value) for name, value in split(document).items()}
     before = shape(document, changes)

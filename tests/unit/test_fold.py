@@ -79,7 +79,7 @@ def test_the_table_holds(document: Any, change: Change, result: Any, warnings: i
 
 
 @given(DOCUMENTS, CHANGES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_accepted_change_folds_and_leaves_a_document_that_is_accepted(document: dict[str, Any], changes: tuple[Change, ...]) -> None:
     check_changes(changes)
     folded, _ = apply(document, changes)
@@ -88,7 +88,7 @@ def test_every_accepted_change_folds_and_leaves_a_document_that_is_accepted(docu
 
 
 @given(DOCUMENTS, CHANGES, CHANGES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_in_place_and_copying_folds_agree_and_copying_never_mutates(document: dict[str, Any], first: Any, second: Any) -> None:
     before = canonical([document, first, second])
     middle, one = apply(document, first)
