@@ -186,9 +186,11 @@ async def test_a_killed_broker_delays_the_relay_and_loses_nothing(
     private = private_services("kafka")
     bus = await open_bus(f"{private.services.kafka.url}?topic=broker-killed")
     async with running(store, bus) as relay:
-        await fill_all(store, 1_000)
-        await asyncio.to_thread(services.stop, "kafka", private.root, how="kill")
-        await fill_all(store, 1_500)  # the log goes on without the bus
+        await fill_all(store, 100)
+        await drained(relay)
+        # Killed while it is being written to; the log goes on without the bus.
+        await asyncio.gather(fill_all(store, 3_000), asyncio.to_thread(services.stop, "kafka", private.root, how="kill"))
+        await fill_all(store, 1_500)
         async with asyncio.timeout(DEADLINE_S):
             while sum(each.lag_events or 0 for each in relay.status()) < PARTITIONS * 1_500:  # noqa: ASYNC110 - status has no event
                 await asyncio.sleep(0.02)
