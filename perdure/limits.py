@@ -48,7 +48,7 @@ TAIL_EVENTS_MAX: Final = 20_000
 """Events that others wrote and a writer catches up with under the lock; beyond, it forgets what it knew and asks anew."""
 READ_PAGE_EVENTS: Final = 1_000
 ID_CLOCK_MARGIN_S: Final = 10.0
-"""How far a UUIDv7's time and the log's clock may lie apart for the id to be trusted to tell its segment."""
+"""How far a UUIDv7's time may be ahead of the log's clock. Because none is further ahead, an id's time tells which segments can hold it."""
 APPEND_TIMEOUT_S: Final = 10.0
 
 # --- security ---

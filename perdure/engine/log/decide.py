@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from perdure import limits
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.codec import Draft
 from perdure.engine.log.contract import AgentRecord, Head, Position, Proposal, SealedEvent
@@ -23,6 +24,7 @@ from perdure.engine.log.expected import ExpectedVersion, holds
 __all__ = [
     "FENCED",
     "OWNED",
+    "Ahead",
     "AlreadyThere",
     "Item",
     "Mixed",
@@ -35,6 +37,8 @@ __all__ = [
     "head_after",
     "plan",
 ]
+
+ID_AHEAD_MAX_MS = int(limits.ID_CLOCK_MARGIN_S * 1000)
 
 OWNED = "perdure.owned"
 """Type of the event with which an agent gets a new owner and epoch."""
@@ -90,7 +94,15 @@ class Mixed(NamedTuple):
     known: UUID
 
 
-Outcome = Written | AlreadyThere | Refused | Shut | Mixed
+class Ahead(NamedTuple):
+    """The item's event id is a UUIDv7 from the future; its time could not tell later where it was written."""
+
+    item: int
+    id: UUID
+    ahead_s: float
+
+
+Outcome = Written | AlreadyThere | Refused | Shut | Mixed | Ahead
 
 
 class Plan(NamedTuple):
@@ -102,10 +114,9 @@ class Plan(NamedTuple):
     positions: dict[int, Position]
 
 
-def head_after(head: Head, version: int, epoch: int, type: str, chain: bytes) -> Head:
-    """Where an agent stands after one more of its events."""
-    fenced = type == FENCED or (head.fenced and type != OWNED)
-    return Head(version, epoch, chain, fenced)
+def head_after(version: int, epoch: int, type: str, chain: bytes) -> Head:
+    """Where an agent stands after an event; nothing but `perdure.owned` can follow `perdure.fenced`, so its last event tells."""
+    return Head(version, epoch, chain, type == FENCED)
 
 
 class _Planner:
@@ -154,7 +165,13 @@ class _Planner:
             return Shut(number, head.epoch, head.fenced)
         if item.owner is not None and item.epoch is not None and item.epoch != head.epoch:
             return Shut(number, head.epoch, head.fenced)
-        return None if holds(item.expected, head.version) else Refused(number, head.version)
+        if not holds(item.expected, head.version):
+            return Refused(number, head.version)
+        latest_ms = self.now_us // 1000 + ID_AHEAD_MAX_MS
+        for draft in item.drafts:
+            if draft.id.int >> 80 > latest_ms and draft.id.int >> 76 & 0xF == 7:
+                return Ahead(number, draft.id, (draft.id.int >> 80) / 1000 - self.now_us / 1e6)
+        return None
 
     def _look_up(self, request: Request, *, everything: bool) -> None:
         # An id that is too old to be held by the index alone must be looked for; a refused request may be a retry of one that was written.
@@ -163,7 +180,7 @@ class _Planner:
             since_ms = self.look[partition]
             for draft in item.drafts:
                 number = draft.id.int
-                if everything or number >> 76 & 0xF != 7 or number >> 80 < since_ms:
+                if everything or (since_ms and (number >> 76 & 0xF != 7 or number >> 80 < since_ms)):
                     self.proposal.lookups.append((partition, item.record.agent_key, draft.id))
 
     def _write(self, item: Item) -> tuple[int, int, int, int, bytes]:
@@ -179,7 +196,7 @@ class _Planner:
             chain = chain_hash(chain, record.tenant, record.agent, version, epoch, time_us, draft)
             self.proposal.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
             self.known[record.agent_key, draft.id] = version
-            head = head_after(head, version, epoch, draft.type, chain)
+            head = head_after(version, epoch, draft.type, chain)
         self.moved[record.agent_key] = head
         first = self.positions[record.partition].offset + 1
         self.positions[record.partition] = Position(offset, time_us)

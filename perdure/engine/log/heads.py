@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from perdure import limits
-from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import Head, Position, TailEvent
 from perdure.engine.log.decide import head_after
 
@@ -47,11 +46,8 @@ class KnownHeads:
         for event in tail:
             head = self._heads.get(event.agent_key)
             if head is None or event.version > head.version:
-                before = head or Head(event.version - 1, event.epoch, EMPTY_CHAIN)
-                # A head that is seen for the first time in the middle may hide an older fence; the tail is then not enough to know it.
-                if head is not None or event.version == 1:
-                    self._heads[event.agent_key] = head_after(before, event.version, event.epoch, event.type, event.chain)
-                    self._partition[event.agent_key] = event.partition
+                self._heads[event.agent_key] = head_after(event.version, event.epoch, event.type, event.chain)
+                self._partition[event.agent_key] = event.partition
             self.positions[event.partition] = Position(event.offset, event.time_us)
 
     def commit(self, heads: Mapping[int, Head], partitions: Mapping[int, int], positions: Mapping[int, Position]) -> None:

@@ -234,6 +234,9 @@ def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:
     if isinstance(outcome, decide.Shut):
         held = "is fenced" if outcome.fenced else f"belongs to epoch {outcome.epoch}"
         raise Fenced(f"agent {item.record.agent!r} {held}; this writer holds {item.epoch}", epoch=outcome.epoch, tenant=tenant, agent=agent)
+    if isinstance(outcome, decide.Ahead):
+        message = f"event id {outcome.id} is {outcome.ahead_s:.0f} s ahead of the log's clock"
+        raise InvalidEvent(message, hint="set this machine's clock", tenant=tenant, agent=agent)
     message = f"event {outcome.known} is in the log already, others of the same append are not"
     raise AlreadyExists(message, tenant=tenant, agent=agent)
 

@@ -1,0 +1,305 @@
+"""The log in Postgres.
+
+Layout and guarantees: `sql/postgres/schema.sql` and `perdure.engine.log.contract`. Reads on behalf of a tenant work under the role
+`perdure_reader`, whose row-level security shows that tenant's rows alone; the engine's own processes cross tenants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+from uuid import UUID
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from perdure import limits
+from perdure.engine.log.chain import EMPTY_CHAIN
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, Propose, SealedEvent
+from perdure.engine.log.decide import head_after
+from perdure.engine.log.postgres_append import Appender
+from perdure.engine.log.postgres_control import PostgresControl
+from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
+from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
+from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.signal import Signal, SignalHub
+from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
+from perdure.errors import ConfigurationError, Unavailable
+
+__all__ = ["PostgresStore"]
+
+FEW_SEGMENTS = 4
+"""Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
+
+
+class PostgresStore(PostgresControl):
+    """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
+
+    def __init__(self, url: str, segment_offsets: int) -> None:
+        self.partitions = 0
+        self.generation = 0
+        self._url = url
+        self._lock_space = 0
+        self._pool: AsyncConnectionPool = make_pool(url)
+        self._tenant_pool: AsyncConnectionPool = make_pool(url, role="perdure_reader")
+        self._segments = Segments(segment_offsets)
+        self._ends: dict[int, int] = {}
+        self._appender: Appender | None = None
+        self._writing: AsyncConnection[Any] | None = None
+        self._write_lock = asyncio.Lock()
+        self._hub = SignalHub()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        partitions: int = PARTITIONS_DEFAULT,
+        create: bool = True,
+        segment_offsets: int = limits.SEGMENT_OFFSETS,
+    ) -> Self:
+        """Open the log of this database; it is made or migrated where `create` allows it.
+
+        Raises Unavailable, UnsafeSettings (the server would acknowledge what is not durable), ConfigurationError.
+        """
+        if not 1 <= partitions <= PARTITIONS_MAX:
+            raise ConfigurationError(f"{partitions} partitions", hint=f"1 to {PARTITIONS_MAX}")
+        store = cls(url, segment_offsets)
+        try:
+            with translated():
+                await store._prepare(partitions, create)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def _prepare(self, partitions: int, create: bool) -> None:
+        connection = await connect(self._url)
+        async with connection:
+            await check_settings(connection)
+            await migrate(connection, partitions, create=create)
+            meta = dict(await (await connection.execute("SELECT name, value FROM meta")).fetchall())
+            (space,) = await (await connection.execute("SELECT hashtext(%s)", (SCHEMA,))).fetchone() or (0,)
+        self.partitions, self.generation, self._lock_space = meta["partitions"], meta["generation"], space
+        stored = meta.get("segment_offsets")
+        await self._pool.open()
+        await self._tenant_pool.open()
+        if stored is None:
+            sql = "INSERT INTO meta VALUES ('segment_offsets', %s) ON CONFLICT (name) DO UPDATE SET value = meta.value RETURNING value"
+            ((stored,),) = await self._rows(sql, self._segments.size)
+        self._segments = Segments(stored)
+        await self._segments.load(self._pool)
+        for partition in range(self.partitions):
+            await self._segments.ensure(self._pool, partition, 0)
+
+    async def close(self) -> None:
+        """Leave the server. Again is no error."""
+        self._closed = True
+        await self._segments.close()
+        if self._writing is not None:
+            await self._writing.close()
+        await self._pool.close()
+        await self._tenant_pool.close()
+
+    # --- agents ---
+
+    async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+        sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%s::text[], %s::text[]) n(tenant, agent)
+                  JOIN tenants t ON t.name = n.tenant JOIN agents a ON a.tenant_key = t.tenant_key AND a.agent = n.agent"""  # noqa: S608
+        rows = await self._rows(sql, [name.tenant for name in names], [name.agent for name in names])
+        found = {AgentName(row[0], row[1]): agent_of(row) for row in rows}
+        return [found.get(name) for name in names]
+
+    async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
+        tenants = sorted({record.tenant for record in records})
+        await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", tenants)
+        sql = """INSERT INTO agents (tenant_key, agent, partition, first_segment, type, labels, data_key, created_us)
+                 SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.type, n.labels::jsonb, n.data_key, n.created_us
+                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bytea[], %s::bigint[])
+                   n(tenant, agent, partition, first_segment, type, labels, data_key, created_us)
+                 JOIN tenants t ON t.name = n.tenant
+                 ORDER BY t.tenant_key, n.agent
+                 ON CONFLICT DO NOTHING"""
+        await self._rows(
+            sql,
+            [record.tenant for record in records],
+            [record.agent for record in records],
+            [record.partition for record in records],
+            [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records],
+            [record.type for record in records],
+            [msgspec.json.encode(record.labels).decode() for record in records],
+            [record.data_key for record in records],
+            [record.created_us for record in records],
+        )
+        made = await self.agents([AgentName(record.tenant, record.agent) for record in records])
+        assert None not in made
+        return [record for record in made if record is not None]
+
+    async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
+        by_partition: dict[int, list[int]] = {}
+        for record in agents:
+            by_partition.setdefault(record.partition, []).append(record.agent_key)
+        heads: dict[int, Head] = {}
+        for partition, keys in by_partition.items():
+            for segment, chosen in (await self._last_segments(partition, keys)).items():
+                table = f"events_{partition}" if segment is None else f"events_{partition}_{segment}"
+                sql = f"""SELECT k.agent_key, e.version, e.epoch, e.type, e.chain FROM unnest(%s::bigint[]) k(agent_key),
+                          LATERAL (SELECT * FROM {table} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1) e"""  # noqa: S608
+                for agent, version, epoch, type, chain in await self._rows(sql, chosen):
+                    heads[agent] = head_after(version, epoch, type, chain)
+        return [heads.get(record.agent_key) or Head(0, 0, EMPTY_CHAIN) for record in agents]
+
+    async def _last_segments(self, partition: int, keys: Sequence[int]) -> dict[int | None, list[int]]:
+        if self._segments.newest(partition) < FEW_SEGMENTS:
+            return {None: list(keys)}
+        sql = """SELECT a.agent_key, coalesce((SELECT max(s.segment) FROM agent_segments s WHERE s.agent_key = a.agent_key), a.first_segment)
+                 FROM agents a WHERE a.agent_key = ANY(%s)"""
+        segments: dict[int | None, list[int]] = {}
+        for agent, segment in await self._rows(sql, list(keys)):
+            segments.setdefault(segment, []).append(agent)
+        return segments
+
+    async def list_agents(
+        self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100
+    ) -> list[AgentRecord]:
+        sql = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
+                  WHERE t.name = %s AND a.agent > %s AND (%s::text IS NULL OR a.type = %s) AND a.labels @> %s::jsonb
+                  ORDER BY a.agent LIMIT %s"""  # noqa: S608
+        wanted = msgspec.json.encode(dict(labels or {})).decode()
+        return [agent_of(row) for row in await self._rows(sql, tenant, after, type, type, wanted, limit)]
+
+    async def tenants(self) -> list[str]:
+        sql = "SELECT t.name FROM tenants t WHERE EXISTS (SELECT FROM agents a WHERE a.tenant_key = t.tenant_key)"
+        return sorted(name for (name,) in await self._rows(sql))
+
+    async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
+        encoded = msgspec.json.encode(dict(labels)).decode()
+        sql = "UPDATE agents SET type = %s, labels = %s::jsonb WHERE tenant_key = %s AND agent_key = %s"
+        await self._rows(sql, type, encoded, agent.tenant_key, agent.agent_key)
+
+    # --- events ---
+
+    async def positions(self) -> dict[int, Position]:
+        parts = [
+            f'(SELECT {partition}, "offset", time_us FROM events_{partition} ORDER BY "offset" DESC LIMIT 1)'  # noqa: S608 - integers
+            for partition in range(self.partitions)
+        ]
+        positions = dict.fromkeys(range(self.partitions), Position(0, 0))
+        for partition, offset, time_us in await self._rows(" UNION ALL ".join(parts)):
+            positions[partition] = Position(offset, time_us)
+            self._ends[partition] = max(offset, self._ends.get(partition, 0))
+        return positions
+
+    def look_before_ms(self, partition: int) -> int:
+        return self._segments.look_before_ms(partition, self._ends.get(partition, 0), int(limits.ID_CLOCK_MARGIN_S * 1000))
+
+    async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
+        async with self._write_lock:
+            appender = await self._writer()
+            try:
+                with translated():
+                    rows = await appender.append(known, propose, lambda rows: self._segments.ready(self._pool, rows))
+            except Unavailable:
+                await self._drop_writer()
+                raise
+        positions = dict(known)
+        for row in rows:
+            positions[row.partition] = Position(row.offset, row.time_us)
+            self._ends[row.partition] = row.offset
+        if rows:
+            self._hub.notify()
+        return positions
+
+    async def _writer(self) -> Appender:
+        if self._closed:
+            raise Unavailable("the log is closed")
+        if self._appender is None or self._writing is None or self._writing.closed:
+            with translated():
+                self._writing = await connect(self._url)
+                self._appender = Appender(self._writing, self._lock_space, self._segments)
+                await self._appender.synchronise()
+        return self._appender
+
+    async def _drop_writer(self) -> None:
+        if self._writing is not None:
+            await self._writing.close()
+        self._writing = self._appender = None
+
+    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
+        # Offsets are dense, so the page's end is known, and only the segments that hold it are planned for.
+        sql = f"""SELECT t.name, a.agent, {EVENT_COLUMNS} FROM events_{partition:d} e
+                  JOIN agents a ON a.agent_key = e.agent_key JOIN tenants t ON t.tenant_key = e.tenant_key
+                  WHERE e."offset" > {after:d} AND e."offset" <= {after + limit:d} ORDER BY e."offset\""""  # noqa: S608
+        return [SealedEvent(*row) for row in await self._rows(sql)]
+
+    async def read_agent(
+        self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False
+    ) -> list[SealedEvent]:
+        filters, values = conditions(where)
+        order = "DESC" if descending else "ASC"
+        found: list[SealedEvent] = []
+        for table in await self._tables(agent, where, descending=descending):
+            sql = f"""SELECT {EVENT_COLUMNS} FROM {table} e WHERE e.tenant_key = %s AND e.agent_key = %s{filters}
+                      ORDER BY e.version {order} LIMIT %s"""  # noqa: S608 - table names of integers, filters of constants
+            rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, *values, limit - len(found))
+            found += [event_of(agent.tenant, agent.agent, row) for row in rows]
+            if len(found) >= limit:
+                break
+        return found
+
+    async def _tables(self, agent: AgentRecord, where: EventFilter, *, descending: bool) -> list[str]:
+        if self._segments.newest(agent.partition) < FEW_SEGMENTS:
+            return [f"events_{agent.partition}"]
+        sql = """SELECT a.first_segment, 1 FROM agents a WHERE a.agent_key = %s
+                 UNION ALL SELECT s.segment, s.first_version FROM agent_segments s WHERE s.agent_key = %s ORDER BY 1, 2"""
+        starts: dict[int, int] = {}
+        for segment, version in await self._rows(sql, agent.agent_key, agent.agent_key):
+            starts.setdefault(segment, version)
+        segments = sorted(starts)
+        chosen = []
+        for number, segment in enumerate(segments):
+            before = starts[segments[number + 1]] if number + 1 < len(segments) else None
+            if (before is None or where.from_version < before) and (where.to_version is None or starts[segment] <= where.to_version):
+                chosen.append(f"events_{agent.partition}_{segment}")
+        return chosen[::-1] if descending else chosen
+
+    async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
+        filters, values = conditions(where)
+        keys = await self._rows("SELECT tenant_key FROM tenants WHERE name = %s", tenant)
+        if not keys:
+            return []
+        ((key,),) = keys
+        sql = f"""SELECT a.agent, {EVENT_COLUMNS} FROM events_{partition:d} e JOIN agents a USING (agent_key)
+                  WHERE e.tenant_key = %s AND e."offset" > {after:d}{filters} ORDER BY e."offset" LIMIT %s"""  # noqa: S608
+        return [event_of(tenant, row[0], row[1:]) for row in await self._tenant_rows(key, sql, key, *values, limit)]
+
+    async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
+        sql = f"""SELECT {EVENT_COLUMNS} FROM events_{agent.partition:d} e
+                  WHERE e.tenant_key = %s AND e.agent_key = %s AND e.id = ANY(%s) ORDER BY e.version"""  # noqa: S608
+        rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, list(ids))
+        return [event_of(agent.tenant, agent.agent, row) for row in rows]
+
+    async def version_at(self, agent: AgentRecord, time_us: int) -> int:
+        # Time never goes back within a partition, so versions can be halved.
+        (head,) = await self.heads([agent])
+        low, high = 0, head.version
+        while low < high:
+            middle = (low + high + 1) // 2
+            (event,) = await self.read_agent(agent, EventFilter(from_version=middle, to_version=middle), 1)
+            low, high = (middle, high) if event.time_us <= time_us else (low, middle - 1)
+        return low
+
+    def signal(self) -> Signal:
+        return Signal(self._hub)
+
+    async def _tenant_rows(self, tenant_key: int, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with translated():
+            async with self._tenant_pool.connection() as connection, connection.pipeline():
+                # One round trip: the setting and the query go together.
+                await connection.execute("SELECT set_config('perdure.tenant_key', %s, false)", (str(tenant_key),))
+                cursor = await connection.execute(sql.encode(), values, binary=True)
+                return await cursor.fetchall()

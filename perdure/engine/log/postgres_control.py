@@ -1,0 +1,81 @@
+"""Control documents, blobs and leases in Postgres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from perdure.engine.log.contract import Document, Lease
+from perdure.engine.log.postgres_errors import translated
+
+__all__ = ["PostgresControl"]
+
+
+class PostgresControl:
+    """The part of `LogStore` that is not about events."""
+
+    _pool: AsyncConnectionPool
+
+    async def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with translated():
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(sql, values, binary=True)
+                return await cursor.fetchall() if cursor.description is not None else []
+
+    async def get_document(self, scope: str, name: str) -> Document | None:
+        rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s AND name = %s", scope, name)
+        return Document(*rows[0]) if rows else None
+
+    async def list_documents(self, scope: str) -> list[Document]:
+        rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s ORDER BY name", scope)
+        return [Document(*row) for row in rows]
+
+    async def put_document(self, scope: str, name: str, value: bytes, *, expected: int | None) -> Document | None:
+        if expected == 0:
+            sql = "INSERT INTO documents VALUES (%s, %s, 1, %s) ON CONFLICT DO NOTHING RETURNING revision"
+            rows = await self._rows(sql, scope, name, value)
+        elif expected is None:
+            sql = """INSERT INTO documents AS d VALUES (%s, %s, 1, %s)
+                     ON CONFLICT (scope, name) DO UPDATE SET value = excluded.value, revision = d.revision + 1 RETURNING revision"""
+            rows = await self._rows(sql, scope, name, value)
+        else:
+            sql = """UPDATE documents SET value = %s, revision = revision + 1
+                     WHERE scope = %s AND name = %s AND revision = %s RETURNING revision"""
+            rows = await self._rows(sql, value, scope, name, expected)
+        return Document(scope, name, rows[0][0], value) if rows else None
+
+    async def delete_document(self, scope: str, name: str) -> None:
+        await self._rows("DELETE FROM documents WHERE scope = %s AND name = %s", scope, name)
+
+    async def put_blob(self, tenant: str, name: bytes, payload: bytes) -> None:
+        await self._rows("INSERT INTO blobs VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", tenant, name, payload)
+
+    async def get_blob(self, tenant: str, name: bytes) -> bytes | None:
+        rows = await self._rows("SELECT payload FROM blobs WHERE tenant = %s AND name = %s", tenant, name)
+        return rows[0][0] if rows else None
+
+    async def acquire_lease(self, name: str, holder: str, duration_s: float) -> Lease | None:
+        # The epoch stays while the same holder renews in time, and grows with every other change.
+        sql = """INSERT INTO leases AS l VALUES (%(name)s, %(holder)s, 1, clock_timestamp() + %(duration)s * interval '1 second')
+                 ON CONFLICT (name) DO UPDATE SET
+                   epoch = l.epoch + CASE WHEN l.holder = excluded.holder AND l.expires > clock_timestamp() THEN 0 ELSE 1 END,
+                   holder = excluded.holder,
+                   expires = excluded.expires
+                 WHERE l.holder = excluded.holder OR l.expires <= clock_timestamp()
+                 RETURNING epoch"""
+        with translated():
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(sql, {"name": name, "holder": holder, "duration": duration_s})
+                row = await cursor.fetchone()
+        return Lease(name, holder, row[0], duration_s) if row else None
+
+    async def release_lease(self, lease: Lease) -> None:
+        # The row stays, so that its epoch goes on growing.
+        sql = "UPDATE leases SET expires = '-infinity' WHERE name = %s AND holder = %s AND epoch = %s"
+        await self._rows(sql, lease.name, lease.holder, lease.epoch)
+
+    async def list_leases(self, prefix: str) -> list[Lease]:
+        sql = """SELECT name, holder, epoch, extract(epoch FROM expires - clock_timestamp())::float8 FROM leases
+                 WHERE starts_with(name, %s) AND expires > clock_timestamp() ORDER BY name"""
+        return [Lease(*row) for row in await self._rows(sql, prefix)]

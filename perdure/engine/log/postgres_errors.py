@@ -1,0 +1,33 @@
+"""The driver's errors as perdure's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from perdure.errors import ConfigurationError, IntegrityError, Unavailable
+
+__all__ = ["translated"]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise Unavailable, ConfigurationError or IntegrityError in place of what psycopg raises."""
+    try:
+        yield
+    except (errors.UndefinedTable, errors.InvalidSchemaName, errors.UndefinedFunction) as problem:
+        raise ConfigurationError("this database holds no log", hint="run perdure init") from problem
+    except errors.InsufficientPrivilege as problem:
+        raise ConfigurationError(f"Postgres: {_first_line(problem)}", hint="give the role the rights that docs/operations name") from problem
+    except (errors.DataCorrupted, errors.IndexCorrupted) as problem:
+        raise IntegrityError(f"Postgres: {_first_line(problem)}", hint="check the server's disk, restore from a backup") from problem
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, OSError) as problem:
+        raise Unavailable(f"Postgres: {_first_line(problem)}", hint="the same call with the same event ids is safe to repeat") from problem
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,97 @@
+"""Opening a Postgres log: connections, the checks of the server's settings, migrations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+from psycopg_pool import AsyncConnectionPool
+
+from perdure.engine.log import migrations
+from perdure.engine.log.postgres_arrays import register
+from perdure.errors import ConfigurationError, UnsafeSettings
+
+__all__ = ["SCHEMA", "check_settings", "connect", "make_pool", "migrate"]
+
+SCHEMA = "perdure"
+CONNECT_TIMEOUT_S = 5
+POOL_MAX = 10
+ALLOW_VARIABLE = "PERDURE_ALLOW_UNSAFE_SETTINGS"
+_SAFE = {"fsync": {"on"}, "full_page_writes": {"on"}, "synchronous_commit": {"on", "local", "remote_write", "remote_apply"}}
+_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "application_name": "perdure",
+    # Statement text is stable and worth preparing at once; a server that vanishes is noticed within seconds.
+    "prepare_threshold": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC",
+}
+
+
+async def connect(url: str) -> AsyncConnection[Any]:
+    """One connection, for the writer."""
+    connection = await AsyncConnection.connect(url, **_OPTIONS)
+    register(connection)
+    return connection
+
+
+def make_pool(url: str, *, role: str | None = None) -> AsyncConnectionPool:
+    """Connections for everything else; with a role, they work under it."""
+
+    async def configure(connection: AsyncConnection[Any]) -> None:
+        register(connection)
+        if role is not None:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+
+    return AsyncConnectionPool(
+        url, kwargs=_OPTIONS, min_size=1, max_size=POOL_MAX, open=False, timeout=CONNECT_TIMEOUT_S, configure=configure, max_waiting=10_000
+    )
+
+
+async def check_settings(connection: AsyncConnection[Any], allowed: Collection[str] | None = None) -> None:
+    """Raise UnsafeSettings where the server would acknowledge what is not durable, but for settings that are allowed by name."""
+    names = os.environ.get(ALLOW_VARIABLE, "").split(",") if allowed is None else allowed
+    for name, safe in _SAFE.items():
+        row = await (await connection.execute("SELECT current_setting(%s)", (name,))).fetchone()
+        value = str(row[0]) if row else ""
+        if value not in safe and name not in names:
+            raise UnsafeSettings(
+                f"Postgres runs with {name} = {value}: acknowledged events could be lost",
+                hint=f"set {name} = on, or accept it by name with {ALLOW_VARIABLE}={name}",
+                setting=name,
+                value=value,
+            )
+
+
+async def migrate(connection: AsyncConnection[Any], partitions: int, *, create: bool) -> None:
+    """Bring the schema up to date, in one transaction under a lock."""
+    steps = migrations.load("postgres")
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"{SCHEMA}.migrations",))
+        there = await (await connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.{migrations.RECORD_TABLE}",))).fetchone()
+        applied: dict[int, str] = {}
+        if there is not None and there[0] is not None:
+            cursor = await connection.execute(f"SELECT number, checksum FROM {migrations.RECORD_TABLE}")  # noqa: S608 - a constant
+            applied = dict(await cursor.fetchall())
+        todo = migrations.pending(steps, applied)
+        if todo and not create:
+            raise ConfigurationError("this database holds no log, or an older one", hint="run perdure init")
+        if todo and not applied:
+            await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
+            await connection.execute(migrations.RECORD_TABLE_SQL)
+        for step in todo:
+            await connection.execute(step.sql.encode())
+            await connection.execute(
+                f"INSERT INTO {migrations.RECORD_TABLE} VALUES (%s, %s, %s, (extract(epoch FROM now()) * 1000000)::bigint)",  # noqa: S608
+                (step.number, step.name, step.checksum),
+            )
+        if todo and not applied:
+            await connection.execute("INSERT INTO meta VALUES ('partitions', %s), ('generation', 1)", (partitions,))
+
+

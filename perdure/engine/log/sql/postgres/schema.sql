@@ -1,0 +1,166 @@
+-- The log. Appends only insert: no counter row and no head row is ever updated, so an open snapshot elsewhere costs nothing.
+CREATE TABLE meta (
+  name text PRIMARY KEY,
+  value bigint NOT NULL
+);
+
+CREATE TABLE tenants (
+  tenant_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name text NOT NULL UNIQUE
+);
+
+-- Changes at a hand-over only; whoever changes owner or epoch holds the partition's lock.
+CREATE TABLE agents (
+  agent_key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_key integer NOT NULL REFERENCES tenants,
+  agent text COLLATE "C" NOT NULL,
+  partition integer NOT NULL,
+  first_segment integer NOT NULL,
+  owner text NOT NULL DEFAULT '',
+  epoch bigint NOT NULL DEFAULT 0,
+  type text NOT NULL DEFAULT '',
+  labels jsonb NOT NULL DEFAULT '{}',
+  data_key bytea NOT NULL,
+  created_us bigint NOT NULL,
+  UNIQUE (tenant_key, agent)
+);
+
+-- Which later segments hold events of an agent, and from which version on: one row an agent and segment, written with its first event there.
+CREATE TABLE agent_segments (
+  agent_key bigint NOT NULL,
+  segment integer NOT NULL,
+  first_version bigint NOT NULL,
+  PRIMARY KEY (agent_key, segment)
+);
+
+-- Columns stand by width, so that nothing is padded.
+CREATE TABLE events (
+  agent_key bigint NOT NULL,
+  "offset" bigint NOT NULL,
+  time_us bigint NOT NULL,
+  version integer NOT NULL,
+  epoch integer NOT NULL,
+  tenant_key integer NOT NULL,
+  partition integer NOT NULL,
+  id uuid NOT NULL,
+  causation uuid,
+  type text NOT NULL,
+  chain bytea NOT NULL,
+  correlation text,
+  trace text,
+  project text,
+  module text,
+  payload bytea NOT NULL
+) PARTITION BY LIST (partition);
+
+CREATE TABLE documents (
+  scope text NOT NULL,
+  name text NOT NULL,
+  revision bigint NOT NULL,
+  value bytea NOT NULL,
+  PRIMARY KEY (scope, name)
+);
+
+CREATE TABLE blobs (
+  tenant text NOT NULL,
+  name bytea NOT NULL,
+  payload bytea NOT NULL,
+  PRIMARY KEY (tenant, name)
+);
+ALTER TABLE blobs ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+CREATE TABLE leases (
+  name text PRIMARY KEY,
+  holder text NOT NULL,
+  epoch bigint NOT NULL,
+  expires timestamptz NOT NULL
+);
+
+-- Readers on behalf of a tenant work under this role and see that tenant's rows alone.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'perdure_reader') THEN
+    CREATE ROLE perdure_reader NOLOGIN;
+  END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+  NULL; -- another database of this server was made at the same moment
+END $$;
+DO $$
+BEGIN
+  IF NOT pg_has_role(current_user, 'perdure_reader', 'MEMBER') THEN
+    EXECUTE format('GRANT perdure_reader TO %I', current_user);
+  END IF;
+END $$;
+
+CREATE FUNCTION current_tenant_key() RETURNS integer LANGUAGE sql STABLE PARALLEL SAFE AS
+  $$ SELECT nullif(current_setting('perdure.tenant_key', true), '')::integer $$;
+
+-- A table's rows of one tenant, for the reading role. A partition that is read by its own name needs its own policy.
+CREATE FUNCTION show_to_tenant(p_table text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', p_table);
+  EXECUTE format('CREATE POLICY tenant ON %I FOR SELECT TO perdure_reader USING (tenant_key = current_tenant_key())', p_table);
+  EXECUTE format('GRANT SELECT ON %I TO perdure_reader', p_table);
+END $$;
+
+-- A segment is made beside the log and attached: that takes no lock which an append or a reader would wait for.
+CREATE FUNCTION ensure_segment(p_partition integer, p_segment integer, p_offsets bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_parent text := format('events_%s', p_partition);
+  v_name text := format('events_%s_%s', p_partition, p_segment);
+BEGIN
+  IF to_regclass(v_name) IS NOT NULL THEN
+    RETURN false;
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtext(current_schema() || '.segments'), p_partition);
+  IF to_regclass(v_name) IS NOT NULL THEN
+    RETURN false;
+  END IF;
+  IF to_regclass(v_parent) IS NULL THEN
+    EXECUTE format('CREATE TABLE %I PARTITION OF events FOR VALUES IN (%s) PARTITION BY RANGE ("offset")', v_parent, p_partition);
+    PERFORM show_to_tenant(v_parent);
+  END IF;
+  EXECUTE format('CREATE TABLE %I (LIKE events INCLUDING DEFAULTS)', v_name);
+  EXECUTE format('ALTER TABLE %I ALTER COLUMN payload SET STORAGE EXTERNAL, ALTER COLUMN chain SET STORAGE PLAIN', v_name);
+  EXECUTE format('ALTER TABLE %I ADD CHECK (partition = %s AND "offset" >= %s AND "offset" < %s)',
+    v_name, p_partition, p_segment * p_offsets + 1, (p_segment + 1) * p_offsets + 1);
+  EXECUTE format('CREATE UNIQUE INDEX %I ON %I ("offset")', v_name || '_offset', v_name);
+  EXECUTE format('CREATE UNIQUE INDEX %I ON %I (agent_key, version)', v_name || '_version', v_name);
+  EXECUTE format('CREATE UNIQUE INDEX %I ON %I (id, agent_key)', v_name || '_id', v_name);
+  PERFORM show_to_tenant(v_name);
+  EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+    v_parent, v_name, p_segment * p_offsets + 1, (p_segment + 1) * p_offsets + 1);
+  RETURN true;
+END $$;
+
+-- The append of a writer that believes to know where its partitions stand. It locks them, in the order given (ascending), and inserts; when
+-- somebody else wrote since, the offsets are taken and the unique index refuses, so nothing has to be read first. Returns the server's clock;
+-- NULL, with nothing written, when the events' time is too far behind it (the writer was asleep).
+CREATE FUNCTION append_events(
+  p_lock integer, p_partitions integer[], p_now_us bigint, p_patience_us bigint,
+  r_agent bigint[], r_offset bigint[], r_time bigint[], r_version integer[], r_epoch integer[], r_tenant integer[], r_partition integer[],
+  r_id uuid[], r_causation uuid[], r_type text[], r_chain bytea[], r_correlation text[], r_trace text[], r_project text[], r_module text[],
+  r_payload bytea[], s_agent bigint[], s_segment integer[], s_version bigint[]
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  v_clock_us bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(p_lock, p.partition) FROM unnest(p_partitions) p(partition);
+  v_clock_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+  IF v_clock_us - p_now_us > p_patience_us THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO events (agent_key, "offset", time_us, version, epoch, tenant_key, partition, id, causation, type, chain,
+                      correlation, trace, project, module, payload)
+  SELECT * FROM unnest(r_agent, r_offset, r_time, r_version, r_epoch, r_tenant, r_partition, r_id, r_causation, r_type, r_chain,
+                       r_correlation, r_trace, r_project, r_module, r_payload);
+  IF cardinality(s_agent) > 0 THEN
+    INSERT INTO agent_segments (agent_key, segment, first_version)
+    SELECT * FROM unnest(s_agent, s_segment, s_version) ON CONFLICT DO NOTHING;
+  END IF;
+  RETURN v_clock_us;
+END $$;
+
+SELECT show_to_tenant('events'), show_to_tenant('agents');
+GRANT SELECT ON agent_segments, tenants TO perdure_reader;
+DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO perdure_reader', current_schema()); END $$;
