@@ -31,7 +31,7 @@ __all__ = ["CACHE_DAMAGE", "LOOSE_MAX", "PACK_CELLS_MAX", "RECORD", "Layout", "O
 
 RECORD: Final = b"r"
 """The name of the record; packs' names have 5 bytes and hidden names 16, so none can be taken for another."""
-LOOSE_MAX: Final = 16
+LOOSE_MAX: Final = 8
 """Cells that stand alone before they become a pack."""
 PACK_CELLS_MAX: Final = 64
 PACK_BYTES_MAX: Final = 256 * limits.KIB

@@ -35,6 +35,8 @@ RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 5.0
 QUARANTINE_REFRESH_S: Final = 5.0
 """How soon a projector sees that an agent's quarantine was cleared elsewhere."""
+ASSIGNMENT_TIMEOUT_S: Final = 30.0
+"""How long `drain` waits for the group to assign partitions."""
 _DRAIN_POLL_S: Final = 0.2
 
 
@@ -94,12 +96,19 @@ class Projector:
         """Project what the bus holds for this group, and return the number of messages. Raises Unavailable when a server is away."""
         consumer = await self._connect()
         before = self.status.messages
-        while True:
+        assigned_until = time.monotonic() + ASSIGNMENT_TIMEOUT_S
+        full = False
+        while full or not await self._through(consumer, assigned_until):
             deliveries = await consumer.receive(BATCH_MESSAGES_MAX, _DRAIN_POLL_S)
             if deliveries:
                 await self._project(consumer, deliveries)
-            elif not any((await consumer.lag()).values()):
-                return self.status.messages - before
+            full = len(deliveries) == BATCH_MESSAGES_MAX
+        return self.status.messages - before
+
+    async def _through(self, consumer: Consumer, assigned_until: float) -> bool:
+        lag = await consumer.lag()
+        # No partition at all: the group has not given this member its partitions yet, or has none to give.
+        return not any(lag.values()) and (bool(lag) or time.monotonic() > assigned_until)
 
     async def lag(self) -> dict[int, int]:
         """Per partition of this member, messages published and not yet projected."""

@@ -19,7 +19,7 @@ from perdure.security.cipher import Cipher
 
 __all__ = ["Follow", "fold_step", "following", "whole_write"]
 
-_TYPE_SIZE_BYTES = 64
+_CELL_OVERHEAD_BYTES = 64
 """What a cell weighs in memory beside its sealed bytes."""
 
 
@@ -90,4 +90,4 @@ def write_size(write: CellWrite) -> int:
 
 def cells_size(cells: Any) -> int:
     """About how many bytes of memory sealed cells stand for."""
-    return sum(map(len, cells.values())) + _TYPE_SIZE_BYTES * len(cells)
+    return sum(map(len, cells.values())) + _CELL_OVERHEAD_BYTES * len(cells)
