@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain, table
+from perdure.cli.output import emit, table
+from perdure.cli.render import excerpt
 from perdure.errors import InvalidInput
 
 __all__ = ["agents"]
@@ -42,11 +43,10 @@ async def agents(
             names = await engine.tenants()
             emit({"tenants": names}, as_json=options.json, text="\n".join(names))
             return
-        found = await engine.directory.list(options.tenant_name, type=type, labels=_labels(label), after=after, limit=limit)
-    rows: list[dict[str, Any]] = [plain(entry) for entry in found]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = table([name.upper() for name in columns], ([row.get(name) for name in columns] for row in rows)) if rows else "no agents"
-    facts = {"tenant": options.tenant_name, "agents": rows, "next_after": rows[-1]["agent"] if len(rows) == limit else None}
+        listed = await engine.directory.list(options.tenant_name, type=type, labels=_labels(label), after=after, limit=limit)
+    cells = ((entry.agent, entry.version, entry.status, entry.type, excerpt(entry.labels)) for entry in listed)
+    text = table(("AGENT", "VERSION", "STATUS", "TYPE", "LABELS"), cells) if listed else "no agents"
+    facts = {"tenant": options.tenant_name, "agents": listed, "next_after": listed[-1].agent if len(listed) == limit else None}
     emit(facts, as_json=options.json, text=text)
 
 

@@ -102,7 +102,7 @@ def _pair(text: str) -> tuple[str, Any]:
 def _event(type: str, made: tuple[Change, ...], data: str | None, id: str | None, correlation_id: str | None) -> Event:
     said = None if data is None else parsed(sys.stdin.read() if data == "-" else data, "--data")
     try:
-        known = {} if id is None else {"id": UUID(id)}
+        known: dict[str, Any] = {} if id is None else {"id": UUID(id)}
     except ValueError:
         raise InvalidInput(f"--id {id!r} is not a UUID") from None
     return perdure.Event(type, changes=made, data=said, correlation_id=correlation_id, **known)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 from typing import Final
 
 import perdure
 from perdure import config
+from perdure.client.agent import Agent
 
 __all__ = ["CHILD_AGENTS", "child_agent", "main"]
 
 CHILD_AGENTS: Final = 16
+_STDOUT: Final = 1
 
 
 def child_agent(number: int) -> str:
@@ -31,13 +34,13 @@ async def work(log_url: str, keys_url: str, tenant: str) -> None:
             group.create_task(_append(engine.agent(child_agent(number), tenant=tenant)))
 
 
-async def _append(agent: perdure.Agent) -> None:
+async def _append(agent: Agent) -> None:
     for step in itertools.count(1):
         note = {"step": step, "text": f"what must not be forgotten, number {step}"}
         event = perdure.Event("note_taken", changes=(perdure.append("/notes", note),))
-        done = await agent.append([event])
+        done = await agent.append(event)
         # One write per line, unbuffered: whatever the parent reads was acknowledged before.
-        sys.stdout.buffer.raw.write(f"{agent.agent_id} {done.version} {event.id}\n".encode())  # type: ignore[attr-defined]
+        os.write(_STDOUT, f"{agent.name.agent} {done.version} {event.id}\n".encode())
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-import perdure
+from perdure.client.engine import Engine
 from perdure.errors import Unavailable
 
 __all__ = ["Crash", "crash", "lost_after"]
@@ -66,7 +66,7 @@ def _parse(line: bytes) -> Acknowledged:
     return Acknowledged(agent, int(version), id_)
 
 
-async def lost_after(engine: perdure.Engine, tenant: str, acknowledged: tuple[Acknowledged, ...]) -> tuple[list[Acknowledged], int]:
+async def lost_after(engine: Engine, tenant: str, acknowledged: tuple[Acknowledged, ...]) -> tuple[list[Acknowledged], int]:
     """Acknowledged events that are not in the log at their version (none, if all is well), and how many events those agents have."""
     lost: list[Acknowledged] = []
     found = 0

@@ -16,6 +16,7 @@ from perdure import config
 from perdure.cli.demo_crash import crash, lost_after
 from perdure.cli.output import count, plain
 from perdure.cli.render import change_line, event_line
+from perdure.client.engine import Engine, Opening
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
 from perdure.engine.importing.samples import generate
 
@@ -48,7 +49,7 @@ class Stage(NamedTuple):
         """The root key beside it."""
         return f"file://{self.folder / 'root.key'}"
 
-    def open(self) -> Any:
+    def open(self) -> Opening:
         """An engine on the folder; everything else is in the process."""
         flags = {"log": self.log_url, "keys": self.keys_url, "bus": "memory://", "cache": "memory://"}
         return perdure.open(settings=config.load(flags))
@@ -64,13 +65,14 @@ async def play(stage: Stage, say: Say) -> dict[str, Any]:
         written = await _write(engine, stage, conversations, say)
         say("\nThe same agent half-way, and now:\n")
         past = await _look_back(engine, stage, star, say)
+    # After the engine has closed its log: what it keeps, without a write-ahead file that is still to be folded in.
+    written["log_bytes"] = sum(path.stat().st_size for path in stage.folder.rglob("*") if path.is_file())
     say("\nAnother process writes, and is killed with kill -9 in the middle:\n")
     killed = await crash(stage.log_url, stage.keys_url, stage.tenant)
     async with stage.open() as engine:
         lost, found = await lost_after(engine, stage.tenant, killed.acknowledged)
         say(f"  process {killed.pid} ended with {killed.status}; it had been told of {count(len(killed.acknowledged))} events")
         say(f"  reopened: its agents have {count(found)} events, {len(lost)} of the acknowledged are lost")
-        await engine.run(until_drained=True)
         report = await engine.verify()
     return {
         "ok": bool(report.ok) and not lost,
@@ -94,39 +96,46 @@ def _conversations(stage: Stage) -> Iterator[Conversation]:
             yield found
 
 
-async def _write(engine: perdure.Engine, stage: Stage, conversations: list[Conversation], say: Say) -> dict[str, Any]:
+async def _write(engine: Engine, stage: Stage, conversations: list[Conversation], say: Say) -> dict[str, Any]:
     """Every agent appends its events one by one, all agents at once; one of them is followed meanwhile."""
     star = conversations[0]
-    following = asyncio.create_task(_follow(engine, stage.tenant, star, say))
+    begun = asyncio.Event()
+    following = asyncio.create_task(_follow(engine, stage.tenant, star, begun, say))
     began_s = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for conversation in conversations:
-            group.create_task(_live(engine, stage.tenant, conversation))
+            group.create_task(_live(engine, stage.tenant, conversation, begun if conversation is star else None))
     took_s = time.perf_counter() - began_s
     await following
     events = sum(len(conversation.events) for conversation in conversations)
-    raw = sum(len(msgspec.json.encode(plain(event.data))) for conversation in conversations for event in conversation.events)
-    stored = sum(path.stat().st_size for path in stage.folder.rglob("*") if path.is_file())
+    raw = sum(
+        len(msgspec.json.encode(plain(change.value)))
+        for conversation in conversations
+        for event in conversation.events
+        for change in event.changes
+    )
     return {
         "agents": len(conversations),
         "events": events,
         "seconds": round(took_s, 3),
         "events_per_s": round(events / took_s, 1),
         "raw_json_bytes": raw,
-        "log_bytes": stored,
     }
 
 
-async def _live(engine: perdure.Engine, tenant: str, conversation: Conversation) -> None:
+async def _live(engine: Engine, tenant: str, conversation: Conversation, begun: asyncio.Event | None) -> None:
     agent = engine.agent(conversation.agent, tenant=tenant)
     for event in conversation.events:
-        await agent.append([event])
+        await agent.append(event)
+        if begun is not None:
+            begun.set()
 
 
-async def _follow(engine: perdure.Engine, tenant: str, conversation: Conversation, say: Say) -> None:
+async def _follow(engine: Engine, tenant: str, conversation: Conversation, begun: asyncio.Event, say: Say) -> None:
     """Show the agent's events as the log hands them out."""
     shown = min(LIVE_EVENTS_SHOWN, len(conversation.events))
     async with asyncio.timeout(FOLLOW_TIMEOUT_S):
+        await begun.wait()
         async for event in engine.agent(conversation.agent, tenant=tenant).events(follow=True):
             say(_cut(f"  {event_line(event)}"))
             if event.version >= shown:
@@ -135,7 +144,7 @@ async def _follow(engine: perdure.Engine, tenant: str, conversation: Conversatio
         say(f"  … and {more} more")
 
 
-async def _look_back(engine: perdure.Engine, stage: Stage, star: Conversation, say: Say) -> dict[str, Any]:
+async def _look_back(engine: Engine, stage: Stage, star: Conversation, say: Say) -> dict[str, Any]:
     """The state at an earlier version next to now, and the changes between."""
     agent = engine.agent(star.agent, tenant=stage.tenant)
     now = await agent.state(consistency="strong")

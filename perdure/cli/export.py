@@ -10,9 +10,9 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.engine.importing import encode_line
 
 if TYPE_CHECKING:
-    from perdure.engine.engine import Engine
+    from perdure.client.engine import Engine
 
-__all__ = ["agent_ids", "export"]
+__all__ = ["export"]
 
 PAGE_AGENTS: Final = 500
 
@@ -29,12 +29,11 @@ async def export(*agents: str, options: Options = DEFAULTS) -> None:
         for agent in agents:
             await _write(engine, options.tenant_name, agent)
         if not agents:
-            async for agent in agent_ids(engine, options.tenant_name):
+            async for agent in _agents(engine, options.tenant_name):
                 await _write(engine, options.tenant_name, agent)
 
 
-async def agent_ids(engine: Engine, tenant: str) -> AsyncIterator[str]:
-    """Every agent of the tenant, a page at a time."""
+async def _agents(engine: Engine, tenant: str) -> AsyncIterator[str]:
     after = ""
     while page := await engine.directory.list(tenant, after=after, limit=PAGE_AGENTS):
         for entry in page:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain
+from perdure.client.importer import ImportReport
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
 from perdure.errors import ImportFailed
 
@@ -42,7 +43,11 @@ async def import_(
     async with session(options) as engine:
         with Progress("importing", quiet=options.json) as progress:
             report = await engine.import_conversations(
-                records(files, format), tenant=options.tenant_name, concurrency=concurrency, skip_bad=skip_bad, progress=progress
+                records(files, format),
+                tenant=options.tenant_name,
+                concurrency=concurrency,
+                skip_bad=skip_bad,
+                progress=lambda _, events: progress(events),
             )
     facts = {"tenant": options.tenant_name, **plain(report)}
     emit(facts, as_json=options.json, text=_summary(report))
@@ -55,6 +60,6 @@ def records(files: tuple[str, ...], format: str) -> Iterator[Conversation | Brok
         yield from read_conversations(name, format=format)
 
 
-def _summary(report: Any) -> str:
+def _summary(report: ImportReport) -> str:
     first = f"{count(report.conversations)} agents, {count(report.events_new)} events new, {count(report.events_known)} known already"
-    return "\n".join([first, *(f"broken: {record.as_error().message}" for record in report.broken)])
+    return "\n".join([first, *(f"broken: {record}" for record in report.broken)])

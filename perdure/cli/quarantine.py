@@ -31,5 +31,9 @@ async def list_(*, options: Options = DEFAULTS) -> None:
 async def resolve(agent: str, /, *, options: Options = DEFAULTS) -> None:
     """Let the agent's projection go on, from the log."""
     async with session(options) as engine:
-        await engine.quarantine.resolve(options.tenant_name, agent)
-    emit({"tenant": options.tenant_name, "agent": agent, "resolved": True}, as_json=options.json, text=f"{agent} goes on")
+        version = await engine.quarantine.resolve(options.tenant_name, agent)
+    emit(
+        {"tenant": options.tenant_name, "agent": agent, "version": version},
+        as_json=options.json,
+        text=f"{agent} goes on at version {version}",
+    )

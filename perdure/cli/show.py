@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso
+from perdure.cli.output import emit, iso, plain
 from perdure.cli.render import pretty
 from perdure.cli.times import parse_time
 from perdure.errors import InvalidInput
@@ -19,7 +19,7 @@ async def show(
     *,
     at_version: int | None = None,
     at_time: str | None = None,
-    consistency: Literal["strong", "eventual"] = "eventual",
+    consistency: Literal["strong", "eventual"] = "strong",
     at_least: int | None = None,
     options: Options = DEFAULTS,
 ) -> None:
@@ -45,4 +45,4 @@ async def show(
         handle = engine.agent(agent, tenant=options.tenant_name)
         state = await handle.state(at_version=at_version, at_time=time, consistency=consistency, at_least=at_least)
     head = f"# {state.tenant}/{state.agent} version {state.version}" + (f", {iso(state.time)}" if state.time else "")
-    emit(state, as_json=options.json, text=f"{head}\n{pretty(state.document)}")
+    emit({**plain(state), "digest": state.digest.hex()}, as_json=options.json, text=f"{head}\n{pretty(state.document)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain
-from perdure.cli.render import excerpt
+from perdure.cli.output import count, emit, plain
 
 __all__ = ["train"]
 
@@ -13,6 +12,5 @@ async def train(*, options: Options = DEFAULTS) -> None:
     """Learn a compression dictionary from the tenant's own events; later events are written with it."""
     async with session(options) as engine:
         trained = await engine.train(options.tenant_name)
-    emit(
-        {"tenant": options.tenant_name, "trained": plain(trained)}, as_json=options.json, text=f"{options.tenant_name}: {excerpt(trained)}"
-    )
+    facts = {"tenant": options.tenant_name, **plain(trained)}
+    emit(facts, as_json=options.json, text=f"dictionary {trained.dictionary}, learned from {count(trained.samples)} events")

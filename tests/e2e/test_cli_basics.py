@@ -1,0 +1,85 @@
+"""Help, versions, settings, errors: what needs no agent."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from perdure.cli.commands import COMMANDS
+from tests.fix_command import Perdure
+
+
+def test_help_names_every_command(perdure_command: Perdure) -> None:
+    text = perdure_command("--help").out
+    assert [command.name for command in COMMANDS if f"  {command.name} " not in text] == []
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_every_command_has_help(perdure_command: Perdure, name: str) -> None:
+    assert f"perdure {name}" in perdure_command(name, "--help").out
+
+
+def test_help_imports_neither_the_parser_nor_the_engine() -> None:
+    code = (
+        "import sys; from perdure.cli import main; main(['--help'])\n"
+        "print([m for m in ('cyclopts', 'rich', 'asyncio', 'psycopg', 'aiokafka', 'redis', 'cryptography') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_is_one_line_with_a_hint(perdure_command: Perdure) -> None:
+    done = perdure_command("shw", code=2)
+    assert done.err.splitlines() == ["perdure: there is no command 'shw'", "hint: did you mean perdure show?"]
+    assert done.out == ""
+
+
+def test_an_unknown_flag_is_a_usage_error(perdure_command: Perdure) -> None:
+    done = perdure_command("show", "x", "--bla", code=2)
+    assert "--bla" in done.err
+    assert done.err.splitlines()[-1] == "hint: perdure show --help"
+
+
+def test_with_json_an_error_is_an_object_on_stderr(perdure_command: Perdure) -> None:
+    done = perdure_command("show", "x", "--at-version", "z", "--json", code=2)
+    assert done.error["code"] == "usage"
+    assert done.error["exit_code"] == 2
+
+
+def test_flags_of_every_command_may_stand_before_it(perdure_command: Perdure) -> None:
+    settings = perdure_command("--json", "--log", "sqlite:///./elsewhere", "config", "show").json
+    assert settings["log"] == {"value": "sqlite:///./elsewhere", "source": "flag"}
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(perdure_command: Perdure) -> None:
+    (perdure_command.folder / "perdure.toml").write_text('log = "sqlite:///./file"\nbus = "kafka://file:1"\ncache = "redis://file:1"\n')
+    command = Perdure(perdure_command.folder, {"PERDURE_LOG": "sqlite:///./environment", "PERDURE_BUS": "kafka://environment:1"})
+    settings = command("config", "show", "--log", "sqlite:///./flag", "--json").json
+    assert [settings[name]["value"] for name in ("log", "bus", "cache")] == ["sqlite:///./flag", "kafka://environment:1", "redis://file:1"]
+
+
+def test_config_show_masks_passwords(perdure_command: Perdure) -> None:
+    text = perdure_command("config", "show", "--log", "postgresql://me:geheim@db/x?sslpassword=geheim").out
+    assert "geheim" not in text
+    assert "me:***@db" in text
+
+
+def test_version_says_what_is_installed(perdure_command: Perdure) -> None:
+    assert perdure_command("version", "--json").json["python"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_know_the_commands(perdure_command: Perdure, shell: str) -> None:
+    assert "quarantine" in perdure_command("completion", shell).out
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(perdure_command: Perdure) -> None:
+    process = perdure_command.start("completion", "bash")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
+    process.stderr.close()
