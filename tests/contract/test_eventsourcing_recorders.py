@@ -10,6 +10,7 @@ import pytest
 from eventsourcing.tests import persistence as cases
 
 from perdure.engine.log.contract import LogStore
+from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.sqlite import SqliteStore
 from tests.contract.eventsourcing_adapter import (
     PerdureAggregateRecorder,
@@ -28,6 +29,16 @@ class OnSqlite:
     @pytest.fixture(autouse=True)
     def _new_log(self, tmp_path: Path) -> None:
         self.opener = partial(SqliteStore.open, tmp_path, partitions=1)
+
+
+class OnPostgres:
+    """Each test gets a new database."""
+
+    opener: Callable[[], Awaitable[LogStore]]
+
+    @pytest.fixture(autouse=True)
+    def _new_log(self, fresh_database: str) -> None:
+        self.opener = partial(PostgresStore.open, fresh_database, partitions=1)
 
 
 class Aggregates(cases.AggregateRecorderTestCase):
@@ -91,4 +102,24 @@ class TestSqliteProcesses(OnSqlite, Processes):
 
 
 class TestSqliteNonInterleaving(OnSqlite, NonInterleaving):
+    __test__ = True
+
+
+class TestPostgresAggregates(OnPostgres, Aggregates):
+    __test__ = True
+
+
+class TestPostgresApplications(OnPostgres, Applications):
+    __test__ = True
+
+
+class TestPostgresTrackings(OnPostgres, Trackings):
+    __test__ = True
+
+
+class TestPostgresProcesses(OnPostgres, Processes):
+    __test__ = True
+
+
+class TestPostgresNonInterleaving(OnPostgres, NonInterleaving):
     __test__ = True

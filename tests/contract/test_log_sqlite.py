@@ -15,6 +15,7 @@ import pytest
 
 from perdure.engine.log import sqlite_connection
 from perdure.engine.log.contract import Position, Proposal, SealedEvent, TailEvent
+from perdure.engine.log.decide import FENCED, OWNED
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.errors import ConfigurationError, IntegrityError, Unavailable
 from perdure.limits import PARTITIONS_MAX
@@ -188,6 +189,18 @@ async def test_rows_that_do_not_follow_are_refused(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError):
             await store.append(known, rows_of(rows))
     assert await store.positions() == {**dict.fromkeys(range(16), Position(0, 0)), **known}
+    await store.close()
+
+
+async def test_fence_holds_whatever_comes_after_it(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path)
+    record, writer = await agent_of(store, owner="me", epoch=3), RawWriter(store)
+    fenced = []
+    for type_ in ("noted", FENCED, "noted", OWNED, "noted", FENCED):
+        await writer.add(record, type=type_)
+        fenced += [head.fenced for head in await store.heads([record])]
+    assert fenced == [False, True, True, False, False, True]
+    assert (record.owner, (await store.heads([record]))[0].epoch) == ("me", 3)
     await store.close()
 
 
