@@ -1,0 +1,41 @@
+"""`python -m benchmarks list|append|pipeline [--json] [--quick]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import append, pipeline
+from benchmarks.measuring import run
+from benchmarks.report import print_report
+
+BENCHMARKS: dict[str, Callable[[append.Settings], Awaitable[dict[str, Any]]]] = {
+    "append": append.measure,
+    "pipeline": pipeline.measure,
+}
+KEYS = {"append": append.KEYS, "pipeline": pipeline.KEYS}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark and print what it found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("benchmark", choices=["list", *BENCHMARKS])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="within a minute, with shorter measurements")
+    parser.add_argument("--root", type=Path, help="folder of the servers (default: as `perdure services`)")
+    parser.add_argument("--scale", type=float, default=1.0, help="lengthen or shorten every measurement by this factor")
+    given = parser.parse_args(arguments)
+    if given.benchmark == "list":
+        for name, keys in KEYS.items():
+            print(f"{name}: {', '.join(keys)}")
+        return 0
+    settings = append.Settings(quick=given.quick, root=given.root, scale=given.scale)
+    print_report(run(BENCHMARKS[given.benchmark](settings)), as_json=given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

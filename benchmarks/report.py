@@ -1,0 +1,64 @@
+"""How results are printed, and on which machine they were found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+__all__ = ["machine", "note", "print_report", "shape"]
+
+
+def note(text: str) -> None:
+    """Say on stderr what is measured now."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def shape(found: dict[str, float], keys: tuple[str, ...], details: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """`ratios` and `figures` with exactly the keys (`ratios.x`, `figures.y`), and beside them details and the machine."""
+    if missing := set(keys) ^ found.keys():
+        raise AssertionError(f"measured something else than promised: {sorted(missing)}")
+    report: dict[str, Any] = {"ratios": {}, "figures": {}}
+    for key in keys:
+        part, _, name = key.partition(".")
+        report[part][name] = float(f"{found[key]:.4g}")
+    return report | {"details": details, "machine": about}
+
+
+def machine(postgres_url: str) -> dict[str, Any]:
+    """What the figures depend on: processors, memory, versions, and the settings that make a commit durable."""
+    with psycopg.connect(postgres_url) as connection:
+        names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
+        settings = {name: connection.execute("SELECT current_setting(%s)", (name,)).fetchone() for name in names}
+    return {
+        "processors": os.cpu_count(),
+        "processor": _processor(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "postgres": {name: value[0] if value else None for name, value in settings.items()},
+    }
+
+
+def print_report(report: dict[str, Any], *, as_json: bool) -> None:
+    """One JSON object, or a line per key."""
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for part in ("ratios", "figures"):
+        for name, value in report[part].items():
+            print(f"{part}.{name:<24}{value:>12,.4g}")
+    for name, value in report["details"].items():
+        print(f"  {name}: {value}")
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
