@@ -1,9 +1,9 @@
 """perdure: the state engine under AI agents.
 
-    async with perdure.open("sqlite:///./state") as engine:
-        agent = engine.agent("support-17", tenant="acme")
-        await agent.append(perdure.Event("message_added", changes=[perdure.append("/messages", message)]))
-        state = await agent.state()
+async with perdure.open("sqlite:///./state") as engine:
+    agent = engine.agent("support-17", tenant="acme")
+    await agent.append(perdure.Event("message_added", changes=[perdure.append("/messages", message)]))
+    state = await agent.state()
 """
 
 from __future__ import annotations

@@ -37,9 +37,7 @@ class Agent:
     def __repr__(self) -> str:
         return f"Agent({self.name.tenant!r}, {self.name.agent!r})"
 
-    async def append(
-        self, events: Event | Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
-    ) -> Appended:
+    async def append(self, events: Event | Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """Append events, all or none; durable when it returns. Errors: see `EventLog.append_events`."""
         listed = [events] if isinstance(events, Event) else events
         return await self._engine.log.append_events(self.name, listed, expected=expected, epoch=epoch)

@@ -73,9 +73,7 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
     ) -> ImportReport:
         """Append what `read_conversations` yields; see `perdure.client.importer`."""
-        return await import_conversations(
-            self.log, records, tenant=tenant, concurrency=concurrency, skip_bad=skip_bad, progress=progress
-        )
+        return await import_conversations(self.log, records, tenant=tenant, concurrency=concurrency, skip_bad=skip_bad, progress=progress)
 
     async def train(self, tenant: str = TENANT_DEFAULT) -> Trained:
         """Learn a compression dictionary from the tenant's own events; later events are written with it."""
@@ -87,25 +85,32 @@ class Engine:
         """Publish the log to the bus and project it into the cache, until `stop` is set, or once until both have caught up."""
         stop = stop or asyncio.Event()
         await self.bus.ensure(self.log.store.partitions)
-        if until_drained:
-            if relay:
-                await Relay(self.log.store, self.bus).drain()
-            if projector:
-                drained = Projector(self.log.store, self.bus, self.cache, self.log.vault)
-                try:
-                    await drained.drain()
-                finally:
-                    await drained.close()
-            return
         async with asyncio.TaskGroup() as group:
             if relay:
-                group.create_task(Relay(self.log.store, self.bus).run(stop))
+                publishing = Relay(self.log.store, self.bus)
+                running = group.create_task(publishing.run(stop))
+                if until_drained:
+                    await publishing.drain()
             if projector:
-                group.create_task(Projector(self.log.store, self.bus, self.cache, self.log.vault).run(stop))
+                projecting = Projector(self.log.store, self.bus, self.cache, self.log.vault)
+                if until_drained:
+                    await self._project_all(projecting)
+                else:
+                    group.create_task(projecting.run(stop))
+            if until_drained:
+                stop.set()
+                if relay:
+                    await running
+
+    async def _project_all(self, projector: Projector) -> None:
+        try:
+            await projector.drain()
+        finally:
+            await projector.close()
 
     async def lags(self) -> dict[str, list[Any]]:
         """How far the relay is behind the log, per partition, in events and seconds."""
-        return {"relay": list(await Relay(self.log.store, self.bus).status())}
+        return {"relay": Relay(self.log.store, self.bus).status()}
 
     async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log."""
@@ -140,9 +145,7 @@ class Opening:
         self._engine = await self
         return self._engine
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         if self._engine is not None:
             await self._engine.close()
 

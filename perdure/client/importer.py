@@ -43,10 +43,16 @@ async def import_conversations(
     """
     report = ImportReport()
     running: set[asyncio.Task[None]] = set()
+    agents: set[AgentName] = set()
+    turns: dict[AgentName, asyncio.Task[None]] = {}
 
-    async def one(conversation: Conversation) -> None:
+    async def one(conversation: Conversation, name: AgentName, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])  # batches of one agent keep their order
         try:
-            await _append(log, conversation, tenant, report)
+            await _append(log, conversation, name, report)
+            agents.add(name)
+            report.conversations = len(agents)
         except (Conflict, InvalidInput) as problem:
             broken = BrokenRecord(conversation.file, conversation.line, f"agent {conversation.agent!r}: {problem.message}")
             if not skip_bad:
@@ -62,9 +68,13 @@ async def import_conversations(
                     raise record.as_error()
                 report.broken.append(record.as_error().message)
                 continue
-            running.add(asyncio.create_task(one(record)))
+            name = AgentName(record.tenant or tenant, record.agent)
+            before = turns.get(name)
+            turns[name] = task = asyncio.create_task(one(record, name, None if before is None or before.done() else before))
+            running.add(task)
             if len(running) >= concurrency:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                turns = {name: task for name, task in turns.items() if not task.done()}
                 for task in done:
                     task.result()
     finally:
@@ -76,8 +86,7 @@ async def import_conversations(
     return report
 
 
-async def _append(log: EventLog, conversation: Conversation, tenant: str, report: ImportReport) -> None:
-    name = AgentName(conversation.tenant or tenant, conversation.agent)
+async def _append(log: EventLog, conversation: Conversation, name: AgentName, report: ImportReport) -> None:
     expected = NO_STREAM if conversation.whole else ANY
     if len(conversation.events) > EVENTS_PER_APPEND_MAX:
         raise InvalidInput(f"{len(conversation.events)} events in one conversation, the limit is {EVENTS_PER_APPEND_MAX}")
@@ -85,7 +94,6 @@ async def _append(log: EventLog, conversation: Conversation, tenant: str, report
     if not done.already and (conversation.type or conversation.labels):
         await log.store.describe_agent(await log.vault.record(*name), type=conversation.type, labels=conversation.labels)
         log.vault.forget(name)
-    report.conversations += 1
     if done.already:
         report.events_known += len(done.versions)
     else:

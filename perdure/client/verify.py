@@ -11,6 +11,7 @@ from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
 from perdure.engine.log.log import read_pages
+from perdure.engine.topic_check import check_topic
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError
 from perdure.projections.cache_check import check_cache
@@ -70,13 +71,9 @@ async def verify(
                 if progress is not None:
                     progress(log.agents, log.events)
     await _check_offsets(store, log)
-    topic = None
-    if bus is not None:
-        from perdure.engine.topic_check import check_topic
-
-        topic = await check_topic(store, bus)
+    topic = await check_topic(store, bus) if bus is not None else None
     cached = await check_cache(store, cache, vault) if cache is not None else None
-    ok = log.ok and (topic is None or topic.ok) and (cached is None or cached.ok)
+    ok = log.ok and (topic is None or topic.agrees) and (cached is None or cached.ok)
     return VerifyReport(ok, log, topic, cached)
 
 

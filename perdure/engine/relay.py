@@ -193,9 +193,7 @@ class Relay:
         self._begin(partition, lease, until)
 
     def _begin(self, partition: int, lease: Lease, until: float) -> None:
-        owned = PartitionRelay(
-            self._store, self._bus, partition, lease_epoch=lease.epoch, lease_until=until, page_events=self._page_events
-        )
+        owned = PartitionRelay(self._store, self._bus, partition, lease_epoch=lease.epoch, lease_until=until, page_events=self._page_events)
         owned.tell(self._positions.get(partition, Position(0, 0)))
         self._owned[partition] = owned
         self._tasks[partition] = asyncio.create_task(owned.run())

@@ -263,5 +263,3 @@ class PartitionRelay:
             await asyncio.wait([ahead])
             if not ahead.cancelled():
                 ahead.exception()
-
-

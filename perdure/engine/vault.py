@@ -104,9 +104,9 @@ class Vault:
         return known
 
     async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
-        tenant = await self.ring.tenant_key(record.tenant)
+        data_key = await self.ring.unwrap_data_key(record.tenant, record.agent, record.data_key)
         dictionaries = await self.book.ensure(record.tenant)
-        cipher = Cipher(record.tenant, record.agent, tenant.unwrap_data_key(record.agent, record.data_key), dictionaries)
+        cipher = Cipher(record.tenant, record.agent, data_key, dictionaries)
         while len(self._known) >= AGENTS_MAX:
             del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)

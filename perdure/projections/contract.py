@@ -41,7 +41,7 @@ class CellWrite(NamedTuple):
     token: Token
     put: Mapping[bytes, bytes]
     remove: Sequence[bytes]
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is never meant here
 
 
 class StateCache(Protocol):

@@ -11,7 +11,8 @@ from perdure import errors
 
 def test_every_public_name_is_there_and_the_list_is_sorted() -> None:
     names = list(perdure.__all__)
-    assert names == sorted(set(names))
+    # Constants, then classes, then functions, each by name: what the linter sorts to.
+    assert names == sorted(set(names), key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     assert [name for name in names if not hasattr(perdure, name)] == []
 
 

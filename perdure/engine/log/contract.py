@@ -232,9 +232,7 @@ class LogStore(Protocol):
         """At most `limit` events of a partition, offsets after+1 and on. For the engine's own processes: it crosses tenants."""
         ...
 
-    async def read_agent(
-        self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False
-    ) -> list[SealedEvent]:
+    async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         """At most `limit` events of one agent in order of version."""
         ...
 

@@ -64,9 +64,7 @@ class EventLog:
         await self.store.close()
 
     # --- appending ---
-    async def append_event(
-        self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
-    ) -> Appended:
+    async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
         return await self.append_events(name, [event], expected=expected, epoch=epoch)
 
@@ -89,18 +87,20 @@ class EventLog:
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
-        record, cipher = await self.vault.obtain(name)
-        item = Item(record, ANY, expected_epoch, [_seal(cipher, Event(OWNED, data={"owner": owner}))], owner)
-        outcome = await self.writer.append([item])
-        _results([item], outcome)
-        assert isinstance(outcome, decide.Written)
-        return outcome.places[0][3]
+        return await self._change_owner(name, owner, Event(OWNED, data={"owner": owner}), expected_epoch)
 
     async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
         """Let nobody append to the agent until `take_ownership`; the new epoch."""
+        self.vault.forget(name)  # the owner may have changed elsewhere
+        record, _ = await self.vault.obtain(name)
+        return await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)
+
+    async def _change_owner(self, name: AgentName, owner: str, event: Event, expected_epoch: int | None) -> int:
+        check_names(name)
         record, cipher = await self.vault.obtain(name)
-        item = Item(record, ANY, expected_epoch, [_seal(cipher, Event(FENCED))], record.owner)
+        item = Item(record, ANY, expected_epoch, [_seal(cipher, event)], owner)
         outcome = await self.writer.append([item])
+        self.vault.forget(name)
         _results([item], outcome)
         assert isinstance(outcome, decide.Written)
         return outcome.places[0][3]
@@ -115,7 +115,9 @@ class EventLog:
         if len({event.id for event in append.events}) < len(append.events):
             raise InvalidEvent("two events of one append have the same id", tenant=append.name.tenant, agent=append.name.agent)
         record, cipher = self.vault.known(append.name) or await self.vault.obtain(append.name)
-        drafts = [_draft(event, cipher.seal(event_context(event.id), payload)) for event, payload in zip(append.events, payloads, strict=True)]
+        drafts = [
+            _draft(event, cipher.seal(event_context(event.id), payload)) for event, payload in zip(append.events, payloads, strict=True)
+        ]
         return Item(record, append.expected, append.epoch, drafts)
 
     # --- reading ---
@@ -185,7 +187,9 @@ def _check_sizes(appends: Sequence[AgentAppend]) -> None:
         raise LimitExceeded(f"{len(appends)} agents in one append, the limit is {limits.AGENTS_PER_APPEND_MAX}")
     events = sum(len(append.events) for append in appends)
     if events > limits.EVENTS_PER_APPEND_MAX:
-        raise LimitExceeded(f"{events} events in one append, the limit is {limits.EVENTS_PER_APPEND_MAX}", hint="append them in several calls")
+        raise LimitExceeded(
+            f"{events} events in one append, the limit is {limits.EVENTS_PER_APPEND_MAX}", hint="append them in several calls"
+        )
     if events == 0:
         raise InvalidEvent("there is no event to append")
     if len({append.name for append in appends}) < len(appends):
@@ -243,5 +247,3 @@ def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:
 
 def _name(item: Item) -> AgentName:
     return AgentName(item.record.tenant, item.record.agent)
-
-

@@ -26,8 +26,8 @@ from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, ma
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.signal import Signal, SignalHub
-from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
 from perdure.errors import ConfigurationError, Unavailable
+from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
 
 __all__ = ["PostgresStore"]
 
@@ -117,10 +117,10 @@ class PostgresStore(PostgresControl):
     async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
         tenants = sorted({record.tenant for record in records})
         await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", tenants)
-        sql = """INSERT INTO agents (tenant_key, agent, partition, first_segment, type, labels, data_key, created_us)
-                 SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.type, n.labels::jsonb, n.data_key, n.created_us
-                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bytea[], %s::bigint[])
-                   n(tenant, agent, partition, first_segment, type, labels, data_key, created_us)
+        sql = """INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
+                 SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.owner, n.epoch, n.type, n.labels::jsonb, n.data_key, n.created_us
+                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::bigint[])
+                   n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
                  JOIN tenants t ON t.name = n.tenant
                  ORDER BY t.tenant_key, n.agent
                  ON CONFLICT DO NOTHING"""
@@ -130,6 +130,8 @@ class PostgresStore(PostgresControl):
             [record.agent for record in records],
             [record.partition for record in records],
             [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records],
+            [record.owner for record in records],
+            [record.epoch for record in records],
             [record.type for record in records],
             [msgspec.json.encode(record.labels).decode() for record in records],
             [record.data_key for record in records],
@@ -236,9 +238,7 @@ class PostgresStore(PostgresControl):
                   WHERE e."offset" > {after:d} AND e."offset" <= {after + limit:d} ORDER BY e."offset\""""  # noqa: S608
         return [SealedEvent(*row) for row in await self._rows(sql)]
 
-    async def read_agent(
-        self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False
-    ) -> list[SealedEvent]:
+    async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         filters, values = conditions(where)
         order = "DESC" if descending else "ASC"
         found: list[SealedEvent] = []

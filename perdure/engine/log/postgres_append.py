@@ -54,13 +54,15 @@ class Appender:
 
     async def append(self, known: Mapping[int, Position], propose: Propose, ready: Any) -> list[SealedEvent]:
         """As `LogStore.append`; ready: awaited with rows before they are inserted. The rows that were committed."""
+        proposal: Proposal | None = None
         if self._quiet >= ALONE_AFTER:
             proposal = propose(self._now_us(), (), {})
             if not proposal.lookups and not proposal.ownership:
                 await ready(proposal.rows)
                 if not proposal.rows or await self._try(known, proposal.rows):
                     return proposal.rows
-        return await self._append_locked(known, propose, ready)
+                proposal = None  # refused: somebody else has written, or this writer's clock was wrong
+        return await self._append_locked(known, propose, ready, proposal)
 
     async def _try(self, known: Mapping[int, Position], rows: list[SealedEvent]) -> bool:
         try:
@@ -113,7 +115,9 @@ class Appender:
             self._last_segment.clear()
         self._segments.note(rows)
 
-    async def _append_locked(self, known: Mapping[int, Position], propose: Propose, ready: Any) -> list[SealedEvent]:
+    async def _append_locked(
+        self, known: Mapping[int, Position], propose: Propose, ready: Any, proposal: Proposal | None
+    ) -> list[SealedEvent]:
         partitions = sorted(known)
         connection = self._connection
         async with connection.transaction():
@@ -121,7 +125,8 @@ class Appender:
             tail = await self._tail(known)
             self._quiet = 0 if tail else self._quiet + 1
             found: dict[tuple[int, UUID], int] = {}
-            proposal = propose(self._now_us(), tail, found)
+            if proposal is None or tail:
+                proposal = propose(self._now_us(), tail, found)
             while new := await self._look_up(proposal, found):
                 found.update(new)
                 proposal = propose(self._now_us(), (), found)

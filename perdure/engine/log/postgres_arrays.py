@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from psycopg import adapt, postgres
+from psycopg.abc import AdaptContext
 from psycopg.pq import Format
 
 __all__ = ["Packed", "bigints", "byteas", "integers", "register", "texts", "uuids"]
@@ -38,16 +39,16 @@ class _PackedDumper(adapt.Dumper):
     def dump(self, obj: Packed) -> bytes:
         return obj.data
 
-    def get_key(self, obj: Packed, format: adapt.PyFormat) -> tuple[type, int]:  # type: ignore[override]
+    def get_key(self, obj: Packed, format: adapt.PyFormat) -> tuple[type, int]:  # type: ignore[override]  # noqa: ARG002
         return (Packed, obj.oid)
 
-    def upgrade(self, obj: Packed, format: adapt.PyFormat) -> _PackedDumper:
+    def upgrade(self, obj: Packed, format: adapt.PyFormat) -> _PackedDumper:  # noqa: ARG002
         dumper = _PackedDumper(Packed)
         dumper.oid = obj.oid
         return dumper
 
 
-def register(context: adapt.AdaptContext) -> None:
+def register(context: AdaptContext) -> None:
     """Let a connection take `Packed` as a parameter."""
     context.adapters.register_dumper(Packed, _PackedDumper)
 

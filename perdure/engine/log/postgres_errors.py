@@ -22,9 +22,14 @@ def translated() -> Iterator[None]:
     except (errors.UndefinedTable, errors.InvalidSchemaName, errors.UndefinedFunction) as problem:
         raise ConfigurationError("this database holds no log", hint="run perdure init") from problem
     except errors.InsufficientPrivilege as problem:
-        raise ConfigurationError(f"Postgres: {_first_line(problem)}", hint="give the role the rights that docs/operations name") from problem
+        raise ConfigurationError(
+            f"Postgres: {_first_line(problem)}", hint="give the role the rights that docs/operations name"
+        ) from problem
     except (errors.DataCorrupted, errors.IndexCorrupted) as problem:
         raise IntegrityError(f"Postgres: {_first_line(problem)}", hint="check the server's disk, restore from a backup") from problem
+    except (errors.ReadOnlySqlTransaction, errors.IdleInTransactionSessionTimeout) as problem:
+        # The server has become a standby, or it has thrown out a writer that stood still; a new connection is what helps.
+        raise Unavailable(f"Postgres: {_first_line(problem)}", hint="the same call with the same event ids is safe to repeat") from problem
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, OSError) as problem:
         raise Unavailable(f"Postgres: {_first_line(problem)}", hint="the same call with the same event ids is safe to repeat") from problem
 

@@ -18,6 +18,8 @@ __all__ = ["SCHEMA", "check_settings", "connect", "make_pool", "migrate"]
 SCHEMA = "perdure"
 CONNECT_TIMEOUT_S = 5
 POOL_MAX = 10
+IDLE_IN_TRANSACTION_MS = 4_000
+"""A writer that stands still with a partition's lock in its hands is thrown out by the server, before others' appends run into their deadline."""
 ALLOW_VARIABLE = "PERDURE_ALLOW_UNSAFE_SETTINGS"
 _SAFE = {"fsync": {"on"}, "full_page_writes": {"on"}, "synchronous_commit": {"on", "local", "remote_write", "remote_apply"}}
 _OPTIONS: dict[str, Any] = {
@@ -30,7 +32,8 @@ _OPTIONS: dict[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC",
+    "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC"
+    f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
 }
 
 
@@ -50,7 +53,16 @@ def make_pool(url: str, *, role: str | None = None) -> AsyncConnectionPool:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 
     return AsyncConnectionPool(
-        url, kwargs=_OPTIONS, min_size=1, max_size=POOL_MAX, open=False, timeout=CONNECT_TIMEOUT_S, configure=configure, max_waiting=10_000
+        url,
+        kwargs=_OPTIONS,
+        min_size=1,
+        max_size=POOL_MAX,
+        open=False,
+        timeout=CONNECT_TIMEOUT_S,
+        # Attempts back off, up to the length of the outage; given up early, the next caller begins anew and finds the server as soon as it is back.
+        reconnect_timeout=CONNECT_TIMEOUT_S,
+        configure=configure,
+        max_waiting=10_000,
     )
 
 
@@ -93,5 +105,3 @@ async def migrate(connection: AsyncConnection[Any], partitions: int, *, create: 
             )
         if todo and not applied:
             await connection.execute("INSERT INTO meta VALUES ('partitions', %s), ('generation', 1)", (partitions,))
-
-

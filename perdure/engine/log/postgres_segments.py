@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 
+from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
 from perdure.engine.log.contract import SealedEvent
@@ -13,6 +14,8 @@ from perdure.engine.log.contract import SealedEvent
 __all__ = ["Segments"]
 
 _NAME = re.compile(r"events_(\d+)_(\d+)")
+_EXISTING = """SELECT relname FROM pg_class
+               WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname ~ '^events_[0-9]+_[0-9]+$'"""
 
 
 class Segments:
@@ -35,9 +38,7 @@ class Segments:
     async def load(self, pool: AsyncConnectionPool) -> None:
         """Learn which segments there are."""
         async with pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname ~ '^events_\\d+_\\d+$'"
-            )
+            cursor = await connection.execute(_EXISTING)
             for (name,) in await cursor.fetchall():
                 match = _NAME.fullmatch(name)
                 if match is not None:
@@ -47,9 +48,16 @@ class Segments:
     async def ensure(self, pool: AsyncConnectionPool, partition: int, segment: int) -> None:
         """Make the partition's segments up to this one."""
         for number in range(self.newest(partition) + 1, segment + 1):
-            async with pool.connection() as connection:
-                await connection.execute("SELECT ensure_segment(%s, %s, %s)", (partition, number, self.size))
+            try:
+                await self._make(pool, partition, number)
+            except errors.DuplicateTable:
+                # Another process made it while this one waited for the lock; within that statement the server's catalogue cache may not tell.
+                await self._make(pool, partition, number)
             self._newest[partition] = max(number, self.newest(partition))
+
+    async def _make(self, pool: AsyncConnectionPool, partition: int, segment: int) -> None:
+        async with pool.connection() as connection:
+            await connection.execute("SELECT ensure_segment(%s, %s, %s)", (partition, segment, self.size))
 
     async def ready(self, pool: AsyncConnectionPool, rows: Iterable[SealedEvent]) -> None:
         """Make what these rows need, and the next one ahead of need."""

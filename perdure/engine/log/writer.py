@@ -15,6 +15,7 @@ from perdure import limits
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, StaleWriter, TailEvent
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.steps import reach
 from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
 
 __all__ = ["Writer"]
@@ -77,11 +78,13 @@ class Writer:
                 await self._wake.wait()
                 continue
             batch = self._take()
+            reach("writer.taken")
             try:
                 outcomes = await self._write([waiting.request for waiting in batch])
             except Exception as problem:
                 self._fail(batch, problem)
             else:
+                reach("writer.written")
                 for waiting, outcome in zip(batch, outcomes, strict=True):
                     if not waiting.done.done():
                         waiting.done.set_result(outcome)

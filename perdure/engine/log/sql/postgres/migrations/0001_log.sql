@@ -113,10 +113,11 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(current_schema() || '.segments'), p_partition);
-  IF to_regclass(v_name) IS NOT NULL THEN
+  -- Asked of the catalog itself: a cached "not there" may be older than the lock.
+  IF EXISTS (SELECT FROM pg_class WHERE relname = v_name AND relnamespace = current_schema()::regnamespace) THEN
     RETURN false;
   END IF;
-  IF to_regclass(v_parent) IS NULL THEN
+  IF NOT EXISTS (SELECT FROM pg_class WHERE relname = v_parent AND relnamespace = current_schema()::regnamespace) THEN
     EXECUTE format('CREATE TABLE %I PARTITION OF events FOR VALUES IN (%s) PARTITION BY RANGE ("offset")', v_parent, p_partition);
     PERFORM show_to_tenant(v_parent);
   END IF;

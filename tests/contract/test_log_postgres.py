@@ -1,0 +1,55 @@
+"""The Postgres log: the kit, and its own failures."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import psycopg
+import pytest
+
+from perdure.engine.log import migrations
+from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.postgres_open import SCHEMA
+from perdure.errors import ConfigurationError
+from perdure.testing.log_kit import LOG_CASES, STORE_CASES, Case, log_under_test, name_of
+
+
+@pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
+async def test_log(case: Case, fresh_database: str) -> None:
+    async with log_under_test(partial(PostgresStore.open, fresh_database)) as log:
+        await case(log)
+
+
+@pytest.mark.parametrize("case", LOG_CASES, ids=name_of)
+async def test_log_over_many_segments(case: Case, fresh_database: str) -> None:
+    async with log_under_test(partial(PostgresStore.open, fresh_database, segment_offsets=7)) as log:
+        await case(log)
+
+
+async def test_a_database_without_a_log_is_refused_unless_it_may_be_made(fresh_database: str) -> None:
+    with pytest.raises(ConfigurationError, match="holds no log"):
+        await PostgresStore.open(fresh_database, create=False)
+
+
+async def test_schema_equals_the_sum_of_the_migrations() -> None:
+    whole = (migrations.folder("postgres") / "schema.sql").read_text("utf-8")
+    assert whole == "".join(step.sql for step in migrations.load("postgres"))
+
+
+async def test_a_reader_of_a_tenant_sees_that_tenant_alone(fresh_database: str) -> None:
+    store = await PostgresStore.open(fresh_database, partitions=2)
+    await store.close()
+    async with await psycopg.AsyncConnection.connect(fresh_database, options=f"-c search_path={SCHEMA}", autocommit=True) as connection:
+        await connection.execute("INSERT INTO tenants (name) VALUES ('a'), ('b')")
+        await connection.execute(
+            "INSERT INTO events SELECT k, 1, 0, 1, 0, k, k - 1, gen_random_uuid(), NULL, 't', '', NULL, NULL, NULL, NULL, ''"
+            " FROM generate_series(1, 2) k"
+        )
+        await connection.execute("SET ROLE perdure_reader")
+        for table in ("events", "events_0", "events_0_0"):
+            assert await (await connection.execute(f"SELECT tenant_key FROM {table}")).fetchall() == []
+        await connection.execute("SELECT set_config('perdure.tenant_key', '1', false)")
+        for table in ("events", "events_0", "events_0_0"):
+            assert await (await connection.execute(f"SELECT tenant_key FROM {table}")).fetchall() == [(1,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("SELECT * FROM documents")
