@@ -28,7 +28,7 @@ async def append(
     /,
     *,
     type: str = "state_updated",
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     set: Pairs = (),
     add: Pairs = (),
     delete: Pairs = (),

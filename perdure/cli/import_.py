@@ -11,7 +11,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain
 from perdure.client.importer import ImportReport
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
-from perdure.errors import ImportFailed
+from perdure.errors import ImportFailed, InvalidInput
 
 __all__ = ["import_", "records"]
 
@@ -19,7 +19,7 @@ Format = Literal["auto", "chat", "tau-bench", "swe-agent", "who-and-when", "even
 
 
 async def import_(
-    files: tuple[str, ...],
+    files: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     format: Format = "auto",
@@ -40,6 +40,8 @@ async def import_(
     skip_bad
         Go on after a broken record, and count it; without it the first one ends the import with exit code 1.
     """
+    if wrong := [name for name in files if name.startswith("-") and name != "-"]:
+        raise InvalidInput(f"there is no option {wrong[0]}", hint="perdure import --help")
     async with session(options) as engine:
         with Progress("importing", quiet=options.json) as progress:
             report = await engine.import_conversations(
