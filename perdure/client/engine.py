@@ -19,15 +19,18 @@ from perdure.client.verify import VerifyReport, verify
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import AgentName, LogStore, Position
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
 from perdure.engine.relay import Relay
+from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
+from perdure.engine.relay_partition import decode_kept
 from perdure.engine.vault import Vault
 from perdure.errors import MissingDependency
 from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
 from perdure.projections.custom import Projections
+from perdure.projections.lag import PartitionLag, log_lag
 from perdure.projections.memory import MemoryCache
 from perdure.projections.projector import Projector
 from perdure.projections.reader import StateReader
@@ -108,9 +111,14 @@ class Engine:
         finally:
             await projector.close()
 
-    async def lags(self) -> dict[str, list[Any]]:
+    async def lags(self) -> dict[str, list[PartitionLag]]:
         """How far the relay is behind the log, per partition, in events and seconds."""
-        return {"relay": Relay(self.log.store, self.bus).status()}
+        published: dict[int, Position] = {}
+        for document in await self.log.store.list_documents(RELAY_SCOPE):
+            partition, offset = int(document.name), decode_kept(document.value).offset
+            newest = await self.log.store.read(partition, offset - 1, 1) if offset else []
+            published[partition] = Position(offset, newest[0].time_us if newest else 0)
+        return {"relay": await log_lag(self.log.store, published)}
 
     async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log."""

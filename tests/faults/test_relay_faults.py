@@ -89,9 +89,7 @@ async def published(store: SqliteStore, bus: Bus) -> None:
 @pytest.mark.parametrize(
     "kill_point", ["relay.leased", "relay.read", "relay.read:4", "relay.published", "relay.published:5", "relay.kept", "relay.kept:5"]
 )
-async def test_a_relay_killed_at_any_step_is_replaced(
-    kill_point: str, store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path
-) -> None:
+async def test_a_relay_killed_at_any_step_is_replaced(kill_point: str, store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path) -> None:
     await fill_all(store, 2_500)
     async with relay_process(tmp_path, bus_url, "victim", kill_point) as victim:
         async with asyncio.timeout(DEADLINE_S):
@@ -180,9 +178,7 @@ async def consume_all(consumer: Any, offset_max: int) -> None:
         wanted -= {(each.partition, each.event.offset) for each in part if each.event is not None}
 
 
-async def test_a_killed_broker_delays_the_relay_and_loses_nothing(
-    store: SqliteStore, private_services: Callable[..., Any]
-) -> None:
+async def test_a_killed_broker_delays_the_relay_and_loses_nothing(store: SqliteStore, private_services: Callable[..., Any]) -> None:
     private = private_services("kafka")
     bus = await open_bus(f"{private.services.kafka.url}?topic=broker-killed")
     async with running(store, bus) as relay:

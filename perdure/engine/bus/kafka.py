@@ -38,6 +38,8 @@ PUBLISH_TIMEOUT_S: Final = 10.0
 START_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 3.0
 READ_WAIT_MS: Final = 500
+READER_FETCH_WAIT_MS: Final = 20
+"""A reader outside a group asks for what is there; a fetch that it leaves behind, at a jump, shall not hold the connection."""
 READ_TIMEOUT_S: Final = 10.0
 
 _log = logging.getLogger(__name__)
@@ -171,7 +173,11 @@ class KafkaBus:
         async with self._reader_lock:
             if self._reader is None:
                 reader = AIOKafkaConsumer(
-                    enable_auto_commit=False, auto_offset_reset="earliest", retry_backoff_ms=50, **self.settings.client_options()
+                    enable_auto_commit=False,
+                    auto_offset_reset="earliest",
+                    retry_backoff_ms=50,
+                    fetch_max_wait_ms=READER_FETCH_WAIT_MS,
+                    **self.settings.client_options(),
                 )
                 await _start(reader)
                 self._reader, self._reader_at = reader, None

@@ -119,8 +119,8 @@ class PostgresStore(PostgresControl):
         await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", tenants)
         sql = """INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
                  SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.owner, n.epoch, n.type, n.labels::jsonb, n.data_key, n.created_us
-                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::bigint[])
-                   n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
+                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::bigint[], %s::text[], %s::text[],
+                             %s::bytea[], %s::bigint[]) n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
                  JOIN tenants t ON t.name = n.tenant
                  ORDER BY t.tenant_key, n.agent
                  ON CONFLICT DO NOTHING"""

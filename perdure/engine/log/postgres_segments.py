@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Iterable
 
-from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
 from perdure.engine.log.contract import SealedEvent
@@ -48,16 +47,9 @@ class Segments:
     async def ensure(self, pool: AsyncConnectionPool, partition: int, segment: int) -> None:
         """Make the partition's segments up to this one."""
         for number in range(self.newest(partition) + 1, segment + 1):
-            try:
-                await self._make(pool, partition, number)
-            except errors.DuplicateTable:
-                # Another process made it while this one waited for the lock; within that statement the server's catalogue cache may not tell.
-                await self._make(pool, partition, number)
+            async with pool.connection() as connection:
+                await connection.execute("SELECT ensure_segment(%s, %s, %s)", (partition, number, self.size))
             self._newest[partition] = max(number, self.newest(partition))
-
-    async def _make(self, pool: AsyncConnectionPool, partition: int, segment: int) -> None:
-        async with pool.connection() as connection:
-            await connection.execute("SELECT ensure_segment(%s, %s, %s)", (partition, segment, self.size))
 
     async def ready(self, pool: AsyncConnectionPool, rows: Iterable[SealedEvent]) -> None:
         """Make what these rows need, and the next one ahead of need."""

@@ -1,0 +1,218 @@
+"""Postgres stopped, away, silent, or lost between a commit and its answer: typed errors in bounded time, and every retry is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from perdure import limits, services
+from perdure.engine.event import Event
+from perdure.engine.log.contract import AgentName
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.writer import Writer
+from perdure.errors import DeadlineExceeded, Overloaded, PerdureError, Unavailable
+from perdure.testing.history import Acknowledged, check_log_history
+from perdure.testing.log_rows import LogUnderTest
+from tests.faults.writer_process import open_store
+from tests.faults.writers import told, writer
+from tests.fix_proxy import Proxy
+
+AGENT = AgentName("t", "agent 0")
+BOUND_S = limits.APPEND_TIMEOUT_S + 1.0
+QUEUE_MAX = 50
+CALLERS = 200
+FLAT_BYTES = 2_000_000
+
+
+@pytest.fixture
+async def proxy(fresh_database: str, proxy_before: Callable[[str], Awaitable[Proxy]]) -> Proxy:
+    return await proxy_before(fresh_database)
+
+
+@pytest.fixture
+async def log(proxy: Proxy) -> AsyncIterator[EventLog]:
+    """A log behind the proxy, with one agent that has one event."""
+    under = LogUnderTest(lambda: open_store(proxy.url))
+    opened = await under.open_log()
+    await opened.append_event(AGENT, Event("begun"))
+    yield opened
+    proxy.flow()
+    await under.close()
+
+
+async def assert_events(log: EventLog, ids: list[Any], acknowledged: list[Acknowledged]) -> None:
+    """These stand in the log, in this order and once, after the first."""
+    assert (await stored_ids(log))[1:] == ids
+    report = await check_log_history(log.store, acknowledged)
+    assert report.holds, report.problems
+
+
+async def stored_ids(log: EventLog) -> list[UUID]:
+    """What the agent has; a connection that was cut while nobody used it costs its first reader an error."""
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            try:
+                return [event.id for event in await log.get_events(AGENT)]
+            except Unavailable:
+                await asyncio.sleep(0.05)
+
+
+async def until_it_answers(log: EventLog, event: Event) -> Acknowledged:
+    """Repeat the append until the log has it."""
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            try:
+                done = await log.append_event(AGENT, event)
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return Acknowledged(*AGENT, event.id, done.version)
+
+
+async def test_a_reply_lost_after_the_commit_is_answered_by_the_retry(log: EventLog, proxy: Proxy) -> None:
+    event = Event("once")
+    proxy.cut_reply_to(event.id.bytes)
+    with pytest.raises(Unavailable):
+        await log.append_event(AGENT, event)
+    assert proxy.cut_done.is_set()
+    again = await log.append_event(AGENT, event)
+    assert (again.already, again.versions) == (True, (2,))
+    await assert_events(log, [event.id], [Acknowledged(*AGENT, event.id, 2)])
+
+
+async def test_a_reply_lost_after_an_explicit_commit_is_answered_by_the_retry(log: EventLog, proxy: Proxy, fresh_database: str) -> None:
+    other = LogUnderTest(lambda: open_store(fresh_database))
+    beside = Event("beside")
+    await (await other.open_log()).append_event(AGENT, beside)  # so that the next append takes the lock first, and commits by itself
+    await other.close()
+    event = Event("once")
+    proxy.cut_reply_to(b"COMMIT")
+    with pytest.raises(Unavailable):
+        await log.append_event(AGENT, event)
+    assert proxy.cut_done.is_set()
+    again = await log.append_event(AGENT, event)
+    assert (again.already, again.versions) == (True, (3,))
+    await assert_events(log, [beside.id, event.id], [Acknowledged(*AGENT, event.id, 3)])
+
+
+async def test_a_request_that_never_arrived_is_written_by_the_retry(log: EventLog, proxy: Proxy) -> None:
+    event = Event("once")
+    proxy.cut_request(event.id.bytes)
+    with pytest.raises(Unavailable):
+        await log.append_event(AGENT, event)
+    assert proxy.cut_done.is_set()
+    again = await log.append_event(AGENT, event)
+    assert (again.already, again.versions) == (False, (2,))
+    await assert_events(log, [event.id], [Acknowledged(*AGENT, event.id, 2)])
+
+
+async def test_a_lost_takeover_is_not_taken_twice(log: EventLog, proxy: Proxy) -> None:
+    proxy.cut_reply_to(b"COMMIT")
+    with pytest.raises(Unavailable):
+        await log.take_ownership(AGENT, "me", expected_epoch=0)
+    assert proxy.cut_done.is_set()
+    with pytest.raises(PerdureError, match="belongs to epoch 1"):
+        await log.take_ownership(AGENT, "me", expected_epoch=0)
+
+
+async def outcome(log: EventLog, event: Event) -> tuple[str, float]:
+    """How an append ends, by the error's code, and how long it took."""
+    began = time.monotonic()
+    try:
+        await log.append_event(AGENT, event)
+    except PerdureError as problem:
+        return problem.code, time.monotonic() - began
+    return "written", time.monotonic() - began
+
+
+def assert_bounded(outcomes: list[tuple[str, float]]) -> None:
+    """Those beyond the queue were refused at once, the others failed in time."""
+    counts = Counter(code for code, _ in outcomes)
+    # One batch is out of the queue while the next gathers in it.
+    assert CALLERS - 2 * QUEUE_MAX <= counts[Overloaded.code] <= CALLERS - QUEUE_MAX, counts
+    assert counts.keys() <= {Overloaded.code, Unavailable.code, DeadlineExceeded.code}, counts
+    assert max(took_s for _, took_s in outcomes) < BOUND_S
+    assert max(took_s for code, took_s in outcomes if code == Overloaded.code) < 1
+
+
+async def small_queue(log: EventLog) -> None:
+    await log.writer.close()
+    log.writer = Writer(log.store, queue_max=QUEUE_MAX)
+
+
+async def test_without_postgres_appends_fail_in_bounded_time_and_the_queue_is_bounded(log: EventLog, proxy: Proxy) -> None:
+    await small_queue(log)
+    await proxy.shut()
+    events = [Event("queued", data="x" * 1_000) for _ in range(CALLERS)]
+    assert_bounded(await asyncio.gather(*(outcome(log, event) for event in events)))
+    await proxy.open()
+    written = await until_it_answers(log, events[0])
+    await assert_events(log, [events[0].id], [written])
+
+
+async def test_without_postgres_refused_callers_leave_nothing_behind(log: EventLog, proxy: Proxy) -> None:
+    await small_queue(log)
+    await proxy.shut()
+    waiting = [asyncio.create_task(outcome(log, Event("queued"))) for _ in range(2 * QUEUE_MAX)]
+    await asyncio.sleep(0)  # they are in the queue, which is full from here on
+    tracemalloc.start()
+    try:
+        await outcome(log, Event("first"))
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(3_000):
+            assert (await outcome(log, Event("refused", data="x" * 1_000)))[0] == Overloaded.code
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < FLAT_BYTES
+    await asyncio.gather(*waiting)
+
+
+async def test_a_silent_postgres_costs_callers_their_deadline_and_no_more(log: EventLog, proxy: Proxy) -> None:
+    await small_queue(log)
+    proxy.stall()
+    events = [Event("queued") for _ in range(CALLERS)]
+    outcomes = await asyncio.gather(*(outcome(log, event) for event in events))
+    assert_bounded(outcomes)
+    proxy.flow()
+    # Whatever was written meanwhile, all of them again give each once.
+    acknowledged = [await until_it_answers(log, event) for event in events[:QUEUE_MAX]]
+    stored = (await stored_ids(log))[1:]
+    assert sorted(stored) == sorted(event.id for event in events[:QUEUE_MAX])
+    report = await check_log_history(log.store, acknowledged)
+    assert report.holds, report.problems
+
+
+async def test_a_postgres_that_is_killed_and_comes_back_loses_nothing(private_services: Callable[..., Any]) -> None:
+    private = private_services("postgres")
+    url = private.services.postgres.url
+    async with writer(url, "first") as first, writer(url, "second") as second:
+        for one in (first, second):
+            await one.until("acknowledged", 30)
+        for _ in range(2):
+            await asyncio.to_thread(services.stop, "postgres", private.root, how="immediate")
+            for one in (first, second):
+                await one.until("unavailable", since=len(one.lines) - len(one.of("unavailable")[-1:]))
+            said = [len(one.lines) for one in (first, second)]
+            await asyncio.to_thread(services.start, "postgres", private.root)
+            back = time.monotonic()
+            for one, lines in zip((first, second), said, strict=True):
+                await one.until("acknowledged", 30, since=lines)
+            assert time.monotonic() - back < BOUND_S
+        for one in (first, second):
+            await one.finish()
+            assert all(line.took_s < BOUND_S for line in one.lines)
+            assert {line.error for line in one.of("unavailable")} <= {Unavailable.code, DeadlineExceeded.code}
+    store = await open_store(url)
+    acknowledged = told([first, second])
+    report = await check_log_history(store, acknowledged)
+    assert report.holds, report.problems
+    assert report.acknowledged == len(acknowledged) > 100
+    await store.close()
