@@ -172,7 +172,7 @@ async def consume_all(consumer: Any, offset_max: int) -> None:
         try:
             part = await consumer.receive(500, 0.5)
         except Unavailable:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
             continue
         await consumer.commit({each.partition: each.bus_offset + 1 for each in part})
         wanted -= {(each.partition, each.event.offset) for each in part if each.event is not None}
