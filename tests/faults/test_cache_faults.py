@@ -40,7 +40,7 @@ class Server:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._folder)]
         self._process = await asyncio.create_subprocess_exec(binary, *options, stdout=asyncio.subprocess.DEVNULL)
         async with asyncio.timeout(START_TIMEOUT_S):
-            while not await self._answers():  # noqa: ASYNC110 - another process cannot set an event
+            while not await self._answers():
                 await asyncio.sleep(0.02)
 
     async def kill(self) -> None:
@@ -176,5 +176,5 @@ async def test_a_projector_cut_off_between_cache_and_commit_repeats_without_harm
 
 async def _until(condition: Any) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a status is looked at from outside
+        while not condition():
             await asyncio.sleep(0.01)

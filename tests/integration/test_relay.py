@@ -74,7 +74,7 @@ async def drained(relay: Relay) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - the status has no event
+        while not condition():
             await asyncio.sleep(0.02)
 
 

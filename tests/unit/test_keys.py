@@ -1,7 +1,5 @@
 """Root keys: the file, the environment, and what they wrap."""
 
-# ruff: noqa: ASYNC240 - looks at a local file between awaits are the point here
-
 from __future__ import annotations
 
 import asyncio
