@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.codec import decode_event, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
+from perdure.engine.log.heads import KnownHeads
 from perdure.errors import AgentNotFound, DictionaryNotFound, PerdureError
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
@@ -22,7 +23,10 @@ CREATE_BATCH_MAX = 512
 
 
 class Vault:
-    """Rows and ciphers of at most `AGENTS_MAX` agents of one log, and the tenants' keys and dictionaries behind them."""
+    """Rows and ciphers of at most `AGENTS_MAX` agents of one log, and the tenants' keys and dictionaries behind them.
+
+    heads: what the log's writer knows; agents that are made here are known to it from birth.
+    """
 
     def __init__(self, store: LogStore, ring: KeyRing, book: DictionaryBook) -> None:
         self.store = store
@@ -31,6 +35,7 @@ class Vault:
         self._known: dict[AgentName, tuple[AgentRecord, Cipher]] = {}
         self._wanted: dict[AgentName, asyncio.Future[tuple[AgentRecord, Cipher]]] = {}
         self._creator: asyncio.Task[None] | None = None
+        self.heads = KnownHeads()
 
     async def record(self, tenant: str, agent: str) -> AgentRecord:
         """The agent's row. Raises AgentNotFound."""
@@ -145,5 +150,9 @@ class Vault:
                 wrapped, _ = (await self.ring.tenant_key(name.tenant)).new_data_key(name.agent)
                 partition = partition_of(name.tenant, name.agent, self.store.partitions)
                 rows.append(AgentRecord(name.tenant, name.agent, 0, 0, partition, "", 0, "", {}, wrapped, now_us))
+            before = self.heads.before_birth()
+            keys = {row.data_key for row in rows}
             made = {AgentName(row.tenant, row.agent): row for row in await self.store.create_agents(rows)}
+            # Whose key is not the one given here was made by somebody else at the same moment.
+            self.heads.born(before, [(row.agent_key, row.partition) for row in made.values() if row.data_key in keys])
         return [record or made[name] for name, record in zip(names, found, strict=True)]

@@ -128,7 +128,7 @@ async def an_id_that_stands_twice_is_told_not_written(log: LogUnderTest) -> None
     store = await log.open()
     record, id_ = await agent_of(store), uuid7()
     await RawWriter(store).append((record, [{"id": id_}]))
-    assert id_.int >> 80 >= store.look_before_ms(record.partition)
+    assert id_.int >> 80 >= store.look_before_ms(record.partition, 0, 1)
     known = (await store.positions())[record.partition]
     calls: list[dict[tuple[int, UUID], int]] = []
 

@@ -248,10 +248,10 @@ class LogStore(Protocol):
         """The newest version whose time is at or before `time_us`; 0 where there is none."""
         ...
 
-    def look_before_ms(self, partition: int) -> int:
-        """An id that is a UUIDv7 of this time (unix milliseconds) or later cannot be in the partition twice without the store's own unique index
-        refusing it; any other id must be among a proposal's lookups. When the index refuses, the store looks up all ids of the proposal and
-        proposes again."""
+    def look_before_ms(self, partition: int, offset: int, count: int) -> int:
+        """For `count` events that shall follow `offset`: an id that is a UUIDv7 of this time (unix milliseconds) or later cannot be in the
+        partition twice without the store's own unique index refusing it; any other id must be among a proposal's lookups (0: none must). When
+        the index refuses, the store looks up all ids of the proposal and proposes again."""
         ...
 
     def signal(self) -> Any:

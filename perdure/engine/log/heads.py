@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from perdure import limits
+from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import Head, Position, TailEvent
 from perdure.engine.log.decide import head_after
 
-__all__ = ["KnownHeads"]
+__all__ = ["NOTHING", "KnownHeads"]
+
+NOTHING = Head(0, 0, EMPTY_CHAIN)
+"""Where an agent stands before its first event."""
 
 
 class KnownHeads:
@@ -23,6 +27,7 @@ class KnownHeads:
         self._heads: dict[int, Head] = {}
         self._partition: dict[int, int] = {}
         self.positions: dict[int, Position] = {}
+        self._forgotten = 0
 
     def missing(self, agents: Iterable[int]) -> set[int]:
         """Which of these agents' heads are not known."""
@@ -40,6 +45,22 @@ class KnownHeads:
         if known is None or head.version > known.version:
             self._heads[agent] = head
             self._partition[agent] = partition
+
+    def before_birth(self) -> tuple[frozenset[int], int]:
+        """Take this before agents are made, and give it to `born` after."""
+        return frozenset(self.positions), self._forgotten
+
+    def born(self, before: tuple[frozenset[int], int], agents: Iterable[tuple[int, int]]) -> None:
+        """Agents (key, partition) that this process has just made: they stand at nothing, and need not be asked for.
+
+        It holds where the partition's position was known before they were made: whatever others write to them from then on comes in a tail.
+        """
+        partitions, forgotten = before
+        if forgotten == self._forgotten:
+            for agent, partition in agents:
+                if partition in partitions:
+                    self._heads.setdefault(agent, NOTHING)
+                    self._partition.setdefault(agent, partition)
 
     def absorb(self, tail: Sequence[TailEvent]) -> None:
         """Events of others, in offset order within each partition."""
@@ -65,6 +86,7 @@ class KnownHeads:
     def forget(self, partitions: Iterable[int]) -> None:
         """Drop all that is known of these partitions."""
         gone = set(partitions)
+        self._forgotten += 1
         for partition in gone:
             self.positions.pop(partition, None)
         for agent in [agent for agent, partition in self._partition.items() if partition in gone]:

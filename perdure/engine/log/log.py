@@ -56,7 +56,7 @@ class EventLog:
     def __init__(self, store: LogStore, vault: Vault) -> None:
         self.store = store
         self.vault = vault
-        self.writer = Writer(store)
+        self.writer = Writer(store, vault.heads)
 
     async def close(self) -> None:
         """Write what is queued and close the store."""

@@ -47,6 +47,7 @@ class PostgresStore(PostgresControl):
         self._tenant_pool: AsyncConnectionPool = make_pool(url, role="perdure_reader")
         self._segments = Segments(segment_offsets)
         self._ends: dict[int, int] = {}
+        self._tenants: set[str] = set()
         self._appender: Appender | None = None
         self._writing: AsyncConnection[Any] | None = None
         self._write_lock = asyncio.Lock()
@@ -115,16 +116,21 @@ class PostgresStore(PostgresControl):
         return [found.get(name) for name in names]
 
     async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
-        tenants = sorted({record.tenant for record in records})
-        await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", tenants)
-        sql = """INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
+        tenants = {record.tenant for record in records} - self._tenants
+        if tenants:
+            await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", sorted(tenants))
+            self._tenants |= tenants
+        sql = """WITH made AS (
+                 INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
                  SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.owner, n.epoch, n.type, n.labels::jsonb, n.data_key, n.created_us
                  FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::bigint[], %s::text[], %s::text[],
                              %s::bytea[], %s::bigint[]) n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
                  JOIN tenants t ON t.name = n.tenant
                  ORDER BY t.tenant_key, n.agent
-                 ON CONFLICT DO NOTHING"""
-        await self._rows(
+                 ON CONFLICT DO NOTHING
+                 RETURNING tenant_key, agent, agent_key)
+                 SELECT t.name, m.agent, m.tenant_key, m.agent_key FROM made m JOIN tenants t USING (tenant_key)"""
+        rows = await self._rows(
             sql,
             [record.tenant for record in records],
             [record.agent for record in records],
@@ -137,6 +143,9 @@ class PostgresStore(PostgresControl):
             [record.data_key for record in records],
             [record.created_us for record in records],
         )
+        if len(rows) == len(records):
+            keys = {(tenant, agent): (tenant_key, agent_key) for tenant, agent, tenant_key, agent_key in rows}
+            return [_keyed(record, *keys[record.tenant, record.agent]) for record in records]
         made = await self.agents([AgentName(record.tenant, record.agent) for record in records])
         assert None not in made
         return [record for record in made if record is not None]
@@ -145,14 +154,16 @@ class PostgresStore(PostgresControl):
         by_partition: dict[int, list[int]] = {}
         for record in agents:
             by_partition.setdefault(record.partition, []).append(record.agent_key)
-        heads: dict[int, Head] = {}
+        parts: list[str] = []
+        values: list[list[int]] = []
         for partition, keys in by_partition.items():
             for segment, chosen in (await self._last_segments(partition, keys)).items():
                 table = f"events_{partition}" if segment is None else f"events_{partition}_{segment}"
-                sql = f"""SELECT k.agent_key, e.version, e.epoch, e.type, e.chain FROM unnest(%s::bigint[]) k(agent_key),
-                          LATERAL (SELECT * FROM {table} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1) e"""  # noqa: S608
-                for agent, version, epoch, type, chain in await self._rows(sql, chosen):
-                    heads[agent] = head_after(version, epoch, type, chain)
+                parts.append(f"""SELECT k.agent_key, e.version, e.epoch, e.type, e.chain FROM unnest(%s::bigint[]) k(agent_key),
+                    LATERAL (SELECT * FROM {table} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1) e""")  # noqa: S608
+                values.append(chosen)
+        rows = await self._rows(" UNION ALL ".join(parts), *values) if parts else []
+        heads = {agent: head_after(version, epoch, type, chain) for agent, version, epoch, type, chain in rows}
         return [heads.get(record.agent_key) or Head(0, 0, EMPTY_CHAIN) for record in agents]
 
     async def _last_segments(self, partition: int, keys: Sequence[int]) -> dict[int | None, list[int]]:
@@ -196,8 +207,8 @@ class PostgresStore(PostgresControl):
             self._ends[partition] = max(offset, self._ends.get(partition, 0))
         return positions
 
-    def look_before_ms(self, partition: int) -> int:
-        return self._segments.look_before_ms(partition, self._ends.get(partition, 0), int(limits.ID_CLOCK_MARGIN_S * 1000))
+    def look_before_ms(self, partition: int, offset: int, count: int) -> int:
+        return self._segments.look_before_ms(partition, offset, count)
 
     async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
         async with self._write_lock:
@@ -303,3 +314,7 @@ class PostgresStore(PostgresControl):
                 await connection.execute("SELECT set_config('perdure.tenant_key', %s, false)", (str(tenant_key),))
                 cursor = await connection.execute(sql.encode(), values, binary=True)
                 return await cursor.fetchall()
+
+
+def _keyed(record: AgentRecord, tenant_key: int, agent_key: int) -> AgentRecord:
+    return msgspec.structs.replace(record, tenant_key=tenant_key, agent_key=agent_key)

@@ -8,9 +8,15 @@ from collections.abc import Iterable
 
 from psycopg_pool import AsyncConnectionPool
 
+from perdure import limits
 from perdure.engine.log.contract import SealedEvent
 
 __all__ = ["Segments"]
+
+LOOK_FOR_ALL = 1 << 60
+SURE_AFTER_MS = int(limits.ID_CLOCK_MARGIN_S * 1000) + 2_000
+"""No id was ever appended further ahead of the clock than the margin (and the appender's patience), so one that is newer than a segment's
+beginning by more than both was not in the log before it."""
 
 _NAME = re.compile(r"events_(\d+)_(\d+)")
 _EXISTING = """SELECT relname FROM pg_class
@@ -76,11 +82,13 @@ class Segments:
             if (row.offset - 1) % self.size == 0:
                 self._started_us[row.partition, self.of(row.offset)] = row.time_us
 
-    def look_before_ms(self, partition: int, offset: int, margin_ms: int) -> int:
-        """As `LogStore.look_before_ms`, for a partition whose newest offset is `offset`."""
+    def look_before_ms(self, partition: int, offset: int, count: int) -> int:
+        """As `LogStore.look_before_ms`."""
         segment = self.of(offset + 1)
+        if self.of(offset + count) != segment:
+            return LOOK_FOR_ALL  # the index of the next segment does not know what stands in this one
         if segment == 0:
             return 0
         started_us = self._started_us.get((partition, segment))
         # A segment that another process began, or that is about to begin: every id is looked up.
-        return started_us // 1000 + 2 * margin_ms if started_us is not None else 1 << 60
+        return started_us // 1000 + SURE_AFTER_MS if started_us is not None else LOOK_FOR_ALL

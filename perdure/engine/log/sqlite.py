@@ -178,7 +178,7 @@ class SqliteStore:
         """See `LogStore.version_at`."""
         return await self._read(sqlite_rows.version_at, agent, time_us)
 
-    def look_before_ms(self, partition: int) -> int:  # noqa: ARG002
+    def look_before_ms(self, partition: int, offset: int, count: int) -> int:  # noqa: ARG002
         """See `LogStore.look_before_ms`: 0, for one index holds all ids of the log."""
         return 0
 

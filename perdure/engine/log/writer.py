@@ -38,13 +38,13 @@ class _Waiting:
 class Writer:
     """Appends requests to a store, many at a time. Start it inside a running event loop; `close` waits for what is queued."""
 
-    def __init__(self, store: LogStore, *, queue_max: int = limits.WRITER_QUEUE_MAX) -> None:
+    def __init__(self, store: LogStore, known: KnownHeads | None = None, *, queue_max: int = limits.WRITER_QUEUE_MAX) -> None:
         self._store = store
         self._queue: deque[_Waiting] = deque()
         self._queue_max = queue_max
         self._wake = asyncio.Event()
         self._closing = False
-        self.known = KnownHeads()
+        self.known = known or KnownHeads()
         self._task = asyncio.create_task(self._run(), name="perdure-writer")
 
     async def append(self, request: Request, timeout_s: float = limits.APPEND_TIMEOUT_S) -> Outcome:
@@ -138,12 +138,13 @@ class Writer:
     async def _commit(self, requests: list[Request], records: Mapping[int, AgentRecord], partitions: set[int]) -> list[Outcome]:
         known = self.known
         decided: list[Plan] = []
+        events = sum(len(item.drafts) for request in requests for item in request)
 
         def propose(now_us: int, tail: Sequence[TailEvent], found: Mapping[tuple[int, UUID], int]) -> Proposal:
             known.absorb(tail)
             heads: dict[int, Head] = known.view(records)
             positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
-            look = {partition: self._store.look_before_ms(partition) for partition in partitions}
+            look = {partition: self._store.look_before_ms(partition, at.offset, events) for partition, at in positions.items()}
             decided[:] = [plan(now_us, requests, heads, positions, found, look)]
             return decided[0].proposal
 
