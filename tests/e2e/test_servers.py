@@ -1,0 +1,152 @@
+"""The command on real servers: the log in Postgres, the bus in Kafka, the cache in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from redis import Redis
+
+from tests.fix_command import Perdure
+
+TAU = "tau-bench/gpt-4o-airline.json"
+SWE = "swe-agent/traj/05-h-HumanEvalFix-python__lcb__t-0.00__p-0.95__c-4.00__install-0--humanevalfix-python-0.traj"
+WHO = tuple(f"who-and-when/{name}.json" for name in ("algorithm-generated/1", "algorithm-generated/10", "hand-crafted/1"))
+FILES = (TAU, SWE, *WHO)
+CACHE_DATABASE = 15
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The command with its servers. tenant: of this test alone, so that its keys in Redis are nobody else's."""
+
+    command: Perdure
+    tenant: str
+    redis: Redis
+
+    def __call__(self, *words: str | Path, code: int = 0) -> Any:
+        """What a command says in JSON: on stdout, or the error where it ends with another code than 0."""
+        done = self.command(*words, "--tenant", self.tenant, "--json", code=code)
+        return done.error if code else done.json
+
+    def drain(self) -> None:
+        """Publish and project everything; nothing is behind afterwards."""
+        told = self("run", "--until-drained")
+        assert told["drained"] is True
+        lags = [lag for partitions in told["lags"].values() for lag in partitions]
+        assert lags
+        assert {lag["lag_events"] for lag in lags} == {0}
+
+    def holds(self) -> dict[str, Any]:
+        """The report of a verification that finds everything in order, with topic and cache looked at."""
+        report: dict[str, Any] = self("verify")
+        assert report["ok"] is True
+        assert report["topic"] is not None
+        assert report["cache"] is not None
+        assert report["log"]["events"] == sum(partition["messages"] for partition in report["topic"]["partitions"])
+        return report
+
+    def cached_keys(self) -> list[bytes]:
+        """The states that Redis holds."""
+        return list(self.redis.scan_iter(match=f"perdure:{{{self.tenant}/*", count=1_000))
+
+    def messages(self, agent: str) -> Any:
+        """The conversation of an agent as the cache has it."""
+        return self("show", agent, "--consistency", "eventual")["document"]["messages"]
+
+
+@pytest.fixture
+def installation(
+    perdure_with: Callable[[Mapping[str, str]], Perdure], tmp_path: Path, fresh_database: str, kafka_url: str, redis_url: str
+) -> Iterator[Installation]:
+    own = f"e2e-{uuid4().hex}"
+    cache = f"{redis_url.rpartition('/')[0]}/{CACHE_DATABASE}"
+    variables = {
+        "PERDURE_LOG": fresh_database,
+        "PERDURE_BUS": f"kafka://{kafka_url}?topic={own}",
+        "PERDURE_CACHE": cache,
+        "PERDURE_KEYS": f"file://{tmp_path}/root.key",
+    }
+    with Redis.from_url(cache) as redis:
+        made = Installation(perdure_with(variables), own, redis)
+        yield made
+        if keys := made.cached_keys():
+            redis.unlink(*keys)
+    asyncio.run(_delete_topic(kafka_url, own))
+
+
+async def _delete_topic(bootstrap: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+    finally:
+        await admin.close()
+
+
+def conversations(trajectories: Path) -> dict[str, Any]:
+    """Some agents of every format and the messages that their files hold."""
+    runs = json.loads((trajectories / TAU).read_text())
+    known = {f"gpt-4o-airline/task-{run['task_id']}/trial-{run['trial']}": run["traj"] for run in (runs[0], runs[-1])}
+    known[Path(SWE).stem] = json.loads((trajectories / SWE).read_text())["history"]
+    name = WHO[-1]
+    known["hand-crafted/1"] = json.loads((trajectories / name).read_text())["history"]
+    return known
+
+
+def test_real_trajectories_go_from_file_through_every_server_to_the_reader(installation: Installation, trajectories: Path) -> None:
+    files = [trajectories / name for name in FILES]
+    first = installation("import", *files)
+    agents = len(json.loads(files[0].read_text())) + len(FILES) - 1
+    assert (first["conversations"], first["events_known"], first["broken"]) == (agents, 0, [])
+    installation.drain()
+    # Before any read: a read that misses would fill the cache by itself.
+    assert len(installation.cached_keys()) == agents
+    report = installation.holds()
+    assert (report["log"]["agents"], report["log"]["events"]) == (agents, first["events_new"])
+    for agent, messages in conversations(trajectories).items():
+        assert installation.messages(agent) == messages
+    again = installation("import", *files)
+    assert (again["events_new"], again["events_known"]) == (0, first["events_new"])
+
+
+def test_a_cut_off_file_is_named_with_its_line_and_the_servers_still_agree(installation: Installation, trajectories: Path) -> None:
+    runs = json.loads((trajectories / TAU).read_text())[:8]
+    whole = json.dumps(runs, indent=1)
+    cut = installation.command.folder / "cut.json"
+    cut.write_text(whole[: len(whole) // 2])
+    error = installation("import", cut, code=1)
+    assert (error["code"], error["file"]) == ("import_failed", str(cut))
+    line = len(cut.read_text().splitlines())
+    assert error["line"] == line
+    assert error["message"].startswith(f"{cut}:{line}: ")
+    installation.drain()
+    report = installation.holds()
+    kept = [agent["agent"] for agent in installation("agents")["agents"]]
+    assert 0 < len(kept) == report["log"]["agents"] < len(runs)
+    by_agent = {f"cut/task-{run['task_id']}/trial-{run['trial']}": run["traj"] for run in runs}
+    assert all(installation.messages(agent) == by_agent[agent] for agent in kept)
+
+
+def test_a_mended_file_goes_on_where_the_cut_off_one_ended(installation: Installation, trajectories: Path) -> None:
+    source = trajectories / WHO[0]
+    line = json.dumps(json.loads(source.read_text()))
+    file = installation.command.folder / "runs.jsonl"
+    file.write_text(f"{line}\n{line[:-40]}")
+    error = installation("import", file, code=1)
+    assert (error["file"], error["line"]) == (str(file), 2)
+    shutil.copy(source, file)
+    file.write_text(f"{line}\n{line}\n")
+    mended = installation("import", file)
+    assert mended["conversations"] == 2
+    assert mended["events_known"] == mended["events_new"] > 0
+    installation.drain()
+    assert installation.holds()["log"]["agents"] == 2
