@@ -95,12 +95,12 @@ async def _rates(run: _Run) -> None:
     with fresh_database(run.postgres_url) as other, fresh_database(run.postgres_url) as url:
         baseline = Baseline(other, contents(1)[0])
         # Ratios are of neighbours in time: what else the machine does then weighs on both.
-        many = await asyncio.to_thread(pgbench, baseline, 32, seconds(4, 20))
+        many = await asyncio.to_thread(pgbench, baseline, 32, seconds(3, 20))
         async with run.engine(url) as engine:
-            rate, agents = await run.callers(engine, seconds(4, 20))
+            rate, agents = await run.callers(engine, seconds(3, 20))
             again = await asyncio.to_thread(pgbench, baseline, 32, seconds(3, 20))
             # Each load has one agent per request that waits; more are made so that half the rate never runs out.
-            half = await open_load(rate / 2, seconds(4, 20), agents.step)
+            half = await open_load(rate / 2, seconds(3, 20), agents.step)
             _, single = await closed_load(1, seconds(2, 10), agents.step)
         alone = await asyncio.to_thread(pgbench, baseline, 1, seconds(2, 10))
         copied = await asyncio.to_thread(copy_rate, baseline, int(40_000 * min(1.0, run.settings.scale)))
@@ -131,7 +131,7 @@ async def _creates(run: _Run) -> None:
         async with run.engine(url) as engine:
             agents = Agents(engine)
             numbers: Iterator[int] = count()
-            rate, _ = await closed_load(CALLERS, run.settings.seconds(3, 15), lambda _: agents.create(next(numbers)))
+            rate, _ = await closed_load(CALLERS, run.settings.seconds(2, 15), lambda _: agents.create(next(numbers)))
     run.found["figures.creates_per_s"] = rate
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections import deque
 from itertools import cycle
 
 from perdure import NO_STREAM, Event, append
@@ -35,7 +34,7 @@ class Agents:
         self._tenant = tenant
         self._contents = cycle(contents())
         self.versions: dict[AgentName, int] = {}
-        self._free: deque[AgentName] = deque()
+        self._free: asyncio.Queue[AgentName] = asyncio.Queue()
 
     def event(self) -> Event:
         """An event of 1 KB that changes its agent's state."""
@@ -51,17 +50,16 @@ class Agents:
         name = AgentName(self._tenant, f"{self._prefix}-{number}")
         done = await self._engine.log.append_event(name, self.event(), expected=NO_STREAM)
         self.versions[name] = done.version
-        self._free.append(name)
+        self._free.put_nowait(name)
 
     async def next(self) -> tuple[AgentName, Event, int]:
         """Append to the agent that has waited longest, at its version; the agent, the event and the version it got."""
-        if not self._free:
-            raise RuntimeError("every agent is being appended to: the load is more than is done")
-        name = self._free.popleft()
+        # Where more is asked for than is done, it waits here, and the wait counts: every agent has one append on its way.
+        name = await self._free.get()
         event = self.event()
         done = await self._engine.log.append_event(name, event, expected=self.versions[name])
         self.versions[name] = done.version
-        self._free.append(name)
+        self._free.put_nowait(name)
         return name, event, done.version
 
     async def step(self, _caller: int = 0) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import AgentAppend
 from perdure.engine.relay import Relay
+from perdure.projections.contract import StateCache
 from perdure.projections.hot import HotStates
 from perdure.projections.projector import Projector
 from perdure.projections.reader import StateReader
@@ -48,7 +50,8 @@ WATCHED_PARTITIONS = (0, 1)
 TOKEN_SAMPLE = 50
 """Of so many appends one is looked for in Redis."""
 POLL_S = 0.0005
-VISIBLE_TIMEOUT_S = 20.0
+WAIT_POLL_S = 0.05
+VISIBLE_TIMEOUT_S = 60.0
 WARM_UP_S = 1.0
 
 
@@ -107,7 +110,7 @@ async def _clean(run: _Run, kafka_url: str) -> None:
 async def _catch_up(run: _Run) -> None:
     """What one relay and then one projector do when everything is there already."""
     store, bus = run.engine.log.store, run.engine.bus
-    events = await _fill(run, int(run.settings.seconds(40_000, 300_000)))
+    events = await _fill(run, int(run.settings.seconds(30_000, 300_000)))
     await bus.ensure(store.partitions)
     relay, stop = Relay(store, bus), asyncio.Event()
     started = time.perf_counter()
@@ -122,7 +125,7 @@ async def _catch_up(run: _Run) -> None:
 
 async def _project(run: _Run, events: int) -> float:
     engine = run.engine
-    projector = Projector(engine.log.store, engine.bus, engine.cache, engine.log.vault)
+    projector = Projector(engine.log.store, engine.bus, engine.cache, engine.log.vault, group=run.tenant)
     stop = asyncio.Event()
     while not await projector.lag():  # noqa: ASYNC110 - joining the group is no work on events
         await asyncio.sleep(POLL_S)
@@ -160,6 +163,7 @@ class _Watch:
         self.early: dict[UUID, float] = {}
         self.kafka: list[float] = []
         self.redis: list[float] = []
+        self.awaited: dict[AgentName, tuple[int, float]] = {}
 
     def commit(self, event: UUID, at: float) -> None:
         """Note a commit; one that a consumer has seen already took no time."""
@@ -177,19 +181,43 @@ class _Watch:
         else:
             self.kafka.append(at - committed)
 
+    def await_visible(self, name: AgentName, version: int, at: float) -> None:
+        """Look for a version in Redis, unless an earlier one of the agent is still looked for."""
+        self.awaited.setdefault(name, (version, at))
+
+    async def look(self, cache: StateCache) -> None:
+        """Look for all that is awaited in one round trip."""
+        names = list(self.awaited)
+        tokens = await cache.tokens(names)
+        now = time.perf_counter()
+        for name, token in zip(names, tokens, strict=True):
+            version, at = self.awaited[name]
+            if token is not None and token.version >= version:
+                self.redis.append(now - at)
+                del self.awaited[name]
+
+
+async def _look(watch: _Watch, cache: StateCache) -> None:
+    """One looker for all samples, so that looking costs the same however far behind Redis is."""
+    while True:
+        if watch.awaited:
+            await watch.look(cache)
+        await asyncio.sleep(POLL_S)
+
 
 async def _latencies(run: _Run) -> None:
     """5 000 events/s at intended times, with relay and projector in processes of their own."""
     agents = Agents(run.engine, prefix="paced", tenant=run.tenant)
     await agents.make(AGENTS)
-    workers = [await Worker.start(role, **run.given) for role in ("relay", "project")]
+    workers = [await Worker.start(role, group=run.tenant, **run.given) for role in ("relay", "project")]
     try:
         await _wait_visible(run, agents)
         watch = _Watch()
         async with _consuming(run, watch):
+            # A group of its own per run: members of one group on other topics would rebalance it.
             rate = RATE_PER_S * min(1.0, run.settings.scale)
             await open_load(rate, WARM_UP_S, agents.step)
-            append_latencies = await open_load(rate, run.settings.seconds(10, 60), _watched(run, agents, watch))
+            append_latencies = await open_load(rate, run.settings.seconds(8, 60), _watched(agents, watch))
             await _wait_visible(run, agents)
     finally:
         for worker in workers:
@@ -203,37 +231,29 @@ async def _latencies(run: _Run) -> None:
     run.details["append_p99_ms"] = round(percentile(append_latencies, 0.99) * 1000, 2)
 
 
-def _watched(run: _Run, agents: Agents, watch: _Watch) -> Callable[[], Awaitable[None]]:
+def _watched(agents: Agents, watch: _Watch) -> Callable[[], Awaitable[None]]:
     """An append whose commit is noted; of some the way into Redis is watched."""
-    number = 0
+    numbers = count(1)
 
     async def work() -> None:
-        nonlocal number
-        number += 1
-        sampled = number % TOKEN_SAMPLE == 0
         name, event, version = await agents.next()
         at = time.perf_counter()
         watch.commit(event.id, at)
-        if sampled:
-            await _visible(run, name, version)
-            watch.redis.append(time.perf_counter() - at)
+        if next(numbers) % TOKEN_SAMPLE == 0:
+            watch.await_visible(name, version, at)
 
     return work
 
 
-async def _visible(run: _Run, name: AgentName, version: int) -> None:
-    """Until Redis holds the agent at the version."""
-    async with asyncio.timeout(VISIBLE_TIMEOUT_S):
-        while True:
-            (token,) = await run.engine.cache.tokens([name])
-            if token is not None and token.version >= version:
-                return
-            await asyncio.sleep(POLL_S)
-
-
 async def _wait_visible(run: _Run, agents: Agents) -> None:
+    """Until Redis holds every agent as the log does."""
+    watch = _Watch()
     for name, version in agents.versions.items():
-        await _visible(run, name, version)
+        watch.await_visible(name, version, 0.0)
+    async with asyncio.timeout(VISIBLE_TIMEOUT_S):
+        while watch.awaited:
+            await watch.look(run.engine.cache)
+            await asyncio.sleep(WAIT_POLL_S)
 
 
 @asynccontextmanager
@@ -247,12 +267,13 @@ async def _consuming(run: _Run, watch: _Watch) -> AsyncIterator[None]:
     await consumer.seek_to_end(*places)
     for place in places:
         await consumer.position(place)
-    consuming = asyncio.create_task(_consume(consumer, watch))
+    watching = [asyncio.create_task(_consume(consumer, watch)), asyncio.create_task(_look(watch, run.engine.cache))]
     try:
         yield
     finally:
-        consuming.cancel()
-        await asyncio.wait([consuming])
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
         await consumer.stop()
 
 
@@ -298,7 +319,7 @@ async def _reads(run: _Run) -> None:
     reads = (bare, small, from_redis, at_hand)
     found: dict[str, list[float]] = {read.__name__: [] for read in reads}
     # In turns: what else the machine does weighs on each alike.
-    for _ in range(int(1 + run.settings.seconds(2_000, 20_000))):
+    for _ in range(int(1 + run.settings.seconds(1_500, 20_000))):
         for read in reads:
             started = time.perf_counter()
             await read()

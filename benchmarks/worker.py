@@ -1,6 +1,6 @@
 """A process beside the measuring one: `python -m benchmarks.worker ROLE JSON`. It says `ready`, and works when it is sent a line.
 
-Roles: `append` (appends for a while, then prints how many a second), `relay`, `project` and `both` (until stdin ends).
+Roles: `append` (appends for a while, then prints how many a second), `relay` and `project` (until stdin ends).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import perdure
 from benchmarks.appending import Agents
 from benchmarks.measuring import closed_load, run
+from perdure.engine.relay import Relay
+from perdure.projections.projector import Projector
 
 __all__ = ["Worker"]
 
@@ -72,7 +74,9 @@ async def _append(given: dict[str, Any]) -> None:
 async def _pipeline(role: str, given: dict[str, Any]) -> None:
     async with perdure.open(given["log"], bus=given["bus"], cache=given["cache"], keys=given["keys"], create=False) as engine:
         stop = asyncio.Event()
-        running = asyncio.create_task(engine.run(relay=role != "project", projector=role != "relay", stop=stop))
+        store, bus = engine.log.store, engine.bus
+        part = Relay(store, bus) if role == "relay" else Projector(store, bus, engine.cache, engine.log.vault, group=given["group"])
+        running = asyncio.create_task(part.run(stop))
         print("ready", flush=True)
         ended = asyncio.ensure_future(_stdin_line())
         await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
