@@ -108,8 +108,9 @@ class KafkaBus:
                 raise Unavailable(f"partition {partition} of the topic cannot be read: {error!r}") from error
 
     async def consumer(self, group: str) -> KafkaConsumer:
-        """A new member of the consumer group."""
-        member = KafkaConsumer(self.settings, self._topic, group)
+        """A new member of the consumer group, which is known to Kafka as `TOPIC.GROUP`."""
+        # A group of the topic's own: installations that share a cluster would rebalance, and wait for, each other's members.
+        member = KafkaConsumer(self.settings, self._topic, f"{self.settings.topic}.{group}")
         await member.start()
         return member
 
