@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +92,11 @@ async def _delete_topic(bootstrap: str, topic: str) -> None:
 
 
 def conversations(trajectories: Path) -> dict[str, Any]:
-    """Some agents of every format and the messages that their files hold."""
+    """An agent of every format and the messages that their files hold."""
     runs = json.loads((trajectories / TAU).read_text())
-    known = {f"gpt-4o-airline/task-{run['task_id']}/trial-{run['trial']}": run["traj"] for run in (runs[0], runs[-1])}
+    known = {f"gpt-4o-airline/task-{runs[-1]['task_id']}/trial-{runs[-1]['trial']}": runs[-1]["traj"]}
     known[Path(SWE).stem] = json.loads((trajectories / SWE).read_text())["history"]
-    name = WHO[-1]
-    known["hand-crafted/1"] = json.loads((trajectories / name).read_text())["history"]
+    known["hand-crafted/1"] = json.loads((trajectories / WHO[-1]).read_text())["history"]
     return known
 
 
@@ -118,35 +116,22 @@ def test_real_trajectories_go_from_file_through_every_server_to_the_reader(insta
     assert (again["events_new"], again["events_known"]) == (0, first["events_new"])
 
 
-def test_a_cut_off_file_is_named_with_its_line_and_the_servers_still_agree(installation: Installation, trajectories: Path) -> None:
+def test_a_cut_off_file_is_named_with_its_line_and_its_mended_form_goes_on(installation: Installation, trajectories: Path) -> None:
     runs = json.loads((trajectories / TAU).read_text())[:8]
     whole = json.dumps(runs, indent=1)
-    cut = installation.command.folder / "cut.json"
-    cut.write_text(whole[: len(whole) // 2])
-    error = installation("import", cut, code=1)
-    assert (error["code"], error["file"]) == ("import_failed", str(cut))
-    line = len(cut.read_text().splitlines())
-    assert error["line"] == line
-    assert error["message"].startswith(f"{cut}:{line}: ")
+    file = installation.command.folder / "runs.json"
+    file.write_text(whole[: len(whole) // 2])
+    line = len(file.read_text().splitlines())
+    error = installation("import", file, code=1)
+    assert (error["code"], error["file"], error["line"]) == ("import_failed", str(file), line)
+    assert error["message"].startswith(f"{file}:{line}: ")
     installation.drain()
     report = installation.holds()
     kept = [agent["agent"] for agent in installation("agents")["agents"]]
     assert 0 < len(kept) == report["log"]["agents"] < len(runs)
-    by_agent = {f"cut/task-{run['task_id']}/trial-{run['trial']}": run["traj"] for run in runs}
-    assert all(installation.messages(agent) == by_agent[agent] for agent in kept)
-
-
-def test_a_mended_file_goes_on_where_the_cut_off_one_ended(installation: Installation, trajectories: Path) -> None:
-    source = trajectories / WHO[0]
-    line = json.dumps(json.loads(source.read_text()))
-    file = installation.command.folder / "runs.jsonl"
-    file.write_text(f"{line}\n{line[:-40]}")
-    error = installation("import", file, code=1)
-    assert (error["file"], error["line"]) == (str(file), 2)
-    shutil.copy(source, file)
-    file.write_text(f"{line}\n{line}\n")
+    by_agent = {f"runs/task-{run['task_id']}/trial-{run['trial']}": run["traj"] for run in runs}
+    assert installation.messages(kept[-1]) == by_agent[kept[-1]]
+    file.write_text(whole)
     mended = installation("import", file)
-    assert mended["conversations"] == 2
-    assert mended["events_known"] == mended["events_new"] > 0
-    installation.drain()
-    assert installation.holds()["log"]["agents"] == 2
+    assert (mended["conversations"], mended["events_known"]) == (len(runs), report["log"]["events"])
+    assert mended["events_new"] > 0
