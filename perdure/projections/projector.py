@@ -76,7 +76,7 @@ class Projector:
         self._vault = vault
         self._group = group
         self._base = base
-        self._hot: HotStates[HotState] = hot or HotStates()
+        self._hot: HotStates[HotState] = HotStates() if hot is None else hot
         self._consumer: Consumer | None = None
         self._offsets: dict[int, int] = {}
         self._aside: set[tuple[str, str]] = set()

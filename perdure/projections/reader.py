@@ -79,7 +79,7 @@ class StateReader:
         self._cache = cache
         self._vault = vault
         self._base = base
-        self._kept: HotStates[_Kept] = kept or HotStates()
+        self._kept: HotStates[_Kept] = HotStates() if kept is None else kept
 
     async def state(
         self,
