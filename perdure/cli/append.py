@@ -68,7 +68,7 @@ async def append(
     made += [changes.delete(path) for path in delete]
     made += [changes.merge("", parsed(merge, "--merge"))] if merge is not None else []
     event = _event(type, tuple(made), data, id, correlation_id)
-    async with session(options) as engine:
+    async with session(options, create=True) as engine:
         done = await engine.agent(agent, tenant=options.tenant_name).append([event], expected=expectation(expected))
     facts = {"tenant": options.tenant_name, "agent": agent, "version": done.version, "id": event.id, "already": done.already}
     emit(facts, as_json=options.json, text=f"version {done.version}" + (" (was there already)" if done.already else ""))

@@ -42,7 +42,7 @@ async def import_(
     """
     if wrong := [name for name in files if name.startswith("-") and name != "-"]:
         raise InvalidInput(f"there is no option {wrong[0]}", hint="perdure import --help")
-    async with session(options) as engine:
+    async with session(options, create=True) as engine:
         with Progress("importing", quiet=options.json) as progress:
             report = await engine.import_conversations(
                 records(files, format),

@@ -55,9 +55,9 @@ DEFAULTS: Final = Options()
 
 
 @contextlib.asynccontextmanager
-async def session(options: Options) -> AsyncIterator[Engine]:
-    """The engine of these options, open for as long as the block runs."""
+async def session(options: Options, *, create: bool = False) -> AsyncIterator[Engine]:
+    """The engine of these options, open for as long as the block runs. create: a log that is missing is made; else that is an error."""
     import perdure
 
-    async with perdure.open(settings=options.settings()) as engine:
+    async with perdure.open(settings=options.settings(), create=create) as engine:
         yield engine

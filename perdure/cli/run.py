@@ -36,7 +36,7 @@ async def project(*, until_drained: Drained = False, options: Options = DEFAULTS
 
 
 async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool) -> None:
-    async with session(options) as engine:
+    async with session(options, create=True) as engine:
         with _stop_signals() as stop:
             if not until_drained:
                 print("running; Ctrl-C ends it", file=sys.stderr, flush=True)

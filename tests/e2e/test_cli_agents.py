@@ -75,8 +75,9 @@ def test_the_same_event_id_again_changes_nothing(perdure_command: Perdure) -> No
 
 
 def test_an_unknown_agent_and_an_unknown_version_are_not_found(perdure_command: Perdure) -> None:
-    assert perdure_command("show", "nobody", "--json", code=3).error["code"] == "agent_not_found"
+    assert perdure_command("show", "a", "--json", code=2).error["code"] == "configuration"  # reading makes no log
     append(perdure_command, "--data", "1")
+    assert perdure_command("show", "nobody", "--json", code=3).error["code"] == "agent_not_found"
     assert perdure_command("show", "a", "--at-version", "9", "--json", code=3).error["code"] == "version_not_found"
 
 
@@ -92,10 +93,12 @@ def test_input_that_is_not_json_is_refused_before_anything_is_stored(perdure_com
     append(perdure_command, "--set", "/a={", code=2)
     append(perdure_command, "--data", "{", code=2)
     append(perdure_command, "--set", "nothing", code=2)
+    perdure_command("init")
     perdure_command("show", "a", code=3)
 
 
 def test_doctor_finds_an_embedded_engine_well_and_a_server_that_is_away(perdure_command: Perdure) -> None:
+    perdure_command("init")
     assert perdure_command("doctor", "--json").json["ok"] is True
     away = perdure_command("doctor", "--log", "postgresql://perdure@127.0.0.1:9/x", "--json", code=6).json
     assert away["ok"] is False

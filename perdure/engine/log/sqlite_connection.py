@@ -49,7 +49,7 @@ def prepare(file: Path, partitions: int, *, create: bool) -> sqlite3.Connection:
         raise ConfigurationError(f"a log has 1 to {PARTITIONS_MAX} partitions, not {partitions}")
     fresh = not file.exists()
     if fresh and not create:
-        raise ConfigurationError(f"there is no log in {file.parent}", hint="check the path of PERDURE_LOG")
+        raise ConfigurationError(f"there is no log in {file.parent}", hint="check PERDURE_LOG, or make one: perdure init")
     if fresh:
         _make_folder(file.parent)
     connection = connect(file, writer=True)
