@@ -83,9 +83,11 @@ def test_an_acknowledgement_at_another_version_or_epoch_is_reported() -> None:
     log = sound()
     wrong = [Acknowledged("t", "a", log[0].id, 2), Acknowledged("t", "a", log[6].id, 7, epoch=1), Acknowledged("t", "b", log[0].id, 1)]
     report = check_history(wrong, log)
-    assert [
-        each.rpartition(", ")[2] for each in report.problems
-    ] == ["stands at version 1", "was written under epoch 2", "is not in the log"]
+    assert [each.rpartition(", ")[2] for each in report.problems] == [
+        "stands at version 1",
+        "was written under epoch 2",
+        "is not in the log",
+    ]
 
 
 def test_problems_are_all_counted_and_the_first_are_told() -> None:

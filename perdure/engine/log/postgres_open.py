@@ -32,7 +32,7 @@ _OPTIONS: dict[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC"
+    "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC -c jit=off"
     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
 }
 
@@ -52,9 +52,11 @@ def make_pool(url: str, *, role: str | None = None) -> AsyncConnectionPool:
         if role is not None:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 
+    # A plan that is made while a table is still small must not be kept for when it is large.
+    options = _OPTIONS | {"options": _OPTIONS["options"] + " -c plan_cache_mode=force_custom_plan"}
     return AsyncConnectionPool(
         url,
-        kwargs=_OPTIONS,
+        kwargs=options,
         min_size=1,
         max_size=POOL_MAX,
         open=False,
