@@ -109,8 +109,10 @@ class PostgresStore(PostgresControl):
     # --- agents ---
 
     async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+        # One probe of the index per name, whatever the planner believes of a table that has just grown.
         sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%s::text[], %s::text[]) n(tenant, agent)
-                  JOIN tenants t ON t.name = n.tenant JOIN agents a ON a.tenant_key = t.tenant_key AND a.agent = n.agent"""  # noqa: S608
+                  JOIN tenants t ON t.name = n.tenant,
+                  LATERAL (SELECT * FROM agents a WHERE a.tenant_key = t.tenant_key AND a.agent = n.agent LIMIT 1) a"""  # noqa: S608
         rows = await self._rows(sql, [name.tenant for name in names], [name.agent for name in names])
         found = {AgentName(row[0], row[1]): agent_of(row) for row in rows}
         return [found.get(name) for name in names]
