@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
-from perdure.engine.event import RecordedEvent
-from perdure.engine.log.codec import decode_event, event_context
+import msgspec
+
+from perdure.engine import blobs
+from perdure.engine.changes import Change
+from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.codec import StoredPayload, decode_payload, event_context, recorded_event
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
 from perdure.engine.log.heads import KnownHeads
-from perdure.errors import AgentNotFound, DictionaryNotFound, PerdureError
+from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, PerdureError
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
@@ -73,7 +77,7 @@ class Vault:
                 # Trained since by another process; the cipher shares the book's set and sees it at once.
                 await self.book.load(sealed.tenant)
                 plaintext = cipher.open(context, sealed.payload)
-            return decode_event(sealed, plaintext)
+            return await self._whole(sealed, plaintext)
         except PerdureError as problem:
             problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
             raise
@@ -85,8 +89,10 @@ class Vault:
             known = self._known.get(AgentName(sealed.tenant, sealed.agent))
             if known is not None:
                 try:
-                    opened.append(decode_event(sealed, known[1].open(event_context(sealed.id), sealed.payload)))
-                    continue
+                    payload = decode_payload(sealed, known[1].open(event_context(sealed.id), sealed.payload))
+                    if not payload.references:
+                        opened.append(recorded_event(sealed, payload))
+                        continue
                 except DictionaryNotFound:
                     await self.book.load(sealed.tenant)
                 except PerdureError as problem:
@@ -94,6 +100,43 @@ class Vault:
                     raise
             opened.append(await self.open(sealed))
         return opened
+
+    async def keep_large(self, tenant: str, event: Event) -> tuple[Event, int]:
+        """The event with its large values kept outside, durable when this returns, and how many there are. Raises LimitExceeded."""
+        key = await self.ring.tenant_key(tenant)
+        sealed: dict[bytes, bytes] = {}
+
+        def keep(encoded: bytes) -> bytes:
+            name, content = key.seal_blob(encoded)
+            sealed[name] = content
+            return name
+
+        count = 0
+        changes = []
+        for change in event.changes:
+            value, taken = blobs.take_out(change.value, keep)
+            changes.append(Change(change.op, change.path, value))
+            count += taken
+        data, taken = blobs.take_out(event.data, keep)
+        for name, content in sealed.items():
+            await self.store.put_blob(tenant, name, content)
+        return msgspec.structs.replace(event, changes=tuple(changes), data=data), count + taken
+
+    async def _whole(self, sealed: SealedEvent, plaintext: bytes) -> RecordedEvent:
+        payload = decode_payload(sealed, plaintext)
+        return recorded_event(sealed, await self._put_back(sealed, payload) if payload.references else payload)
+
+    async def _put_back(self, sealed: SealedEvent, payload: StoredPayload) -> StoredPayload:
+        key = await self.ring.tenant_key(sealed.tenant)
+
+        async def fetch(reference: blobs.Reference) -> bytes:
+            content = await self.store.get_blob(sealed.tenant, reference.name)
+            if content is None:
+                raise IntegrityError(f"a large value ({reference.size_bytes} bytes) of event {sealed.id} is not there")
+            return key.open_blob(reference.name, content)
+
+        changes = [Change(change.op, change.path, await blobs.put_back(change.value, fetch)) for change in payload.changes]
+        return msgspec.structs.replace(payload, changes=tuple(changes), data=await blobs.put_back(payload.data, fetch))
 
     def forget(self, name: AgentName) -> None:
         """Drop what is remembered of an agent, e.g. after its row changed."""

@@ -17,11 +17,20 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.contract import SealedEvent, from_microseconds
 from perdure.errors import IntegrityError, InvalidEvent, LimitExceeded
 
-__all__ = ["Draft", "decode_event", "encode_payload", "event_context"]
+__all__ = [
+    "Draft",
+    "Payload",
+    "StoredPayload",
+    "check_size",
+    "decode_payload",
+    "encode_payload",
+    "event_context",
+    "recorded_event",
+]
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
-    """The sealed part, as it is encoded; trailing fields that hold their defaults are still written, so that the layout is fixed."""
+    """The sealed part, as it is encoded: an array of seven, of eight where values stand outside. references: how many do."""
 
     changes: tuple[Change, ...]
     data: Any
@@ -30,6 +39,12 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
     actor: str
     schema_version: int
     replayable: bool
+
+
+class StoredPayload(Payload, frozen=True, array_like=True):
+    """A payload that may refer to large values."""
+
+    references: int = 0
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -46,31 +61,38 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Payload)
+_decoder = msgspec.msgpack.Decoder(StoredPayload)
 
 
-def encode_payload(event: Event) -> bytes:
-    """The sealed part of an event before it is sealed. Raises InvalidEvent, LimitExceeded."""
-    payload = Payload(event.changes, event.data, event.metadata, event.source, event.actor, event.schema_version, event.replayable)
+def encode_payload(event: Event, references: int = 0) -> bytes:
+    """The sealed part of an event before it is sealed. references: values in it that stand outside. Raises InvalidEvent."""
+    fields = (event.changes, event.data, event.metadata, event.source, event.actor, event.schema_version, event.replayable)
+    payload = StoredPayload(*fields, references=references) if references else Payload(*fields)
     try:
-        encoded = _encoder.encode(payload)
+        return _encoder.encode(payload)
     except (TypeError, ValueError, OverflowError, RecursionError) as problem:
         raise InvalidEvent(f"event {event.type!r} cannot be encoded: {problem}") from problem
-    if len(encoded) > limits.EVENT_BYTES_MAX:
+
+
+def check_size(event: Event, size_bytes: int) -> None:
+    """Raise LimitExceeded for a payload that is too large although its large values stand outside."""
+    if size_bytes > limits.EVENT_BYTES_MAX:
         raise LimitExceeded(
-            f"event {event.type!r} has {len(encoded)} bytes, the limit is {limits.EVENT_BYTES_MAX}",
-            hint="split it, or keep the large value by reference",
+            f"event {event.type!r} has {size_bytes} bytes, the limit is {limits.EVENT_BYTES_MAX}", hint="split it into several events"
         )
-    return encoded
 
 
-def decode_event(sealed: SealedEvent, plaintext: bytes) -> RecordedEvent:
-    """The whole event from its columns and its opened payload."""
+def decode_payload(sealed: SealedEvent, plaintext: bytes) -> StoredPayload:
+    """What was sealed. Raises IntegrityError."""
     try:
-        payload = _decoder.decode(plaintext)
+        return _decoder.decode(plaintext)
     except msgspec.MsgspecError as problem:
         message = f"the payload of event {sealed.id} is not an event: {problem}"
         raise IntegrityError(message, tenant=sealed.tenant, agent=sealed.agent, version=sealed.version) from problem
+
+
+def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
+    """The whole event from its columns and its opened payload."""
     return RecordedEvent(
         type=sealed.type,
         changes=payload.changes,

@@ -13,7 +13,7 @@ from perdure import limits
 from perdure.engine.checks import check_event
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log import decide
-from perdure.engine.log.codec import Draft, encode_payload, event_context
+from perdure.engine.log.codec import Draft, check_size, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED, Item, Outcome
 from perdure.engine.log.expected import ANY, ExpectedVersion
@@ -112,6 +112,11 @@ class EventLog:
             if event.type.startswith("perdure."):
                 raise InvalidEvent(f"event type {event.type!r} is reserved", hint="types that start with 'perdure.' are the engine's own")
         payloads = [encode_payload(event) for event in append.events]
+        for number, event in enumerate(append.events):
+            if len(payloads[number]) > limits.INLINE_BYTES_MAX:
+                lighter, references = await self.vault.keep_large(append.name.tenant, event)
+                payloads[number] = encode_payload(lighter, references)
+                check_size(event, len(payloads[number]))
         if len({event.id for event in append.events}) < len(append.events):
             raise InvalidEvent("two events of one append have the same id", tenant=append.name.tenant, agent=append.name.agent)
         record, cipher = self.vault.known(append.name) or await self.vault.obtain(append.name)
