@@ -18,7 +18,8 @@
     │   ├── EventNotFound
     │   ├── VersionNotFound
     │   ├── ProjectionNotFound
-    │   └── DictionaryNotFound       a sealed value names a dictionary that is not loaded here
+    │   ├── DictionaryNotFound       a sealed value names a dictionary that is not loaded here
+    │   └── ObjectNotFound           the store has no object of that name
     ├── Conflict                     the expected version does not hold
     │   ├── Fenced                   a newer epoch owns the agent
     │   └── AlreadyExists
@@ -61,6 +62,7 @@ __all__ = [
     "LimitExceeded",
     "MissingDependency",
     "NotFound",
+    "ObjectNotFound",
     "Overloaded",
     "PerdureError",
     "ProjectionNotFound",
@@ -224,6 +226,12 @@ class DictionaryNotFound(NotFound):
     """The compression dictionary is not loaded, or not there."""
 
     code = "dictionary_not_found"
+
+
+class ObjectNotFound(NotFound):
+    """The store of snapshots has no object of that name."""
+
+    code = "object_not_found"
 
 
 class Conflict(PerdureError):

@@ -71,3 +71,17 @@ TRAINING_SAMPLES_MIN: Final = 100
 TRAINING_BYTES_MIN: Final = 32 * KIB
 TRAINING_BYTES_MAX: Final = 16 * MIB
 """Training picks samples evenly until it has this many bytes."""
+
+# --- stores of snapshots ---
+STORE_NAME_LENGTH_MAX: Final = 512
+STORE_OBJECT_BYTES_MAX: Final = 256 * MIB
+STORE_LIST_PAGE_OBJECTS: Final = 1_000
+STORE_REQUESTS_MAX: Final = 32
+"""Requests to one store that are under way at once; more wait."""
+STORE_BYTES_IN_FLIGHT_MAX: Final = 256 * MIB
+"""Bytes of the contents that one store is being sent at once; more wait."""
+STORE_ATTEMPTS_MAX: Final = 5
+STORE_RETRY_S: Final = 30.0
+"""A request to a store that is away is repeated for so long, and at most so often, before `Unavailable`."""
+STORE_REQUEST_TIMEOUT_S: Final = 30.0
+STORE_CONNECT_TIMEOUT_S: Final = 5.0

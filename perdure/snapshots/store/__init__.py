@@ -1,0 +1,7 @@
+"""Where snapshots are kept: local files or an S3-compatible service, behind one small contract."""
+
+from __future__ import annotations
+
+from perdure.snapshots.store.contract import ObjectFacts, SnapshotStore
+
+__all__ = ["ObjectFacts", "SnapshotStore"]
