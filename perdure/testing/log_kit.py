@@ -20,6 +20,7 @@ from perdure.testing import (
     log_event_process_cases,
     log_process_cases,
     log_read_cases,
+    log_snapshot_cases,
 )
 from perdure.testing.log_rows import LogUnderTest, log_under_test
 
@@ -31,6 +32,7 @@ STORE_CASES: tuple[Case, ...] = (
     *log_append_cases.CASES,
     *log_read_cases.CASES,
     *log_control_cases.CASES,
+    *log_snapshot_cases.CASES,
     *log_process_cases.CASES,
 )
 """Of the bare store."""

@@ -12,6 +12,8 @@ from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_open import SCHEMA
 from perdure.errors import ConfigurationError
 from perdure.testing.log_kit import LOG_CASES, STORE_CASES, Case, log_under_test, name_of
+from perdure.testing.log_rows import agent_of
+from perdure.testing.log_snapshot_cases import snapshot_row
 
 
 @pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
@@ -53,3 +55,20 @@ async def test_a_reader_of_a_tenant_sees_that_tenant_alone(fresh_database: str) 
             assert await (await connection.execute(f"SELECT tenant_key FROM {table}")).fetchall() == [(1,)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute("SELECT * FROM documents")
+
+
+async def test_a_reader_of_a_tenant_sees_that_tenants_snapshots_alone(fresh_database: str) -> None:
+    store = await PostgresStore.open(fresh_database, partitions=2)
+    try:
+        agents = [await agent_of(store, tenant=tenant) for tenant in ("a", "b")]
+        for agent in agents:
+            assert await store.add_snapshot(snapshot_row(agent, 1)) is None
+    finally:
+        await store.close()
+    async with await psycopg.AsyncConnection.connect(fresh_database, options=f"-c search_path={SCHEMA}", autocommit=True) as connection:
+        await connection.execute("SET ROLE perdure_reader")
+        assert await (await connection.execute("SELECT agent_key FROM snapshots")).fetchall() == []
+        await connection.execute("SELECT set_config('perdure.tenant_key', %s, false)", (str(agents[1].tenant_key),))
+        assert await (await connection.execute("SELECT agent_key FROM snapshots")).fetchall() == [(agents[1].agent_key,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("UPDATE snapshots SET damage = 'x'")

@@ -89,9 +89,9 @@ async def test_file_that_is_no_log_is_an_integrity_error(tmp_path: Path) -> None
 async def test_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     await (await SqliteStore.open(tmp_path)).close()
     with sqlite3.connect(tmp_path / "log.db") as connection:
-        connection.execute("INSERT INTO perdure_migrations VALUES (2, 'later', 'x', 0)")
+        connection.execute("INSERT INTO perdure_migrations VALUES (99, 'later', 'x', 0)")
     connection.close()
-    with pytest.raises(ConfigurationError, match="schema 2"):
+    with pytest.raises(ConfigurationError, match="schema 99"):
         await SqliteStore.open(tmp_path)
 
 

@@ -20,6 +20,8 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.engine.log.snapshot_rows import SnapshotRows
+
 __all__ = [
     "AgentName",
     "AgentRecord",
@@ -181,7 +183,7 @@ class Lease(NamedTuple):
     expires_in_s: float
 
 
-class LogStore(Protocol):
+class LogStore(SnapshotRows, Protocol):
     """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
 
     partitions: int

@@ -20,11 +20,11 @@ from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, Propose, SealedEvent
 from perdure.engine.log.decide import head_after
 from perdure.engine.log.postgres_append import Appender
-from perdure.engine.log.postgres_control import PostgresControl
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.postgres_snapshots import PostgresSnapshots
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.errors import ConfigurationError, Unavailable
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
@@ -35,7 +35,7 @@ FEW_SEGMENTS = 4
 """Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
 
-class PostgresStore(PostgresControl):
+class PostgresStore(PostgresSnapshots):
     """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
 
     def __init__(self, url: str, segment_offsets: int) -> None:
