@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.contract import AgentName, EventFilter, LogStore
 from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import AgentAppend, EventLog
-from perdure.errors import AgentNotFound, Conflict
+from perdure.errors import AgentNotFound, Conflict, Unavailable
 from perdure.testing.log_rows import LogUnderTest
 
 EVENTS = "events"
@@ -40,9 +41,16 @@ T = TypeVar("T")
 
 
 class SyncLog:
-    """An event log, used from any thread."""
+    """An event log, used from any thread.
+
+    Whoever has asked gets an answer, also when the log is closed meanwhile: the public cases do not join the threads that read beside their
+    writers, and such a thread, waiting for a loop that has ended, would keep the process from ending.
+    """
 
     def __init__(self, opener: Callable[[], Awaitable[LogStore]]) -> None:
+        self._lock = threading.Lock()
+        self._asked: set[Future[Any]] = set()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -51,11 +59,25 @@ class SyncLog:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, run on the log's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise Unavailable("the log is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._asked.add(future)
+        try:
+            return future.result()
+        finally:
+            with self._lock:
+                self._asked.discard(future)
 
     def close(self) -> None:
-        """Close the log and end its loop."""
-        self.run(self._under.close())
+        """Answer whoever has asked, close the log and end its loop."""
+        with self._lock:
+            self._closed = True
+            asked = list(self._asked)
+        wait(asked)
+        asyncio.run_coroutine_threadsafe(self._under.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

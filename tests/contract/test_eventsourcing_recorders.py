@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from eventsourcing.tests import persistence as cases
 from perdure.engine.log.contract import LogStore
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.sqlite import SqliteStore
+from perdure.errors import Unavailable
 from tests.contract.eventsourcing_adapter import (
     PerdureAggregateRecorder,
     PerdureApplicationRecorder,
@@ -19,6 +22,8 @@ from tests.contract.eventsourcing_adapter import (
     PerdureTrackingRecorder,
     SyncLog,
 )
+
+ANSWER_S = 10.0
 
 
 class OnSqlite:
@@ -83,6 +88,29 @@ def _sync(case: Aggregates | Applications | Trackings | Processes | NonInterleav
     sync = SyncLog(case.opener)
     case.addCleanup(sync.close)
     return sync
+
+
+def test_a_thread_that_reads_while_the_log_is_closed_is_answered(tmp_path: Path) -> None:
+    sync = SyncLog(partial(SqliteStore.open, tmp_path, partitions=1))
+    begun, let_go = threading.Event(), asyncio.Event()
+
+    async def read() -> None:
+        begun.set()
+        await let_go.wait()
+
+    reader = threading.Thread(target=sync.run, args=(read(),), daemon=True)
+    reader.start()
+    assert begun.wait(ANSWER_S)
+    closer = threading.Thread(target=sync.close, daemon=True)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive(), "closed under its reader"
+    sync._loop.call_soon_threadsafe(let_go.set)
+    for thread in (reader, closer):
+        thread.join(ANSWER_S)
+        assert not thread.is_alive()
+    with pytest.raises(Unavailable):
+        sync.run(read())
 
 
 class TestSqliteAggregates(OnSqlite, Aggregates):
