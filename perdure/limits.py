@@ -76,6 +76,8 @@ TRAINING_BYTES_MAX: Final = 16 * MIB
 STORE_NAME_LENGTH_MAX: Final = 512
 STORE_OBJECT_BYTES_MAX: Final = 256 * MIB
 STORE_LIST_PAGE_OBJECTS: Final = 1_000
+STORE_THREADS: Final = 16
+"""That one local store works with."""
 STORE_REQUESTS_MAX: Final = 32
 """Requests to one store that are under way at once; more wait."""
 STORE_BYTES_IN_FLIGHT_MAX: Final = 256 * MIB
@@ -85,3 +87,21 @@ STORE_RETRY_S: Final = 30.0
 """A request to a store that is away is repeated for so long, and at most so often, before `Unavailable`."""
 STORE_REQUEST_TIMEOUT_S: Final = 30.0
 STORE_CONNECT_TIMEOUT_S: Final = 5.0
+
+# --- keeping snapshots ---
+SNAPSHOTS_NEWEST_MIN: Final = 3
+"""So many of an agent's newest sound snapshots stay whatever a policy says, and the events after the oldest of them."""
+REPLAY_BUDGET_EVENTS: Final = 1_000
+REPLAY_BUDGET_BYTES: Final = 4 * MIB
+"""What a load may have to replay before the snapshotter makes a new snapshot; larger for large states."""
+SNAPSHOTTER_AGENTS_MAX: Final = 100_000
+"""Agents whose distance from their newest snapshot a snapshotter remembers."""
+SNAPSHOTTER_WAITING_MAX: Final = 1_000
+"""Agents that may wait for a snapshot before the snapshotter stops reading the log."""
+CHECKPOINTS_PER_COMPACTION_MAX: Final = 1_000
+
+# --- schemas, dictionaries by themselves, the fast path ---
+SCHEMA_BYTES_MAX: Final = 256 * KIB
+"""A JSON Schema as text."""
+SCHEMAS_MAX: Final = 1_000
+"""Agent types with a published schema."""
