@@ -26,7 +26,9 @@ def nothing_left_behind() -> Iterator[None]:
         child.kill()
         child.join(JOIN_S)
     if left or children:
-        pytest.fail(f"left behind: threads {[thread.name for thread in left]}, processes {[child.name for child in children]}", pytrace=False)
+        pytest.fail(
+            f"left behind: threads {[thread.name for thread in left]}, processes {[child.name for child in children]}", pytrace=False
+        )
 
 
 def _ends(thread: threading.Thread) -> bool:
