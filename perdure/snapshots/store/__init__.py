@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from perdure.snapshots.store.contract import ObjectFacts, SnapshotStore
+from perdure.snapshots.store.opening import open_store
 
-__all__ = ["ObjectFacts", "SnapshotStore"]
+__all__ = ["ObjectFacts", "SnapshotStore", "open_store"]

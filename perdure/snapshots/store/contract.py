@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 from perdure import limits
 from perdure.errors import InvalidInput, LimitExceeded
 
-__all__ = ["ObjectFacts", "SnapshotStore", "check_folder", "check_name", "check_size"]
+__all__ = ["ObjectFacts", "SnapshotStore", "check_folder", "check_name", "check_size", "is_name"]
 
 _NAME: Final = re.compile(r"(?!\.)[a-z0-9._-]+(?:/(?!\.)[a-z0-9._-]+)*")
 _HINT: Final = "segments of a-z 0-9 . _ - that begin with no dot, joined by single slashes"
@@ -65,9 +65,14 @@ class SnapshotStore(Protocol):
         ...
 
 
+def is_name(name: str) -> bool:
+    """Whether perdure could have made this name."""
+    return len(name) <= limits.STORE_NAME_LENGTH_MAX and _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """The name, when it is one that perdure makes. Raises InvalidInput: nothing path-like from outside ever reaches a store."""
-    if len(name) > limits.STORE_NAME_LENGTH_MAX or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidInput(f"{name[:100]!r} is no name of an object", hint=_HINT)
     return name
 
