@@ -42,6 +42,8 @@ BATCH_EVENTS_MAX: Final = 512
 BATCH_BYTES_MAX: Final = 8 * MIB
 WRITER_QUEUE_MAX: Final = 20_000
 """Appends that may wait for the writer before callers get `Overloaded`."""
+WRITER_QUEUE_BYTES_MAX: Final = 256 * MIB
+"""The same, by the sealed bytes of what waits."""
 WRITER_HEADS_MAX: Final = 200_000
 """Agents whose newest version a writer remembers."""
 TAIL_EVENTS_MAX: Final = 20_000
@@ -50,6 +52,8 @@ READ_PAGE_EVENTS: Final = 1_000
 ID_CLOCK_MARGIN_S: Final = 10.0
 """How far a UUIDv7's time may be ahead of the log's clock. Because none is further ahead, an id's time tells which segments can hold it."""
 APPEND_TIMEOUT_S: Final = 10.0
+COMMIT_TIMEOUT_S: Final = 8.0
+"""A server that says nothing for so long while it commits is given up: its connection is closed, and what it did is not known."""
 
 # --- security ---
 SEALED_PLAINTEXT_BYTES_MAX: Final = EVENT_BYTES_MAX + METADATA_BYTES_MAX + 64 * KIB
@@ -87,6 +91,17 @@ STORE_RETRY_S: Final = 30.0
 """A request to a store that is away is repeated for so long, and at most so often, before `Unavailable`."""
 STORE_REQUEST_TIMEOUT_S: Final = 30.0
 STORE_CONNECT_TIMEOUT_S: Final = 5.0
+
+# --- snapshots ---
+CHUNK_BYTES_MIN: Final = 16 * KIB
+CHUNK_BYTES_STEP: Final = 48 * KIB
+"""Bytes after `CHUNK_BYTES_MIN` in which a chunk ends on average."""
+CHUNK_BYTES_MAX: Final = 128 * KIB
+"""Names and values of a chunk's cells; only a single cell may be larger."""
+CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
+CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 64
+"""Of one chunk, decompressed."""
+SNAPSHOT_CHUNKS_MAX: Final = 40_000
 
 # --- keeping snapshots ---
 SNAPSHOTS_NEWEST_MIN: Final = 3

@@ -31,10 +31,11 @@ WRAPPED_BYTES: Final = _HEADER_BYTES + _SALT_BYTES + KEY_BYTES + _TAG_BYTES
 class _Version:
     """The keys for one purpose each that are derived from one version of the tenant's key."""
 
-    __slots__ = ("names", "seals", "wraps")
+    __slots__ = ("chunks", "marks", "names", "seals", "wraps")
 
     def __init__(self, key: bytes) -> None:
         self.wraps, self.names, self.seals = (hmac.digest(key, b"perdure tenant " + use, "sha256") for use in (b"wrap", b"name", b"seal"))
+        self.chunks, self.marks = (hmac.digest(key, b"perdure tenant " + use, "sha256") for use in (b"chunk", b"mark"))
 
 
 class TenantKey:
@@ -87,6 +88,14 @@ class TenantKey:
     def open_blob(self, name: bytes, sealed: bytes) -> bytes:
         """The plaintext of the blob of this name. Raises SealBroken, KeyUnavailable."""
         return self.open(join_fields(b"blob", name), sealed)
+
+    def chunk_key(self, content: bytes) -> bytes:
+        """The key of a snapshot's chunk, 32 bytes. content: what tells the chunk's content and how it is compressed."""
+        return hmac.digest(self._newest.chunks, content, "sha256")
+
+    def mark(self, what: bytes) -> bytes:
+        """What stands for a name of the tenant in the names of stored objects, 32 bytes; the same under every version of the key."""
+        return hmac.digest(self._versions[min(self._versions)].marks, what, "sha256")
 
     def seal(self, context: bytes, plaintext: bytes, dictionaries: Dictionaries = BUILTIN) -> bytes:
         """Seal what no single agent owns, e.g. a dictionary; the context names it. Raises LimitExceeded."""
