@@ -47,6 +47,11 @@ class CellWrite(NamedTuple):
 class StateCache(Protocol):
     """A cache of current states: Redis, or in-process."""
 
+    async def token(self, tenant: str, agent: str) -> Token | None:
+        """The token that stands, by the cheapest look there is: it tells whether a state at hand is still the newest one. Unlike `tokens` it
+        need not notice that cells are gone. None: nothing is there."""
+        ...
+
     async def tokens(self, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
         """The tokens of (tenant, agent) pairs; None: not there, or not whole."""
         ...

@@ -34,6 +34,11 @@ class MemoryCache:
     def __len__(self) -> int:
         return len(self._states)
 
+    async def token(self, tenant: str, agent: str) -> Token | None:
+        """The token of the agent's state, or None."""
+        state = self._states.get((tenant, agent))
+        return state and state.token
+
     async def tokens(self, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
         """The tokens of (tenant, agent) pairs; None where there is no state."""
         found = [self._states.get(agent) for agent in agents]

@@ -153,10 +153,8 @@ class StateReader:
         name = (tenant, agent)
         try:
             kept = self._kept.get(name)
-            if kept is not None:
-                token = (await self._cache.tokens([name]))[0]
-                if token == kept.token:
-                    return kept
+            if kept is not None and await self._cache.token(tenant, agent) == kept.token:
+                return kept
             cached = (await self._cache.get([name]))[0]
         except Unavailable:
             return None

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from perdure import limits
-from perdure.errors import ConfigurationError, DeadlineExceeded, Unavailable
+from perdure.errors import ConfigurationError
 from perdure.projections.contract import CachedState, CellWrite, Token
+from perdure.projections.redis_link import RedisLink, pack, unavailable
 
 __all__ = ["META", "PIPELINE_BYTES_MAX", "PIPELINE_WRITES_MAX", "RedisCache"]
-
-Result = TypeVar("Result")
 
 META: Final = b"m"
 """The field that holds `generation:epoch:version:count`. Cells' fields carry the prefix `c`, so none can be taken for it."""
@@ -33,7 +29,8 @@ TTL_S: Final = 7 * 24 * 3600.0
 """How long an agent that nobody writes to stays in Redis."""
 TIMEOUT_S: Final = 5.0
 """How long one round trip may take before it counts as Unavailable."""
-CONNECTIONS_MAX: Final = 16
+KEYS_REMEMBERED: Final = 20_000
+"""Agents whose keys, and packed look-ups of the token, are kept ready."""
 _REMOVE_KEYS_MAX: Final = 1_000
 
 
@@ -58,47 +55,40 @@ class RedisCache:
             raise ConfigurationError(f"ttl_s is {ttl_s}", hint="seconds above 0, or None for ever")
         self._prefix = prefix
         self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
-        self._timeout_s = timeout_s
         self._apply_script = _Script("apply.lua")
         self._token_script = _Script("token.lua")
-        try:
-            # Blocking: more callers than connections wait, within the timeout, instead of failing.
-            pool = BlockingConnectionPool.from_url(
-                url,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                max_connections=CONNECTIONS_MAX,
-                # One more try covers a connection that the server closed while it was idle; both scripts may run twice.
-                retry=Retry(NoBackoff(), 1),
-            )
-            self._redis: Redis = Redis.from_pool(pool)
-        except ValueError as problem:
-            raise ConfigurationError(f"the Redis URL is not valid: {problem}", hint="redis://host:6379/0") from None
+        self._link = RedisLink(url, timeout_s)
+        self._key = lru_cache(KEYS_REMEMBERED)(self.key)
+        self._look: Any = lru_cache(KEYS_REMEMBERED)(lambda tenant, agent: [pack(("HGET", self.key(tenant, agent), META))])
 
     def key(self, tenant: str, agent: str) -> str:
         """The key of an agent's hash; the part in braces decides its slot in a cluster."""
         return f"{self._prefix}:{{{quote(tenant, safe='')}/{quote(agent, safe='')}}}:state"
 
+    async def token(self, tenant: str, agent: str) -> Token | None:
+        """The token that stands, whether or not every cell is still there: one HGET."""
+        (meta,) = await self._send(self._look(tenant, agent))
+        return None if meta is None or not _numbers(meta) else _parse(meta)
+
     async def tokens(self, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
         """The tokens of (tenant, agent) pairs; None: not there, or not whole."""
         script = self._token_script
-        answers = await self._evaluate(script, [("EVALSHA", script.sha, 1, self.key(*agent)) for agent in agents])
+        answers = await self._evaluate(script, [pack(("EVALSHA", script.sha, 1, self._key(*agent))) for agent in agents])
         return [_parse(answer) for answer in answers]
 
     async def get(self, agents: Sequence[tuple[str, str]]) -> list[CachedState | None]:
         """The whole states, or None. HGETALL is one command, so token and cells are of one moment."""
-        keys = [self.key(*agent) for agent in agents]
+        keys = [self._key(*agent) for agent in agents]
         states: list[CachedState | None] = []
         for first in range(0, len(keys), PIPELINE_WRITES_MAX):
-            commands = [("HGETALL", key) for key in keys[first : first + PIPELINE_WRITES_MAX]]
+            commands = [pack(("HGETALL", key)) for key in keys[first : first + PIPELINE_WRITES_MAX]]
             states += [_whole(answer) for answer in await self._send(commands)]
         return states
 
     async def apply(self, writes: Sequence[CellWrite]) -> list[Token | None]:
         """Apply each write by itself, in order; the token that stands after each (see the contract)."""
         answers: list[Any] = []
-        batch: list[tuple[Any, ...]] = []
+        batch: list[bytes] = []
         size_bytes = 0
         for write in writes:
             write_bytes = sum(map(len, write.put.values()))
@@ -114,72 +104,41 @@ class RedisCache:
         """Delete the agents' hashes."""
         for first in range(0, len(agents), _REMOVE_KEYS_MAX):
             # One key a command: in a cluster the keys lie in different slots.
-            await self._send([("UNLINK", self.key(*agent)) for agent in agents[first : first + _REMOVE_KEYS_MAX]])
+            await self._send([pack(("UNLINK", self.key(*agent))) for agent in agents[first : first + _REMOVE_KEYS_MAX]])
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await self._link.close()
 
-    def _command(self, write: CellWrite) -> tuple[Any, ...]:
+    def _command(self, write: CellWrite) -> bytes:
         expected = b"" if write.expected is None else write.expected
-        command: list[Any] = ["EVALSHA", self._apply_script.sha, 1, self.key(write.tenant, write.agent), expected, *write.token]
+        command: list[Any] = ["EVALSHA", self._apply_script.sha, 1, self._key(write.tenant, write.agent), expected, *write.token]
         command += (write.count, self._ttl_ms, len(write.put))
         for name, value in write.put.items():
             command += (CELL + name, value)
         command += [CELL + name for name in write.remove]
-        return tuple(command)
+        return pack(tuple(command))
 
-    async def _evaluate(self, script: _Script, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _evaluate(self, script: _Script, commands: list[bytes]) -> list[Any]:
         answers = await self._send(commands)
         # A script is forgotten by a restart or SCRIPT FLUSH. From there on every call failed, so repeating those keeps the order.
         missing = [index for index, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
         if missing:
-            repeated = await self._send([("SCRIPT", "LOAD", script.source), *(commands[index] for index in missing)])
+            repeated = await self._send([pack(("SCRIPT", "LOAD", script.source)), *(commands[index] for index in missing)])
             for index, answer in zip(missing, repeated[1:], strict=True):
                 answers[index] = answer
         for answer in answers:
             if isinstance(answer, Exception):
-                raise _unavailable(answer)
+                raise unavailable(answer)
         return answers
 
-    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _send(self, commands: Sequence[bytes]) -> list[Any]:
         """One round trip. NOSCRIPT comes back as a value; every other error raises."""
-        if not commands:
-            return []
-        if len(commands) == 1:
-            answers = [await self._bounded(lambda: self._single(commands[0]))]
-        else:
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers = await self._bounded(lambda: pipeline.execute(raise_on_error=False))
+        answers = await self._link.call(commands) if commands else []
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, exceptions.NoScriptError):
-                raise _unavailable(answer)
+                raise unavailable(answer)
         return answers
-
-    async def _single(self, command: tuple[Any, ...]) -> Any:
-        try:
-            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-        except exceptions.NoScriptError as missing:
-            return missing
-
-    async def _bounded(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        try:
-            async with asyncio.timeout(2 * self._timeout_s):
-                return await call()
-        except TimeoutError as problem:
-            raise DeadlineExceeded(f"Redis did not answer within {2 * self._timeout_s:g} s") from problem
-        except (exceptions.RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
-
-
-def _unavailable(problem: Exception) -> Unavailable:
-    if isinstance(problem, exceptions.OutOfMemoryError) or "OOM command not allowed" in str(problem):
-        return Unavailable("Redis is out of memory", hint="raise maxmemory, or set maxmemory-policy to allkeys-lru", reason="out_of_memory")
-    if isinstance(problem, exceptions.TimeoutError):
-        return DeadlineExceeded(f"Redis did not answer in time: {problem}")
-    return Unavailable(f"Redis failed: {problem}", reason=type(problem).__name__)
 
 
 def _parse(meta: bytes | None) -> Token | None:
@@ -189,12 +148,17 @@ def _parse(meta: bytes | None) -> Token | None:
     return Token(int(generation), int(epoch), int(version))
 
 
-def _whole(answer: dict[bytes, bytes]) -> CachedState | None:
-    """The state in a hash, or None when it is not there, partial or damaged."""
-    meta = answer.pop(META, None)
-    if meta is None:
-        return None
+def _numbers(meta: bytes) -> list[bytes] | None:
+    """The four parts of a meta field, or None when it is damaged."""
     parts = meta.split(b":")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts) or int(parts[3]) != len(answer):
+    return parts if len(parts) == 4 and all(part.isdigit() for part in parts) else None
+
+
+def _whole(answer: Any) -> CachedState | None:
+    """The state in a hash, or None when it is not there, partial or damaged. A hash comes as a map, or (RESP2) as a flat list."""
+    fields: dict[bytes, bytes] = answer if type(answer) is dict else dict(zip(answer[::2], answer[1::2], strict=True))
+    meta = fields.pop(META, None)
+    parts = None if meta is None else _numbers(meta)
+    if parts is None or int(parts[3]) != len(fields):
         return None
-    return CachedState(Token(int(parts[0]), int(parts[1]), int(parts[2])), {field[1:]: value for field, value in answer.items()})
+    return CachedState(Token(int(parts[0]), int(parts[1]), int(parts[2])), {field[1:]: value for field, value in fields.items()})

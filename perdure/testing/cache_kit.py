@@ -48,6 +48,7 @@ class CacheContract:
 
     async def test_unknown_agents_are_misses(self, cache: StateCache, agent: tuple[str, str]) -> None:
         assert await cache.tokens([agent, ("other", "agent")]) == [None, None]
+        assert await cache.token(*agent) is None
         assert await cache.get([agent]) == [None]
 
     async def test_empty_calls_do_nothing(self, cache: StateCache) -> None:
@@ -62,6 +63,7 @@ class CacheContract:
         assert await cache.apply([whole(agent, token, cells)]) == [token]
         assert await cache.get([agent]) == [CachedState(token, cells)]
         assert await cache.tokens([agent]) == [token]
+        assert await cache.token(*agent) == token
 
     async def test_a_state_without_cells_is_no_miss(self, cache: StateCache, agent: tuple[str, str]) -> None:
         await cache.apply([whole(agent, Token(1, 0, 1), {})])

@@ -55,6 +55,8 @@ async def test_a_damaged_meta_field_is_a_miss(cache: RedisCache, redis: Any, met
     await redis.hset(cache.key(*AGENT), "m", meta)
     assert await cache.get([AGENT]) == [None]
     assert await cache.tokens([AGENT]) == [None]
+    if meta != "1:2:3:9":
+        assert await cache.token(*AGENT) is None
     assert await cache.apply([whole(AGENT, Token(1, 2, 3), {b"a": b"1"})]) == [Token(1, 2, 3)]
 
 

@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import UUID
 
+import msgspec
+
 from perdure.engine.log.contract import SealedEvent, from_microseconds, to_microseconds
 from perdure.errors import InvalidEvent
 
@@ -32,6 +34,9 @@ SECONDS_REMEMBERED: Final = 1_024
 _SPECVERSION = ("ce_specversion", b"1.0")
 _CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
 _OPTIONAL = ("ce_perdurecorrelation", "ce_perdurecausation", "ce_perduretrace", "ce_perdureproject", "ce_perduremodule")
+_UUID_LENGTH: Final = 36
+# The C decoder: four times as fast as the constructor of UUID, and beside the opening of seals it is the dearest part of reading.
+_decode_uuid = msgspec.json.Decoder(UUID).decode
 _REQUIRED = frozenset(
     (
         "content-type",
@@ -126,6 +131,14 @@ def _second_of(text: str) -> int:
 
 
 def _fields(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes]:
+    """The headers that are known, by name. Those of `to_message` are told by set comparisons alone; any others one by one."""
+    found = dict(headers)
+    if len(found) == len(headers) and found.keys() <= _KNOWN and found.keys() >= _REQUIRED and None not in found.values():
+        return found  # type: ignore[return-value]  # no value is None
+    return _fields_one_by_one(headers)
+
+
+def _fields_one_by_one(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes]:
     fields: dict[str, bytes] = {}
     for name, value in headers:
         if name not in _KNOWN:
@@ -178,18 +191,24 @@ def _parse(partition: int, key: bytes | None, value: bytes | None, fields: dict[
 
 def _names(key: bytes | None, fields: dict[str, bytes]) -> tuple[str, str]:
     """Tenant and agent, which key and headers must agree about."""
-    source = _text(fields["ce_source"], "ce_source")
-    tenant = unquote(source.removeprefix("perdure/"), errors="replace")
+    tenant, prefix = _tenant_of(fields["ce_source"])
     agent = fields["ce_subject"]
+    if key != prefix + agent:
+        raise _Rubbish("the key is not the tenant and agent of the headers")
+    return tenant, _text(agent, "ce_subject")
+
+
+@lru_cache(maxsize=TENANTS_REMEMBERED)
+def _tenant_of(source: bytes) -> tuple[str, bytes]:
+    """The tenant of a source header, and its part of the key."""
+    tenant = unquote(_text(source, "ce_source").removeprefix("perdure/"), errors="replace")
     try:
         prefix, expected = _tenant(tenant)
     except InvalidEvent as error:
         raise _Rubbish(f"header 'ce_source' names no tenant: {error.message}") from error
-    if expected != fields["ce_source"]:
+    if expected != source:
         raise _Rubbish("header 'ce_source' is not perdure/TENANT")
-    if key != prefix + agent:
-        raise _Rubbish("the key is not the tenant and agent of the headers")
-    return tenant, _text(agent, "ce_subject")
+    return tenant, prefix
 
 
 def _text(value: bytes, name: str) -> str:
@@ -215,14 +234,12 @@ def _integer(fields: dict[str, bytes], name: str, least: int) -> int:
 
 
 def _uuid(value: bytes, name: str) -> UUID:
-    text = _text(value, name)
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise _Rubbish(f"header {name!r} is not a UUID") from None
-    if str(found) != text:
+    if len(value) != _UUID_LENGTH or value != value.lower():
         raise _Rubbish(f"header {name!r} is not a UUID in its canonical form")
-    return found
+    try:
+        return _decode_uuid(b'"%b"' % value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise _Rubbish(f"header {name!r} is not a UUID") from None
 
 
 def _time(value: bytes) -> int:

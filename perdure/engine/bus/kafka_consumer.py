@@ -2,6 +2,9 @@
 
 A committed position is a bare number; on a recreated topic it would skip messages. So every commit carries the topic's id as its metadata,
 and a partition whose commit was made on another topic starts from the beginning. Redelivery is harmless: versions drop what is old.
+
+Brokers are told of positions a few times a second, not with every commit: a request for each small batch costs more than projecting it.
+Positions belong to one joining of the group; those that were handled on a topic that is gone are forgotten with it.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ START_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 5.0
 FETCH_BYTES: Final = 4 * MIB
 """Fetched ahead per partition."""
+FETCH_WAIT_MS: Final = 30
+"""How long a broker holds a fetch when it has nothing. A partition whose messages were just taken is not in the fetch that is under way."""
+KEEP_INTERVAL_S: Final = 0.1
+"""How soon committed positions are kept by the broker: what a killed member's successor receives again at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +57,14 @@ class KafkaConsumer:
         self._incarnation = ""
         self._checked_at = 0.0
         self._delivered: dict[int, int] = {}
+        self._handled: dict[int, int] = {}
+        self._kept_at = 0.0
 
     async def start(self) -> None:
         """Join the group. Unavailable when no broker answers."""
         self._incarnation = await self._topic.incarnation(fresh=True)
         self._checked_at = time.monotonic()
-        self._delivered = {}
+        self._delivered, self._handled = {}, {}
         options = self._settings.client_options()
         self._admin = AIOKafkaAdminClient(**options)
         self._consumer = AIOKafkaConsumer(
@@ -65,7 +74,7 @@ class KafkaConsumer:
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
             retry_backoff_ms=50,
             metadata_max_age_ms=30_000,
             **options,
@@ -82,10 +91,15 @@ class KafkaConsumer:
     async def receive(self, limit: int, timeout_s: float) -> list[Delivery]:
         """Up to `limit` messages; empty at the timeout, also while brokers are away."""
         await self._check_incarnation()
-        try:
-            found = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=limit)
-        except KafkaError as error:
-            raise Unavailable(f"the topic cannot be consumed: {error!r}") from error
+        found: Any = {}
+        if self._handled:
+            # Positions wait for the next messages, but not for ever.
+            until = self._kept_at + KEEP_INTERVAL_S
+            found = await self._fetched(limit, min(timeout_s, max(0.0, until - time.monotonic())))
+            if time.monotonic() >= until:
+                await self._keep()
+        if not found:
+            found = await self._fetched(limit, timeout_s)
         deliveries = []
         for place, records in found.items():
             for record in records:
@@ -95,12 +109,22 @@ class KafkaConsumer:
         return deliveries
 
     async def commit(self, positions: Mapping[int, int]) -> None:
-        """Keep positions. What this member has lost to another in the meantime is left to that one."""
+        """Note positions; the broker keeps them within KEEP_INTERVAL_S, before a partition is given up, and at the end."""
+        for partition, position in positions.items():
+            if position <= self._delivered.get(partition, 0):
+                self._handled[partition] = position
+        if time.monotonic() - self._kept_at >= KEEP_INTERVAL_S:
+            await self._keep()
+
+    async def _keep(self) -> None:
+        """Let the broker keep what is noted. What this member has lost to another in the meantime is left to that one."""
+        self._kept_at = time.monotonic()
         topic, assigned = self._settings.topic, self._consumer.assignment()
+        handled, self._handled = self._handled, {}
         offsets = {
             TopicPartition(topic, partition): (position, self._incarnation)
-            for partition, position in positions.items()
-            if TopicPartition(topic, partition) in assigned and position <= self._delivered.get(partition, 0)
+            for partition, position in handled.items()
+            if TopicPartition(topic, partition) in assigned
         }
         if not offsets:
             return
@@ -110,13 +134,21 @@ class KafkaConsumer:
         except (CommitFailedError, IllegalStateError) as error:
             _log.info("the group %s was rebalanced before a commit; its messages come again: %r", self._group, error)
         except (KafkaError, TimeoutError) as error:
+            self._handled = handled | self._handled
             raise Unavailable(f"positions of the group {self._group} cannot be kept: {error!r}") from error
+
+    async def _fetched(self, limit: int, timeout_s: float) -> Any:
+        try:
+            return await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=limit)
+        except KafkaError as error:
+            raise Unavailable(f"the topic cannot be consumed: {error!r}") from error
 
     async def lag(self) -> dict[int, int]:
         """Per assigned partition, messages published and not committed."""
         places = sorted(self._consumer.assignment())
         if not places:
             return {}
+        await self._keep()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 ends = await self._consumer.end_offsets(places)
@@ -127,7 +159,9 @@ class KafkaConsumer:
         return {place.partition: max(0, ends[place] - max(starts[place], kept.get(place, 0))) for place in places}
 
     async def close(self) -> None:
-        """Leave the group."""
+        """Leave the group; what was committed is kept."""
+        if self._consumer is not None:
+            await self.on_revoked()
         consumer, self._consumer = self._consumer, None
         admin, self._admin = self._admin, None
         try:
@@ -138,6 +172,13 @@ class KafkaConsumer:
             _log.warning("a member of %s left without telling the group: %r", self._group, error)
         if admin is not None:
             await admin.close()
+
+    async def on_revoked(self) -> None:
+        """Keep what is noted while the partitions are still this member's."""
+        try:
+            await self._keep()
+        except Unavailable as error:
+            _log.warning("the next member receives messages again: %s", error)
 
     async def on_assigned(self, places: list[TopicPartition]) -> None:
         """Go to the kept positions; to the beginning where they were kept on another topic."""
@@ -167,6 +208,7 @@ class KafkaConsumer:
         self._checked_at = time.monotonic()
         if await self._topic.incarnation() != self._incarnation:
             _log.warning("the topic %s was made anew; the group %s starts from its beginning", self._settings.topic, self._group)
+            self._handled = {}
             await self.close()
             await self.start()
 
@@ -175,8 +217,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, owner: KafkaConsumer) -> None:
         self._owner = owner
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:
-        pass
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - the shape of a listener
+        await self._owner.on_revoked()
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         await self._owner.on_assigned(sorted(assigned))
