@@ -19,7 +19,7 @@ Path = tuple[str, ...]
 Operation = Literal["set", "delete", "append", "insert", "merge"]
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change of a document.
 
     op: set (value at path), delete (what is at path), append (value to the list at path), insert (value before the list element that path

@@ -17,7 +17,7 @@ from perdure.identifiers import uuid7
 __all__ = ["Event", "RecordedEvent"]
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One fact about one agent, not yet recorded.
 
     type: a name of the author's, e.g. `message_added` (names that start with `perdure.` are the engine's own).
@@ -42,7 +42,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     replayable: bool = True
 
 
-class RecordedEvent(Event, frozen=True, kw_only=True, omit_defaults=True):
+class RecordedEvent(Event, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact in the log.
 
     version: 1, 2, 3 … within the agent. partition, offset: its place in the global order. epoch: the ownership under which it was written.

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from perdure.engine.log import decide
 from perdure.engine.log.contract import Position, Proposal
 from perdure.engine.log.decide import Item, Outcome
@@ -23,7 +25,7 @@ def drop_the_epoch_check() -> None:
     real = decide._Planner._refusal
 
     def refusal(self: Any, number: int, item: Item) -> Outcome | None:
-        return real(self, number, item._replace(epoch=None))
+        return real(self, number, msgspec.structs.replace(item, epoch=None))
 
     decide._Planner._refusal = refusal  # type: ignore[method-assign]
 

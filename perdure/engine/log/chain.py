@@ -24,18 +24,7 @@ _NO_ID = bytes(16)
 def chain_hash(before: bytes, tenant: str, agent: str, version: int, epoch: int, time_us: int, event: Draft | SealedEvent) -> bytes:
     """SHA-256 over: the hash before | version, epoch, time | id | causation | the names, separated by NUL (which no name may hold) | payload."""
     causation = event.causation_id.bytes if event.causation_id else _NO_ID
-    names = "\0".join(
-        (
-            tenant,
-            agent,
-            event.type,
-            event.correlation_id or "",
-            event.trace_id or "",
-            event.project or "",
-            event.module or "",
-            "",
-        )
-    )
+    names = f"{tenant}\0{agent}\0{event.type}\0{event.correlation_id or ''}\0{event.trace_id or ''}\0{event.project or ''}\0{event.module or ''}\0"
     return sha256(before + _PLACE.pack(version, epoch, time_us, event.id.bytes, causation) + names.encode() + event.payload).digest()
 
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The sealed part, as it is encoded: an array of seven, of eight where values stand outside. references: how many do."""
 
     changes: tuple[Change, ...]
@@ -41,13 +41,13 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
     replayable: bool
 
 
-class StoredPayload(Payload, frozen=True, array_like=True):
+class StoredPayload(Payload, frozen=True, array_like=True, gc=False):
     """A payload that may refer to large values."""
 
     references: int = 0
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event that is sealed and waits for its place in the log."""
 
     id: UUID

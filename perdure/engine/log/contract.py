@@ -61,7 +61,7 @@ class AgentName(NamedTuple):
     agent: str
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """Where an agent stands: version 0 and 32 zero bytes before its first event. fenced: nobody may append until ownership is settled."""
 
     version: int
@@ -77,7 +77,7 @@ class Position(NamedTuple):
     time_us: int
 
 
-class AgentRecord(msgspec.Struct, frozen=True):
+class AgentRecord(msgspec.Struct, frozen=True, gc=False):
     """An agent's row: its interned keys, ownership, directory facts and its wrapped data key (empty: erased)."""
 
     tenant: str
@@ -97,7 +97,7 @@ class StaleWriter(Exception):
     """The caller's knowledge of a partition is too old to be brought up to date event by event; it must ask for positions and heads anew."""
 
 
-class SealedEvent(msgspec.Struct, frozen=True):
+class SealedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event as the log and the bus hold it: the envelope's indexed columns, and the rest sealed in `payload`.
 
     agent_key and tenant_key are the log's interned integers, 0 where the source (the bus) does not carry them.

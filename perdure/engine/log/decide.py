@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from perdure import limits
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.codec import Draft
@@ -46,7 +48,7 @@ FENCED = "perdure.fenced"
 """Type of the event after which nobody may append until the next `perdure.owned`."""
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one)."""
 
     record: AgentRecord
@@ -60,26 +62,26 @@ Request = Sequence[Item]
 """What one caller wants written at once; each agent stands in it once."""
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """The events are in the log; one entry an item: (first version, first offset, time in unix microseconds, epoch, chain hash at the end)."""
 
     places: list[tuple[int, int, int, int, bytes]]
 
 
-class AlreadyThere(NamedTuple):
+class AlreadyThere(msgspec.Struct, frozen=True, gc=False):
     """Every event is in the log from before; one list of versions an item."""
 
     versions: list[list[int]]
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """The item's agent is not where it was expected."""
 
     item: int
     version: int
 
 
-class Shut(NamedTuple):
+class Shut(msgspec.Struct, frozen=True, gc=False):
     """The item's agent belongs to a newer epoch, or is fenced."""
 
     item: int
@@ -87,14 +89,14 @@ class Shut(NamedTuple):
     fenced: bool
 
 
-class Mixed(NamedTuple):
+class Mixed(msgspec.Struct, frozen=True, gc=False):
     """Some of the item's ids are in the log and some are not: this is not a retry."""
 
     item: int
     known: UUID
 
 
-class Ahead(NamedTuple):
+class Ahead(msgspec.Struct, frozen=True, gc=False):
     """The item's event id is a UUIDv7 from the future; its time could not tell later where it was written."""
 
     item: int
@@ -120,7 +122,10 @@ def head_after(version: int, epoch: int, type: str, chain: bytes) -> Head:
 
 
 class _Planner:
-    """One batch being decided; lives for one call of `plan`."""
+    """One batch being decided; lives for one call of `plan`.
+
+    It runs for every event there is, so what most events do not need (ids known from before, looking up, owners) is behind one test each.
+    """
 
     def __init__(
         self,
@@ -131,10 +136,14 @@ class _Planner:
         look: Mapping[int, int],
     ) -> None:
         self.now_us = now_us
+        # The least 128-bit number whose first 48 bits, a UUIDv7's milliseconds, are too far ahead.
+        self.ahead = (now_us // 1000 + ID_AHEAD_MAX_MS + 1) << 80
         self.heads = heads
         self.moved: dict[int, Head] = {}
-        self.positions = dict(positions)
-        self.known = dict(found)
+        self.offsets = {partition: position.offset for partition, position in positions.items()}
+        self.times = {partition: max(now_us, position.time_us) for partition, position in positions.items()}
+        self.found = found
+        self.written: dict[int, list[tuple[Sequence[Draft], int]]] = {}
         self.look = look
         self.proposal = Proposal([], [], [])
 
@@ -143,7 +152,22 @@ class _Planner:
 
     def judge(self, request: Request) -> Outcome:
         """The refusal, the earlier result, or what the request becomes."""
-        there = [[self.known.get((item.record.agent_key, draft.id)) for draft in item.drafts] for item in request]
+        if self.found or any(item.record.agent_key in self.written for item in request):
+            earlier = self._earlier(request)
+            if earlier is not None:
+                return earlier
+        for number, item in enumerate(request):
+            refusal = self._refusal(number, item)
+            if refusal is not None:
+                self._look_up(request, everything=True)
+                return refusal
+        if any(self.look.values()):
+            self._look_up(request, everything=False)
+        return Written([self._write(item) for item in request])
+
+    def _earlier(self, request: Request) -> Outcome | None:
+        """What comes of ids that the agent holds already, by the log or by this batch."""
+        there = [self._versions(item) for item in request]
         flat = [version for versions in there for version in versions]
         if flat and all(version is not None for version in flat):
             return AlreadyThere([[version for version in versions if version is not None] for versions in there])
@@ -151,26 +175,25 @@ class _Planner:
             for draft, version in zip(request[number].drafts, versions, strict=True):
                 if version is not None:
                     return Mixed(number, draft.id)
-        for number, item in enumerate(request):
-            refusal = self._refusal(number, item)
-            if refusal is not None:
-                self._look_up(request, everything=True)
-                return refusal
-        self._look_up(request, everything=False)
-        return Written([self._write(item) for item in request])
+        return None
+
+    def _versions(self, item: Item) -> list[int | None]:
+        agent = item.record.agent_key
+        here: dict[UUID, int] = {}
+        for drafts, first in self.written.get(agent, ()):
+            here.update((draft.id, first + number) for number, draft in enumerate(drafts))
+        return [self.found.get((agent, draft.id)) or here.get(draft.id) for draft in item.drafts]
 
     def _refusal(self, number: int, item: Item) -> Outcome | None:
         head = self.head(item.record.agent_key)
-        if item.owner is None and (head.fenced or (item.epoch is not None and item.epoch != head.epoch)):
+        if (head.fenced and item.owner is None) or (item.epoch is not None and item.epoch != head.epoch):
             return Shut(number, head.epoch, head.fenced)
-        if item.owner is not None and item.epoch is not None and item.epoch != head.epoch:
-            return Shut(number, head.epoch, head.fenced)
-        if not holds(item.expected, head.version):
+        if item.expected != head.version and not holds(item.expected, head.version):
             return Refused(number, head.version)
-        latest_ms = self.now_us // 1000 + ID_AHEAD_MAX_MS
         for draft in item.drafts:
-            if draft.id.int >> 80 > latest_ms and draft.id.int >> 76 & 0xF == 7:
-                return Ahead(number, draft.id, (draft.id.int >> 80) / 1000 - self.now_us / 1e6)
+            id = draft.id.int
+            if id >= self.ahead and id >> 76 & 0xF == 7:
+                return Ahead(number, draft.id, (id >> 80) / 1000 - self.now_us / 1e6)
         return None
 
     def _look_up(self, request: Request, *, everything: bool) -> None:
@@ -185,24 +208,33 @@ class _Planner:
 
     def _write(self, item: Item) -> tuple[int, int, int, int, bytes]:
         record = item.record
-        head = self.head(record.agent_key)
-        position = self.positions[record.partition]
-        time_us = max(self.now_us, position.time_us)
+        agent, partition = record.agent_key, record.partition
+        head = self.head(agent)
+        time_us = self.times[partition]
         epoch = head.epoch if item.owner is None else head.epoch + 1
-        version, offset, chain = head.version, position.offset, head.chain
+        version, chain = head.version, head.chain
+        offset = first = self.offsets[partition]
+        type = ""
         for draft in item.drafts:
             version += 1
             offset += 1
+            type = draft.type
             chain = chain_hash(chain, record.tenant, record.agent, version, epoch, time_us, draft)
             self.proposal.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
-            self.known[record.agent_key, draft.id] = version
-            head = head_after(version, epoch, draft.type, chain)
-        self.moved[record.agent_key] = head
-        first = self.positions[record.partition].offset + 1
-        self.positions[record.partition] = Position(offset, time_us)
+        if item.drafts:
+            self.moved[agent] = head_after(version, epoch, type, chain)
+            self.written.setdefault(agent, []).append((item.drafts, head.version + 1))
+            self.offsets[partition] = offset
         if item.owner is not None:
-            self.proposal.ownership.append((record.agent_key, item.owner, epoch))
-        return version - len(item.drafts) + 1, first, time_us, epoch, chain
+            self.proposal.ownership.append((agent, item.owner, epoch))
+        return head.version + 1, first + 1, time_us, epoch, chain
+
+    def ends(self, positions: Mapping[int, Position]) -> dict[int, Position]:
+        """Where the partitions stand afterwards."""
+        return {
+            partition: position if self.offsets[partition] == position.offset else Position(self.offsets[partition], self.times[partition])
+            for partition, position in positions.items()
+        }
 
 
 def _row(record: AgentRecord, draft: Draft, offset: int, version: int, epoch: int, time_us: int, chain: bytes) -> SealedEvent:
@@ -243,4 +275,4 @@ def plan(
     """
     planner = _Planner(now_us, heads, positions, found, look_before_ms)
     outcomes = [planner.judge(request) for request in requests]
-    return Plan(outcomes, planner.proposal, planner.moved, planner.positions)
+    return Plan(outcomes, planner.proposal, planner.moved, planner.ends(positions))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -38,7 +38,7 @@ class AgentAppend(NamedTuple):
     epoch: int | None = None
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """An append that is in the log. already: it was there before, with the same ids; nothing was written now.
 
     versions: of the events handed in, in order. version: the newest of them (the agent's own where no event was handed in).
@@ -66,7 +66,8 @@ class EventLog:
     # --- appending ---
     async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
-        return await self.append_events(name, [event], expected=expected, epoch=epoch)
+        item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
+        return _result(item, await self.writer.submit((item,)))
 
     async def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
@@ -76,14 +77,16 @@ class EventLog:
         Returns when they are durable. Raises Conflict, Fenced, AlreadyExists (some of the ids are there and some are not), InvalidEvent,
         LimitExceeded, Overloaded, Unavailable; after DeadlineExceeded the outcome is unknown and a retry with the same events is safe.
         """
-        return (await self.append_many([AgentAppend(name, events, expected, epoch)]))[0]
+        if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
+            _refuse_size(len(events))
+        item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
+        return _result(item, await self.writer.submit((item,)))
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
         _check_sizes(appends)
-        items = [await self._item(append) for append in appends]
-        outcome = await self.writer.append(items)
-        return _results(items, outcome)
+        items = [await self._item(*append) for append in appends]
+        return _results(items, await self.writer.submit(items))
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
@@ -98,32 +101,44 @@ class EventLog:
     async def _change_owner(self, name: AgentName, owner: str, event: Event, expected_epoch: int | None) -> int:
         check_names(name)
         record, cipher = await self.vault.obtain(name)
-        item = Item(record, ANY, expected_epoch, [_seal(cipher, event)], owner)
+        item = Item(record, ANY, expected_epoch, [_seal(cipher, event, encode_payload(event))], owner)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
-        _results([item], outcome)
+        _result(item, outcome)
         assert isinstance(outcome, decide.Written)
         return outcome.places[0][3]
 
-    async def _item(self, append: AgentAppend) -> Item:
-        check_names(append.name)
-        for event in append.events:
+    def _prepared(self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Item | None:
+        """Checked, encoded and sealed without waiting for anything; None where that is not possible."""
+        known = self.vault.known(name)
+        if known is None:
+            return None
+        record, cipher = known
+        drafts = []
+        for event in events:
             check_event(event)
-            if event.type.startswith("perdure."):
-                raise InvalidEvent(f"event type {event.type!r} is reserved", hint="types that start with 'perdure.' are the engine's own")
-        payloads = [encode_payload(event) for event in append.events]
-        for number, event in enumerate(append.events):
+            payload = encode_payload(event)
+            if len(payload) > limits.INLINE_BYTES_MAX:
+                return None
+            drafts.append(_seal(cipher, event, payload))
+        if len(drafts) > 1:
+            _check_ids(name, events)
+        return Item(record, expected, epoch, drafts)
+
+    async def _item(self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Item:
+        check_names(name)
+        payloads = []
+        for event in events:
+            check_event(event)
+            payloads.append(encode_payload(event))
+        _check_ids(name, events)
+        for number, event in enumerate(events):
             if len(payloads[number]) > limits.INLINE_BYTES_MAX:
-                lighter, references = await self.vault.keep_large(append.name.tenant, event)
+                lighter, references = await self.vault.keep_large(name.tenant, event)
                 payloads[number] = encode_payload(lighter, references)
                 check_size(event, len(payloads[number]))
-        if len({event.id for event in append.events}) < len(append.events):
-            raise InvalidEvent("two events of one append have the same id", tenant=append.name.tenant, agent=append.name.agent)
-        record, cipher = self.vault.known(append.name) or await self.vault.obtain(append.name)
-        drafts = [
-            _draft(event, cipher.seal(event_context(event.id), payload)) for event, payload in zip(append.events, payloads, strict=True)
-        ]
-        return Item(record, append.expected, append.epoch, drafts)
+        record, cipher = await self.vault.obtain(name)
+        return Item(record, expected, epoch, [_seal(cipher, event, payload) for event, payload in zip(events, payloads, strict=True)])
 
     # --- reading ---
     async def get_event(self, name: AgentName, id: UUID) -> RecordedEvent:
@@ -191,17 +206,24 @@ def _check_sizes(appends: Sequence[AgentAppend]) -> None:
     if len(appends) > limits.AGENTS_PER_APPEND_MAX:
         raise LimitExceeded(f"{len(appends)} agents in one append, the limit is {limits.AGENTS_PER_APPEND_MAX}")
     events = sum(len(append.events) for append in appends)
-    if events > limits.EVENTS_PER_APPEND_MAX:
-        raise LimitExceeded(
-            f"{events} events in one append, the limit is {limits.EVENTS_PER_APPEND_MAX}", hint="append them in several calls"
-        )
-    if events == 0:
-        raise InvalidEvent("there is no event to append")
+    if not 1 <= events <= limits.EVENTS_PER_APPEND_MAX:
+        _refuse_size(events)
     if len({append.name for append in appends}) < len(appends):
         raise InvalidEvent("an agent stands twice in one append", hint="put its events into one list")
 
 
-def _draft(event: Event, payload: bytes) -> Draft:
+def _refuse_size(events: int) -> NoReturn:
+    if events == 0:
+        raise InvalidEvent("there is no event to append")
+    raise LimitExceeded(f"{events} events in one append, the limit is {limits.EVENTS_PER_APPEND_MAX}", hint="append them in several calls")
+
+
+def _check_ids(name: AgentName, events: Sequence[Event]) -> None:
+    if len({event.id for event in events}) < len(events):
+        raise InvalidEvent("two events of one append have the same id", tenant=name.tenant, agent=name.agent)
+
+
+def _seal(cipher: Cipher, event: Event, payload: bytes) -> Draft:
     return Draft(
         event.id,
         event.type,
@@ -210,12 +232,15 @@ def _draft(event: Event, payload: bytes) -> Draft:
         event.trace_id or None,
         event.project or None,
         event.module or None,
-        payload,
+        cipher.seal(event_context(event.id), payload),
     )
 
 
-def _seal(cipher: Cipher, event: Event) -> Draft:
-    return _draft(event, cipher.seal(event_context(event.id), encode_payload(event)))
+def _result(item: Item, outcome: Outcome) -> Appended:
+    if type(outcome) is decide.Written and len(item.drafts) == 1:
+        version = outcome.places[0][0]
+        return Appended(_name(item), (version,), version, already=False)
+    return _results((item,), outcome)[0]
 
 
 def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:

@@ -2,14 +2,20 @@
 
 Appends queue up while a batch commits; the next batch takes what has gathered, so it grows by itself under load, and one caller alone waits for
 nobody. All rules are in `decide`; this is the shell that feeds it.
+
+Preparing appends (this process) and committing them (the store) shall overlap. So when a batch is committed, the next one is sent before the
+callers of the first are told; and where nothing is queued, because all callers were in that one batch, half of them are told first, so that
+what they append next is on its way while the other half prepares.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from uuid import UUID
+
+import msgspec
 
 from perdure import limits
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, StaleWriter, TailEvent
@@ -21,87 +27,134 @@ from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
 __all__ = ["Writer"]
 
 STALE_RETRIES_MAX = 5
+HALVED_FROM = 16
+"""Callers of one batch from which on they are told in two halves."""
 
 
-class _Waiting:
-    """One caller's request and where its outcome goes."""
+class _Waiting(msgspec.Struct, gc=False):
+    """One caller's request, where its outcome goes, and until when (the loop's time). It must hold nothing that refers back to it: gc=False."""
 
-    __slots__ = ("done", "events", "request", "size_bytes")
-
-    def __init__(self, request: Request, done: asyncio.Future[Outcome]) -> None:
-        self.request = request
-        self.done = done
-        self.events = sum(len(item.drafts) for item in request)
-        self.size_bytes = sum(len(draft.payload) for item in request for draft in item.drafts)
+    request: Request
+    done: asyncio.Future[Outcome]
+    deadline_s: float
+    timeout_s: float
+    events: int
+    size_bytes: int
 
 
 class Writer:
     """Appends requests to a store, many at a time. Start it inside a running event loop; `close` waits for what is queued."""
 
-    def __init__(self, store: LogStore, known: KnownHeads | None = None, *, queue_max: int = limits.WRITER_QUEUE_MAX) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        known: KnownHeads | None = None,
+        *,
+        queue_max: int = limits.WRITER_QUEUE_MAX,
+        queue_bytes_max: int = limits.WRITER_QUEUE_BYTES_MAX,
+    ) -> None:
         self._store = store
         self._queue: deque[_Waiting] = deque()
         self._queue_max = queue_max
+        self._queued_bytes = 0
+        self._queue_bytes_max = queue_bytes_max
+        self._writing: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
         self.known = known or KnownHeads()
+        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at_s = 0.0
         self._task = asyncio.create_task(self._run(), name="perdure-writer")
 
     async def append(self, request: Request, timeout_s: float = limits.APPEND_TIMEOUT_S) -> Outcome:
         """What became of the request. Raises Overloaded, Unavailable, DeadlineExceeded (then its outcome is unknown; a retry is safe)."""
+        return await self.submit(request, timeout_s)
+
+    def submit(self, request: Request, timeout_s: float = limits.APPEND_TIMEOUT_S) -> asyncio.Future[Outcome]:
+        """As `append`, without waiting: Overloaded and Unavailable of a closed log are raised at once, the rest comes with the future."""
         if self._closing:
             raise Unavailable("the log is closed")
-        if len(self._queue) >= self._queue_max:
-            raise Overloaded(f"{len(self._queue)} appends are waiting", hint="slow down, or add a writer process")
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, done))
-        self._wake.set()
-        # A timer per append would cost more than the append: the handle is cheap, `wait_for` is not.
-        timer = done.get_loop().call_later(timeout_s, _expire, done, timeout_s)
-        try:
-            return await done
-        finally:
-            timer.cancel()
+        events = size_bytes = 0
+        for item in request:
+            events += len(item.drafts)
+            for draft in item.drafts:
+                size_bytes += len(draft.payload)
+        queue = self._queue
+        if queue and (len(queue) >= self._queue_max or self._queued_bytes + size_bytes > self._queue_bytes_max):
+            raise Overloaded(f"{len(queue)} appends with {self._queued_bytes} bytes are waiting", hint="slow down, or add a writer process")
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        deadline_s = self._loop.time() + timeout_s
+        queue.append(_Waiting(request, done, deadline_s, timeout_s, events, size_bytes))
+        self._queued_bytes += size_bytes
+        if len(queue) == 1:
+            self._wake.set()
+        # One timer for all that wait: one per append would cost more than the rest of this function.
+        if self._sweeper is None or deadline_s < self._sweep_at_s:
+            self._sweep_from(deadline_s)
+        return done
 
     async def close(self) -> None:
         """Write what is queued, then stop."""
         self._closing = True
         self._wake.set()
         await self._task
+        if self._sweeper is not None:
+            self._sweeper.cancel()
 
     async def _run(self) -> None:
+        told: list[tuple[_Waiting, Outcome]] = []
         while True:
-            if not self._queue:
+            batch = self._take()
+            if not batch:
+                _tell(told)
+                told = []
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = self._take()
             reach("writer.taken")
-            try:
-                outcomes = await self._write([waiting.request for waiting in batch])
-            except Exception as problem:
-                self._fail(batch, problem)
-            else:
-                reach("writer.written")
-                for waiting, outcome in zip(batch, outcomes, strict=True):
-                    if not waiting.done.done():
-                        waiting.done.set_result(outcome)
+            writing: Awaitable[list[Outcome]] = self._write([waiting.request for waiting in batch])
+            if told:
+                # The task's first step decides and sends; it comes before the callers that are told now.
+                writing = asyncio.create_task(writing, name="perdure-batch")  # type: ignore[arg-type]
+                _tell(told)
+            told = await self._finish(batch, writing)
+
+    async def _finish(self, batch: list[_Waiting], writing: Awaitable[list[Outcome]]) -> list[tuple[_Waiting, Outcome]]:
+        """Wait for the commit; who is still to be told what."""
+        try:
+            outcomes = await writing
+        except Exception as problem:
+            self._fail(batch, problem)
+            return []
+        finally:
+            self._writing = []
+        reach("writer.written")
+        told = list(zip(batch, outcomes, strict=True))
+        if not self._queue and len(batch) >= HALVED_FROM:
+            half = len(batch) // 2
+            _tell(told[:half])
+            del told[:half]
+            await asyncio.sleep(0)
+        return told
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         events = size_bytes = 0
-        while self._queue:
-            waiting = self._queue[0]
-            if waiting.done.done():  # its caller gave up before anything was sent
-                self._queue.popleft()
-                continue
-            events += waiting.events
-            size_bytes += waiting.size_bytes
-            if batch and (events > limits.BATCH_EVENTS_MAX or size_bytes > limits.BATCH_BYTES_MAX):
-                break
-            batch.append(self._queue.popleft())
+        queue = self._queue
+        while queue:
+            waiting = queue[0]
+            if not waiting.done.done():  # else its caller gave up before anything was sent
+                events += waiting.events
+                size_bytes += waiting.size_bytes
+                if batch and (events > limits.BATCH_EVENTS_MAX or size_bytes > limits.BATCH_BYTES_MAX):
+                    break
+                batch.append(waiting)
+            queue.popleft()
+            self._queued_bytes -= waiting.size_bytes
+        self._writing = batch
         return batch
 
     def _fail(self, batch: Sequence[_Waiting], problem: Exception) -> None:
@@ -110,6 +163,27 @@ class Writer:
         for waiting in batch:
             if not waiting.done.done():
                 waiting.done.set_exception(problem)
+
+    def _sweep_from(self, deadline_s: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep_at_s = deadline_s
+        self._sweeper = self._loop.call_at(deadline_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Fail whoever has waited too long, and come again when the next one will have."""
+        self._sweeper = None
+        now_s = self._loop.time()
+        next_s = None
+        for waiting in (*self._writing, *self._queue):
+            if waiting.done.done():
+                continue
+            if waiting.deadline_s <= now_s:
+                waiting.done.set_exception(_expired(waiting.timeout_s))
+            elif next_s is None or waiting.deadline_s < next_s:
+                next_s = waiting.deadline_s
+        if next_s is not None:
+            self._sweep_from(next_s)
 
     async def _write(self, requests: list[Request]) -> list[Outcome]:
         records = {item.record.agent_key: item.record for request in requests for item in request}
@@ -154,6 +228,11 @@ class Writer:
         return done.outcomes
 
 
-def _expire(done: asyncio.Future[Outcome], timeout_s: float) -> None:
-    if not done.done():
-        done.set_exception(DeadlineExceeded(f"the log did not answer within {timeout_s:g} s", hint="retry with the same event ids"))
+def _tell(told: Iterable[tuple[_Waiting, Outcome]]) -> None:
+    for waiting, outcome in told:
+        if not waiting.done.done():
+            waiting.done.set_result(outcome)
+
+
+def _expired(timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the log did not answer within {timeout_s:g} s", hint="retry with the same event ids")
