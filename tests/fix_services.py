@@ -20,6 +20,7 @@ import pytest
 
 from perdure import services
 from perdure.services import Service, Services
+from perdure.services.model import S3_CREDENTIALS
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ def redis_url(services_root: Path) -> str:
 def kafka_url(services_root: Path) -> str:
     """Bootstrap address HOST:PORT of the shared Kafka (PERDURE_BUS is `kafka://` and this); use topics of your own."""
     return _started(services_root, "kafka").url.removeprefix("kafka://")
+
+
+@pytest.fixture
+def s3_url(services_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://... of a new empty folder in the bucket of the shared S3 service; its credentials are in the environment."""
+    url = _started(services_root, "s3").url
+    for key, value in S3_CREDENTIALS.items():
+        monkeypatch.setenv(key, value)
+    return urlunsplit(urlsplit(url)._replace(path=f"/test-{uuid.uuid4().hex}"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ _START, _WRITE, _READ, _OPERATE = "Start", "Write", "Read", "Operate"
 COMMANDS: Final = (
     Command("demo", "demo:demo", "Many agents, a real crash and a look into the past, in a temporary folder.", _START),
     Command("init", "init:init", "Make the log, its keys and the topic, where they are missing.", _START),
-    Command("services", "services:app", "Local Postgres, Redis and Kafka for development: up, down, status, logs.", _START),
+    Command("services", "services:app", "Local Postgres, Redis, Kafka and S3 for development: up, down, status, logs.", _START),
     Command("doctor", "doctor:doctor", "Check this installation and the servers that are configured.", _START),
     Command("config", "config:app", "The settings in force, and where each comes from.", _START),
     Command("completion", "completion:completion", "Print the completion script for bash, zsh or fish.", _START),

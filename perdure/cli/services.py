@@ -16,9 +16,9 @@ from perdure.services.model import NAMES
 
 __all__ = ["app"]
 
-app = App(name="services", help="Local Postgres, Redis and Kafka for development: up, down, status, logs.")
+app = App(name="services", help="Local Postgres, Redis, Kafka and S3 for development: up, down, status, logs.")
 
-Name = Literal["postgres", "redis", "kafka"]
+Name = Literal["postgres", "redis", "kafka", "s3"]
 Root = Annotated[Path | None, Parameter(help="Folder of the services [PERDURE_SERVICES; default: in the user's data folder].")]
 _UNAVAILABLE: Final = 6
 
@@ -30,7 +30,7 @@ def up(*, only: tuple[Name, ...] = (), kafka_brokers: Literal[1, 3] = 1, root: R
     Parameters
     ----------
     only
-        Only this one; may be repeated.
+        Only this one; may be repeated. s3 starts only when it is named.
     kafka_brokers
         Brokers of the Kafka cluster.
     """

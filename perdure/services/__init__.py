@@ -1,4 +1,4 @@
-"""Real Postgres, Redis and Kafka on this machine, for developers, tests, benchmarks and the demo.
+"""Real Postgres, Redis, Kafka and, when it is asked for, S3 on this machine, for developers, tests, benchmarks and the demo.
 
 `up()` starts what does not run and tells the URLs; the servers outlive the caller, until `down()`. `stop()` and `start()`
 control one of them, for tests of failures. All calls block; they may be used inside a running event loop, which they hold up.

@@ -12,7 +12,7 @@ import msgspec
 
 from perdure import services
 from perdure.errors import PerdureError
-from perdure.services.model import NAMES, Services
+from perdure.services.model import ALL_NAMES, NAMES, Services
 
 UNAVAILABLE = 6
 
@@ -74,13 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perdure.services", description=(__doc__ or "").partition(":")[2].strip())
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", parents=[common], help="start what does not run")
-    up.add_argument("--only", action="append", choices=NAMES, help="only this one; may be repeated")
+    up.add_argument("--only", action="append", choices=ALL_NAMES, help="only this one; may be repeated; s3 starts only when it is named")
     up.add_argument("--kafka-brokers", type=int, default=1, choices=(1, 3))
     down = commands.add_parser("down", parents=[common], help="stop what was started here")
     down.add_argument("--wipe", action="store_true", help="delete all data as well")
     commands.add_parser("status", parents=[common], help="what runs, and where")
     logs = commands.add_parser("logs", parents=[common], help="the end of a server's log")
-    logs.add_argument("name", choices=NAMES)
+    logs.add_argument("name", choices=ALL_NAMES)
     logs.add_argument("--lines", type=int, default=100)
     return parser
 

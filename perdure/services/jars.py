@@ -13,7 +13,7 @@ from pathlib import Path
 from perdure.errors import MissingDependency, Unavailable
 from perdure.services.model import Tell
 
-__all__ = ["KAFKA_VERSION", "java", "libraries"]
+__all__ = ["KAFKA_VERSION", "cache_folder", "java", "libraries"]
 
 KAFKA_VERSION = "4.1.0"
 LOG4J_VERSION = "2.24.3"
@@ -44,7 +44,7 @@ def java() -> str:
 
 def libraries(tell: Tell) -> Path:
     """The folder of Kafka's jars; fetched when it is not there yet."""
-    cache = _cache_folder()
+    cache = cache_folder()
     folder = cache / f"kafka-libs-{KAFKA_VERSION}"
     if folder.is_dir():
         return folder
@@ -57,7 +57,8 @@ def libraries(tell: Tell) -> Path:
     return folder
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what is fetched or built once is kept: $PERDURE_CACHE_DIR, else perdure in the user's cache."""
     if named := os.environ.get("PERDURE_CACHE_DIR"):
         return Path(named).expanduser().absolute()
     cache_home = os.environ.get("XDG_CACHE_HOME")

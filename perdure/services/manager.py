@@ -11,9 +11,10 @@ from pathlib import Path
 from perdure.errors import ConfigurationError, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from perdure.services import docker, probe, state
 from perdure.services.kafka import Kafka
-from perdure.services.model import NAMES, How, Record, Service, Services, Tell, Way, checked_name
+from perdure.services.model import ALL_NAMES, NAMES, How, Record, Service, Services, Tell, Way, checked_name
 from perdure.services.postgres import Postgres
 from perdure.services.redis import Redis
+from perdure.services.s3 import S3
 
 __all__ = ["down", "logs", "start", "status", "stop", "up"]
 
@@ -23,7 +24,7 @@ DOWN_TIMEOUT_S = 30.0
 POLL_S = 0.05
 ERROR_LOG_LINES = 5
 
-_BINARIES: dict[str, Way] = {"postgres": Postgres(), "redis": Redis(), "kafka": Kafka()}
+_BINARIES: dict[str, Way] = {"postgres": Postgres(), "redis": Redis(), "kafka": Kafka(), "s3": S3()}
 
 
 def up(
@@ -35,7 +36,7 @@ def up(
 ) -> Services:
     """Start what does not run yet and wait until it answers.
 
-    Each server is taken from its URL (PERDURE_SERVICES_POSTGRES_URL, _REDIS_URL, _KAFKA_URL), else from Docker, else from
+    Each server is taken from its URL (PERDURE_SERVICES_POSTGRES_URL, _REDIS_URL, _KAFKA_URL, _S3_URL), else from Docker, else from
     the machine's own programs. Ports and data are kept between calls. only: names; kafka_brokers: 1 or 3, a cluster that
     has more already is fine. Raises `MissingDependency` (with the packages to install), `Unavailable`, `ConfigurationError`.
     """
@@ -132,7 +133,7 @@ def _launch_missing(folder: Path, records: state.Records, name: str, brokers: in
     nodes = brokers if name == "kafka" else 1
     record = records.get(name)
     if record is None:
-        way = docker.Docker(name) if nodes == 1 and docker.available() else _BINARIES[name]
+        way = docker.Docker(name) if nodes == 1 and name in docker.IMAGES and docker.available() else _BINARIES[name]
         record = records[name] = way.create(folder, nodes, tell)
         state.save(folder, records)
     if len(record.ports) < nodes:
@@ -200,7 +201,7 @@ def _remove_root(folder: Path) -> None:
 
 def _view(records: state.Records) -> Services:
     found: dict[str, Service] = {}
-    for name in NAMES:
+    for name in ALL_NAMES:
         if url := _given_url(name):
             found[name] = _foreign(name, url)
         elif name in records:

@@ -10,9 +10,28 @@ import msgspec
 
 from perdure.errors import InvalidInput
 
-__all__ = ["NAMES", "How", "Origin", "Process", "Record", "Service", "Services", "Tell", "Way", "checked_name"]
+__all__ = [
+    "ALL_NAMES",
+    "NAMES",
+    "S3_BUCKET",
+    "S3_CREDENTIALS",
+    "How",
+    "Origin",
+    "Process",
+    "Record",
+    "Service",
+    "Services",
+    "Tell",
+    "Way",
+    "checked_name",
+]
 
 NAMES = ("postgres", "redis", "kafka")
+"""What `up` starts when nothing is named."""
+ALL_NAMES = (*NAMES, "s3")
+S3_BUCKET = "perdure"
+S3_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "perdure", "AWS_SECRET_ACCESS_KEY": "perdure-on-this-machine"}
+"""Of the S3 service that is started here, which only this machine reaches."""
 
 How = Literal["fast", "immediate", "kill"]
 Origin = Literal["url", "docker", "binary"]
@@ -38,15 +57,17 @@ class Services(msgspec.Struct, frozen=True):
     postgres: Service | None = None
     redis: Service | None = None
     kafka: Service | None = None
+    s3: Service | None = None
 
     def all(self) -> tuple[Service, ...]:
         """The servers that exist."""
-        return tuple(service for service in (self.postgres, self.redis, self.kafka) if service is not None)
+        return tuple(service for service in (self.postgres, self.redis, self.kafka, self.s3) if service is not None)
 
     def environment(self) -> dict[str, str]:
-        """The settings of an engine that uses these servers: PERDURE_LOG, PERDURE_BUS, PERDURE_CACHE."""
-        settings = {"PERDURE_LOG": self.postgres, "PERDURE_BUS": self.kafka, "PERDURE_CACHE": self.redis}
-        return {key: service.url for key, service in settings.items() if service is not None}
+        """The settings of an engine that uses these servers: PERDURE_LOG, PERDURE_BUS, PERDURE_CACHE, PERDURE_STORE with its credentials."""
+        settings = {"PERDURE_LOG": self.postgres, "PERDURE_BUS": self.kafka, "PERDURE_CACHE": self.redis, "PERDURE_STORE": self.s3}
+        urls = {key: service.url for key, service in settings.items() if service is not None}
+        return urls | (S3_CREDENTIALS if self.s3 is not None and self.s3.origin != "url" else {})
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -83,6 +104,8 @@ class Record(msgspec.Struct):
             return f"postgresql://perdure@{addresses[0]}/perdure"
         if self.name == "redis":
             return f"redis://{addresses[0]}/0"
+        if self.name == "s3":
+            return f"s3://{S3_BUCKET}?endpoint=http://{addresses[0]}"
         return f"kafka://{','.join(addresses)}"
 
 
@@ -119,6 +142,6 @@ class Way(Protocol):
 
 def checked_name(name: str) -> str:
     """The name, or `InvalidInput` when there is no such server."""
-    if name not in NAMES:
-        raise InvalidInput(f"there is no service named {name!r}", hint=f"one of: {', '.join(NAMES)}")
+    if name not in ALL_NAMES:
+        raise InvalidInput(f"there is no service named {name!r}", hint=f"one of: {', '.join(ALL_NAMES)}")
     return name

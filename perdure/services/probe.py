@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from perdure.errors import ConfigurationError, MissingDependency, Unavailable
 
-__all__ = ["answer", "kafka", "postgres", "redis"]
+__all__ = ["answer", "kafka", "postgres", "redis", "s3"]
 
 PROBE_TIMEOUT_S = 5
 
 
 def answer(name: str, url: str) -> str:
     """Ask the server of this name at this URL."""
-    probes = {"postgres": postgres, "redis": redis, "kafka": kafka}
+    probes = {"postgres": postgres, "redis": redis, "kafka": kafka, "s3": s3}
     return probes[name](url)
 
 
@@ -59,6 +59,28 @@ def kafka(url: str, brokers: Collection[int] = ()) -> str:
         missing = executor.submit(lambda: asyncio.run(_missing_brokers(bootstrap, brokers))).result()
     if missing:
         raise Unavailable(f"brokers {sorted(missing)} have not joined the Kafka cluster")
+    return ""
+
+
+def s3(url: str, credentials: Mapping[str, str] | None = None) -> str:
+    """List the bucket's first page. The version is not told (''). credentials: else those of the environment."""
+    try:
+        import obstore
+        from obstore.exceptions import BaseError
+        from obstore.store import S3Store
+    except ImportError as error:
+        raise _extra("obstore", "s3") from error
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query))
+    named = {key.lower(): value for key, value in (credentials or {}).items()}
+    # The settings are those of the URL of a store, see perdure.snapshots.store.
+    config = {"region": given.get("region", "us-east-1"), **named, **({"endpoint": given["endpoint"]} if "endpoint" in given else {})}
+    options = {"allow_http": True, "timeout": f"{PROBE_TIMEOUT_S}s"}
+    try:
+        store = S3Store(parts.netloc, config=config, client_options=options, retry_config={"max_retries": 0})  # type: ignore[arg-type]
+        obstore.list_with_delimiter(store)
+    except (BaseError, OSError) as error:
+        raise Unavailable(f"S3 does not answer: {_line(error)[:200]}") from error
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,9 @@ from perdure.errors import PerdureError, Unavailable
 from perdure.snapshots.store.contract import ObjectFacts, SnapshotStore, check_name, check_size
 
 __all__ = ["BoundedStore", "MeteredStore", "Operation", "RetriedStore"]
+
+# Where nobody has set up logging, a repetition is no line on the terminal.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class BoundedStore:

@@ -56,8 +56,6 @@ class ObjectStore:
             with self._explained("put", name):
                 async with asyncio.timeout(_time_for(len(content))):
                     await obstore.put_async(self._store, name, content, mode="create", use_multipart=False)
-        except ObjectNotFound as error:
-            raise ConfigurationError(f"there is no bucket {self._bucket}", hint="make it, or name another one") from error
         except (AlreadyExistsError, PreconditionError):
             return False
         return True
@@ -86,7 +84,7 @@ class ObjectStore:
         check_folder(prefix)
         with self._explained("list", prefix or "everything"):
             pages = obstore.list(self._store, prefix or None, offset=after or None, chunk_size=limits.STORE_LIST_PAGE_OBJECTS)
-        newest = after
+        newest = ""
         while True:
             with self._explained("list", prefix or "everything"):
                 try:
@@ -96,10 +94,11 @@ class ObjectStore:
                     return
             for found in page:
                 name = found["path"]
-                if name <= newest and is_name(name):
+                if name <= newest:
                     raise ConfigurationError(f"the service of the bucket {self._bucket} does not list in order: {name} after {newest}")
-                if is_name(name):
-                    newest = name
+                newest = name
+                # An offset that ends in a slash loses it on its way.
+                if name > after and is_name(name):
                     yield _facts(name, found["size"], found["last_modified"])
 
     async def delete(self, name: str) -> None:
@@ -121,15 +120,20 @@ class ObjectStore:
             yield
         except (PerdureError, AlreadyExistsError, PreconditionError):
             raise
-        except FileNotFoundError as error:
-            raise ObjectNotFound(f"there is no object {name}", object=name) from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in the bucket"
-            raise Denied(f"the bucket {self._bucket} does not let us {action} {name}", hint=hint, object=name) from error
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"the bucket {self._bucket} did not {action} {name} in time", object=name) from error
         except (BaseError, OSError) as error:
-            raise Unavailable(f"the bucket {self._bucket} cannot {action} {name}: {_line(error)}", object=name) from error
+            raise self._typed(error, action, name) from error
+
+    def _typed(self, error: Exception, action: str, name: str) -> PerdureError:
+        if "NoSuchBucket" in str(error) or (action == "put" and isinstance(error, FileNotFoundError)):
+            return ConfigurationError(f"there is no bucket {self._bucket}", hint="make it, or name another one")
+        if isinstance(error, FileNotFoundError):
+            return ObjectNotFound(f"there is no object {name}", object=name)
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+            hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in the bucket"
+            return Denied(f"the bucket {self._bucket} does not let us {action} {name}", hint=hint, object=name)
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(f"the bucket {self._bucket} did not {action} {name} in time", object=name)
+        return Unavailable(f"the bucket {self._bucket} cannot {action} {name}: {_line(error)}", object=name)
 
 
 def _facts(name: str, size: int, modified: datetime) -> ObjectFacts:
