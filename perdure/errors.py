@@ -29,7 +29,9 @@
     │   └── Quarantined              the agent's projection stands still, with the reason
     ├── Unavailable                  a server is away; retryable
     │   ├── DeadlineExceeded
-    │   └── Overloaded               a bounded queue is full
+    │   ├── Overloaded               a bounded queue is full
+    │   └── NotServed                another node serves the agent, or none does at the moment
+    ├── CommandFailed                the handler of an agent host refused a command, or failed
     └── Denied                       a tenant, a key or a grant forbids it
         └── KeyUnavailable           the key is missing or was destroyed
 
@@ -46,6 +48,7 @@ __all__ = [
     "AlreadyExists",
     "ChainBroken",
     "ConfigurationError",
+    "CommandFailed",
     "Conflict",
     "DeadlineExceeded",
     "Denied",
@@ -62,6 +65,7 @@ __all__ = [
     "LimitExceeded",
     "MissingDependency",
     "NotFound",
+    "NotServed",
     "ObjectNotFound",
     "Overloaded",
     "PerdureError",
@@ -296,6 +300,18 @@ class Overloaded(Unavailable):
     """A bounded queue is full."""
 
     code = "overloaded"
+
+
+class NotServed(Unavailable):
+    """The agent is not served here. `address` says where it is, when that is known."""
+
+    code = "not_served"
+
+
+class CommandFailed(PerdureError):
+    """The handler refused the command, or failed; nothing was written."""
+
+    code = "command_failed"
 
 
 class Denied(PerdureError):
