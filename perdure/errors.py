@@ -18,6 +18,7 @@
     │   ├── EventNotFound
     │   ├── VersionNotFound
     │   ├── ProjectionNotFound
+    │   ├── SnapshotNotFound
     │   ├── DictionaryNotFound       a sealed value names a dictionary that is not loaded here
     │   └── ObjectNotFound           the store has no object of that name
     ├── Conflict                     the expected version does not hold
@@ -73,6 +74,7 @@ __all__ = [
     "Quarantined",
     "SchemaViolation",
     "SealBroken",
+    "SnapshotNotFound",
     "Unavailable",
     "UnsafeSettings",
     "VersionNotFound",
@@ -224,6 +226,12 @@ class ProjectionNotFound(NotFound):
     """There is no projection of that name."""
 
     code = "projection_not_found"
+
+
+class SnapshotNotFound(NotFound):
+    """There is no such snapshot."""
+
+    code = "snapshot_not_found"
 
 
 class DictionaryNotFound(NotFound):

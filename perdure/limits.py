@@ -102,6 +102,11 @@ CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
 CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 64
 """Of one chunk, decompressed."""
 SNAPSHOT_CHUNKS_MAX: Final = 40_000
+MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
+SNAPSHOT_WRITERS_MAX: Final = 256
+"""Processes that write snapshots into one store at once."""
+SNAPSHOT_TURN_WAIT_S: Final = 60.0
+"""How long a writer waits for the sweep of unreferenced chunks, and the sweep for writers."""
 
 # --- keeping snapshots ---
 SNAPSHOTS_NEWEST_MIN: Final = 3

@@ -25,6 +25,7 @@ __all__ = [
     "OVERHEAD_BYTES",
     "ChunkReference",
     "Cut",
+    "as_stored",
     "content_digest",
     "cut",
     "decode_cells",
@@ -183,6 +184,16 @@ def open_plaintext(sealed: bytes, reference: ChunkReference, *, keys: SnapshotKe
         return codec_numbered(reference.codec).decompress(content, reference.plain_bytes, dictionary)
     except CodecBroken as error:
         raise _damaged(keys, reference, str(error)) from error
+
+
+def as_stored(sealed: bytes, reference: ChunkReference) -> ChunkReference:
+    """The reference to these stored bytes of a chunk: another release of a codec may have made others than `reference` lists. Nothing is
+    checked, `open_plaintext` does that. Raises IntegrityError for bytes that are cut off."""
+    if len(sealed) < OVERHEAD_BYTES:
+        raise IntegrityError("a chunk is cut off", chunk=reference.name.hex())
+    _, codec, dictionary, plain_bytes = _HEADER.unpack_from(sealed)
+    facts = {"codec": codec, "dictionary": dictionary, "plain_bytes": plain_bytes}
+    return msgspec.structs.replace(reference, sha256=sha256(sealed).digest(), stored_bytes=len(sealed), **facts)
 
 
 def decode_cells(plaintext: bytes, reference: ChunkReference, *, keys: SnapshotKeys) -> tuple[list[bytes], list[Any], bytes]:

@@ -1,0 +1,242 @@
+"""Snapshots of agents: make, list, verify, delete and restore them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from perdure.client.state import State
+from perdure.engine.log.contract import AgentName, from_microseconds, to_microseconds
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
+from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
+from perdure.limits import SNAPSHOTS_NEWEST_MIN
+from perdure.snapshots.restore import Into, RestoredState, check_into
+from perdure.snapshots.shelf import SnapshotShelf
+from perdure.snapshots.verifying import Verified
+from perdure.snapshots.writer import Created, SnapshotOrder
+
+__all__ = ["Made", "Restored", "Snapshot", "Snapshots"]
+
+PAGE_SNAPSHOTS = 200
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A registered snapshot.
+
+    time: of the newest event in it; created: when it was made, by whom (creator) and why (trigger). plain_bytes: its state; stored_bytes: all of
+    its objects in the store, shared ones too; written_bytes: what it added. expires: until when it was promised to stay. damage: '' or what is
+    wrong with it. verified: when it was last read as a whole. state_digest: as `State.digest`.
+    """
+
+    id: UUID
+    tenant: str
+    agent: str
+    version: int
+    epoch: int
+    time: datetime
+    created: datetime
+    kind: str
+    trigger: str
+    creator: str
+    codec: str
+    plain_bytes: int
+    stored_bytes: int
+    written_bytes: int
+    chunks: int
+    state_digest: bytes
+    expires: datetime | None
+    permanent: bool
+    critical: bool
+    damage: str
+    verified: datetime | None
+    replaces: UUID | None
+
+    @property
+    def saved(self) -> float:
+        """Which part of the state's bytes is saved in the store, 0 to 1 (below 0: it grew)."""
+        return 1 - self.stored_bytes / self.plain_bytes if self.plain_bytes else 0.0
+
+
+class Made(msgspec.Struct, frozen=True):
+    """already: it was there, nothing was written. warnings: what surprised while folding, snapshots that could not be used."""
+
+    snapshot: Snapshot
+    already: bool
+    warnings: tuple[str, ...]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """version: that was restored. integrity_verified: its bytes, its digest and its place in the log's history hold. snapshot: that it comes
+    from, None where the log alone gave it. agent, appended: where an event was appended, and its version."""
+
+    into: Into
+    version: int
+    integrity_verified: bool
+    snapshot: UUID | None
+    warnings: tuple[str, ...]
+    state: State
+    agent: str
+    appended: int | None
+
+
+class Snapshots:
+    """The snapshots of one engine. Every method raises ConfigurationError where no store is configured."""
+
+    def __init__(self, log: EventLog, shelf: SnapshotShelf | None) -> None:
+        self._log = log
+        self._shelf = shelf
+
+    @property
+    def shelf(self) -> SnapshotShelf:
+        """What works on the store, for the engine's own processes."""
+        if self._shelf is None:
+            raise ConfigurationError(
+                "no store for snapshots is configured", hint="set PERDURE_STORE to file:///folder or s3://bucket/prefix"
+            )
+        return self._shelf
+
+    async def create_snapshot(
+        self,
+        name: AgentName,
+        *,
+        full: bool = False,
+        codec: str = "zstd",
+        trigger: str = "manual",
+        creator: str = "",
+        reason: str = "",
+        expires: datetime | None = None,
+        permanent: bool = False,
+        critical: bool = False,
+    ) -> Made:
+        """Snapshot the agent's newest version, sharing what did not change with the one before it (full: nothing).
+
+        Durable and read back when it returns. Raises AgentNotFound, InvalidInput, Conflict, Unavailable, KeyUnavailable, IntegrityError.
+        """
+        order = SnapshotOrder(
+            kind="full" if full else INCREMENTAL,
+            trigger=trigger,
+            creator=creator,
+            reason=reason,
+            codec=codec,
+            expires_us=_expiry(expires),
+            permanent=permanent,
+            critical=critical,
+        )
+        return _made(await self.shelf.writer.create(name, order))
+
+    async def create_checkpoint(
+        self, name: AgentName, *, version: int | None = None, creator: str = "", reason: str = "", codec: str = "zstd"
+    ) -> Made:
+        """Snapshot a version, the newest where none is named, that stays until it is deleted by name. Raises VersionNotFound and as above."""
+        order = SnapshotOrder(kind=CHECKPOINT, creator=creator, reason=reason, codec=codec)
+        return _made(await self.shelf.writer.create(name, order, at_version=version))
+
+    async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
+        """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""
+        agent = await self._log.vault.record(*name)
+        return [_snapshot(row) for row in await self._log.store.snapshots(agent, limit=limit)]
+
+    async def all_snapshots(self, tenant: str) -> AsyncIterator[Snapshot]:
+        """Every snapshot of a tenant, about in the order in which they were made."""
+        after: UUID | None = None
+        while page := await self._log.store.list_snapshots(tenant, after=after, limit=PAGE_SNAPSHOTS):
+            after = page[-1].id
+            for row in page:
+                yield _snapshot(row)
+
+    async def get_snapshot(self, tenant: str, id: UUID) -> Snapshot:
+        """What is registered of a snapshot. Raises SnapshotNotFound."""
+        return _snapshot(await self._row(tenant, id))
+
+    async def verify_snapshot(self, tenant: str, id: UUID, *, replay: bool = False) -> Verified:
+        """Read it as a whole and compare it with the log (replay: also with the fold of the whole log); see `SnapshotVerifier.verify`."""
+        return await self.shelf.verifier.verify(await self._row(tenant, id), replay=replay)
+
+    async def delete_snapshot(self, tenant: str, id: UUID, *, even_permanent: bool = False) -> None:
+        """Forget a snapshot; its objects are swept away later. Raises SnapshotNotFound, Conflict where it has to stay."""
+        row = await self._row(tenant, id)
+        agent = await self._log.vault.record(row.tenant, row.agent)
+        gone = await self._log.store.delete_snapshots(agent, [id], keep_newest=SNAPSHOTS_NEWEST_MIN, even_permanent=even_permanent)
+        if not gone:
+            row = await self._row(tenant, id)
+            kept = "it is permanent" if row.permanent and not even_permanent else f"it is one of the newest {SNAPSHOTS_NEWEST_MIN}"
+            raise Conflict(f"snapshot {id} stays: {kept}", tenant=tenant, agent=row.agent, version=row.version)
+
+    async def restore_snapshot(
+        self,
+        name: AgentName,
+        *,
+        snapshot: UUID | None = None,
+        version: int | None = None,
+        into: Into = "view",
+        new_agent: str | None = None,
+        actor: str = "",
+        reason: str = "",
+        epoch: int | None = None,
+    ) -> Restored:
+        """Restore a snapshot, or a version by the nearest whole one, or (neither named) the newest whole snapshot.
+
+        into: view (nothing is changed), fork (`new_agent` begins with the state), rollback (an event leads the agent back; epoch: the
+        ownership that is held). Raises SnapshotNotFound, VersionNotFound, AlreadyExists, Conflict, Fenced, IntegrityError (a named snapshot
+        is damaged), Unavailable, KeyUnavailable; nothing is appended then.
+        """
+        check_into(into, new_agent)
+        restored = await self._restored(name, snapshot, version)
+        agent, appended = name.agent, None
+        restorer = self.shelf.restorer
+        if new_agent is not None:
+            agent, appended, _ = await restorer.fork(restored, new_agent, actor=actor, reason=reason)
+        elif into == "rollback":
+            agent, appended, _ = await restorer.rollback(restored, actor=actor, reason=reason, epoch=epoch)
+        used = restored.snapshot.id if restored.snapshot else None
+        state = _state(name, restored)
+        return Restored(into, state.version, True, used, restored.warnings, state, agent, appended)
+
+    async def _restored(self, name: AgentName, snapshot: UUID | None, version: int | None) -> RestoredState:
+        if snapshot is None:
+            return await self.shelf.restorer.state(name, version=version)
+        if version is not None:
+            raise InvalidInput("a snapshot and a version exclude each other")
+        row = await self._row(name.tenant, snapshot)
+        if row.agent != name.agent:
+            raise _not_found(name.tenant, snapshot)
+        return await self.shelf.restorer.snapshot(row)
+
+    async def _row(self, tenant: str, id: UUID) -> SnapshotRow:
+        row = await self._log.store.get_snapshot(tenant, id)
+        if row is None:
+            raise _not_found(tenant, id)
+        return row
+
+
+def _not_found(tenant: str, id: UUID) -> SnapshotNotFound:
+    return SnapshotNotFound(f"there is no snapshot {id}", hint="perdure snapshot list shows those there are", tenant=tenant)
+
+
+def _expiry(expires: datetime | None) -> int:
+    if expires is not None and expires.tzinfo is None:
+        raise InvalidInput("the time has no zone", hint="give an aware datetime, e.g. in UTC")
+    return 0 if expires is None else to_microseconds(expires)
+
+
+def _made(created: Created) -> Made:
+    return Made(_snapshot(created.row), created.already, created.warnings)
+
+
+def _moment(time_us: int) -> datetime | None:
+    return from_microseconds(time_us) if time_us else None
+
+
+def _snapshot(row: SnapshotRow) -> Snapshot:
+    fields = {name: getattr(row, name) for name in Snapshot.__struct_fields__ if hasattr(row, name)}
+    fields |= {"time": from_microseconds(row.time_us), "created": from_microseconds(row.created_us)}
+    return Snapshot(**fields, expires=_moment(row.expires_us), verified=_moment(row.verified_us))
+
+
+def _state(name: AgentName, restored: RestoredState) -> State:
+    folded = restored.folded
+    return State(*name, folded.version, folded.epoch, _moment(folded.time_us), folded.document, tuple(folded.warnings))

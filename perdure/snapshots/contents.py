@@ -1,0 +1,256 @@
+"""What a snapshot consists of, in and out of the store: chunks and a manifest.
+
+What always holds: a name that `put` returns for was read back and held the very bytes; what `read` returns was authenticated and digested. Bytes
+wait in memory by the batch, and the heavy work is done in threads, one batch while the store is busy with another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from perdure import limits
+from perdure.engine import steps
+from perdure.engine.log.snapshot_rows import SnapshotRow
+from perdure.engine.replay import Folded
+from perdure.engine.vault import Vault
+from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, ObjectNotFound
+from perdure.snapshots.chunks import OVERHEAD_BYTES, ChunkReference, as_stored, open_plaintext
+from perdure.snapshots.feeding import Feed
+from perdure.snapshots.keys import SnapshotKeys
+from perdure.snapshots.manifest import Manifest, open_manifest
+from perdure.snapshots.pack import NewChunk, Packed, unpack
+from perdure.snapshots.store.contract import SnapshotStore
+from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, ChunkDictionaries, ChunkDictionary, builtin
+
+__all__ = ["BUILTIN_BOOK", "ChunkDictionaryBook", "Contents", "Opened", "Stored", "all_of"]
+
+BATCH_BYTES: Final = 4 * limits.MIB
+BATCH_CHUNKS_MAX: Final = 64
+
+T = TypeVar("T")
+
+
+class ChunkDictionaryBook(Protocol):
+    """Where chunk dictionaries come from."""
+
+    async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:
+        """The one for new chunks of the tenant's agents of a type."""
+        ...
+
+    async def known(self, tenant: str) -> ChunkDictionaries:
+        """Those that the tenant's chunks may name."""
+        ...
+
+
+class _BuiltinBook:
+    async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:  # noqa: ARG002 - the protocol's
+        return builtin()
+
+    async def known(self, tenant: str) -> ChunkDictionaries:  # noqa: ARG002
+        return BUILTIN_DICTIONARIES
+
+
+BUILTIN_BOOK: Final[ChunkDictionaryBook] = _BuiltinBook()
+
+
+class Opened(NamedTuple):
+    """A state and the manifest that it was read by."""
+
+    folded: Folded
+    manifest: Manifest
+
+
+class Stored(NamedTuple):
+    """What a snapshot consists of in the store. new_chunks, new_bytes: that were not there before."""
+
+    manifest: Manifest
+    new_chunks: int
+    new_bytes: int
+
+
+class Contents:
+    """Chunks and manifests of one store. vault: gives the keys. book: gives the chunk dictionaries."""
+
+    def __init__(self, objects: SnapshotStore, vault: Vault, book: ChunkDictionaryBook = BUILTIN_BOOK) -> None:
+        self.objects = objects
+        self.book = book
+        self._vault = vault
+
+    async def keys(self, tenant: str, agent: str) -> SnapshotKeys:
+        """The keys of an agent's snapshots. Raises AgentNotFound, KeyUnavailable."""
+        return SnapshotKeys(await self._vault.ring.tenant_key(tenant), await self._vault.cipher(tenant, agent))
+
+    # --- out of the store ---
+
+    async def sealed_manifest(self, row: SnapshotRow) -> bytes:
+        """The manifest of a row, as it is stored. Raises ObjectNotFound, LimitExceeded, Unavailable."""
+        return await self.objects.get(row.manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+
+    async def manifest(self, row: SnapshotRow) -> Manifest:
+        """The manifest of a row. Raises IntegrityError, SealBroken, KeyUnavailable, DictionaryNotFound and what `sealed_manifest` raises."""
+        sealed = await self.sealed_manifest(row)
+        keys = await self.keys(row.tenant, row.agent)
+        try:
+            manifest = _open_manifest(sealed, keys, row)
+        except DictionaryNotFound:
+            await self._vault.book.load(row.tenant)
+            manifest = _open_manifest(sealed, keys, row)
+        if (manifest.chain, manifest.epoch, manifest.state_digest) != (row.chain, row.epoch, row.state_digest):
+            raise IntegrityError("a manifest is of another state than its row", tenant=row.tenant, agent=row.agent, version=row.version)
+        return manifest
+
+    async def read(self, row: SnapshotRow) -> Opened:
+        """The state of a row. Raises as `manifest`."""
+        manifest = await self.manifest(row)
+        keys, dictionaries = await self.keys(row.tenant, row.agent), await self.book.known(row.tenant)
+        feed = Feed()
+        unpacking = asyncio.create_task(asyncio.to_thread(unpack, manifest, feed, keys=keys, dictionaries=dictionaries))
+        feeding = asyncio.create_task(self._feed(feed, keys, manifest.chunks))
+        try:
+            await asyncio.wait((unpacking, feeding), return_when=asyncio.FIRST_EXCEPTION)
+            if feeding.done():
+                feeding.result()  # what the store said goes before what the thread made of it
+            return Opened(await asyncio.shield(unpacking), manifest)
+        finally:
+            feeding.cancel()
+            feed.end(whole=False)
+            await asyncio.gather(feeding, unpacking, return_exceptions=True)
+
+    async def _feed(self, feed: Feed, keys: SnapshotKeys, chunks: Sequence[ChunkReference]) -> None:
+        """Hand the stored chunks over in order; one batch is fetched while another is used."""
+        whole = False
+        try:
+            for references in _by_bytes(chunks):
+                await feed.put(await self._fetch(keys, references))
+            whole = True
+        finally:
+            feed.end(whole=whole)
+
+    async def _fetch(self, keys: SnapshotKeys, references: Sequence[ChunkReference]) -> list[bytes]:
+        get = self.objects.get
+        return await all_of(get(keys.chunk_object(reference.name), bytes_max=reference.stored_bytes) for reference in references)
+
+    # --- into the store ---
+
+    async def put_chunks(self, packed: Packed, keys: SnapshotKeys) -> Stored:
+        """Store and read back what a snapshot adds. Raises IntegrityError when the store gives other bytes back, Unavailable, Denied."""
+        putting = _Putting(self.objects, keys, await self.book.known(keys.tenant))
+        taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
+        try:
+            while batch := await asyncio.shield(taking):
+                taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
+                await all_of(putting.put(chunk) for chunk in batch)
+        finally:
+            # The thread reads the state, which its owner gets back with this call.
+            await asyncio.wait([taking])
+        chunks = tuple(putting.adopted.get(reference.key, reference) for reference in packed.manifest.chunks)
+        return Stored(msgspec.structs.replace(packed.manifest, chunks=chunks), putting.new_chunks, putting.new_bytes)
+
+    async def put_manifest(self, row: SnapshotRow, sealed: bytes, manifest: Manifest) -> None:
+        """Store a manifest, read it back and open it. Raises as `put_chunks`."""
+        await self.objects.put(row.manifest, sealed)
+        steps.reach("snapshot.manifest_put")
+        if await self.manifest(row) != manifest:
+            raise IntegrityError("a manifest does not open to what was sealed", tenant=row.tenant, agent=row.agent, version=row.version)
+        steps.reach("snapshot.manifest_verified")
+
+
+class _Putting:
+    """The chunks of one snapshot on their way into the store. adopted: by key, references to chunks that are there in other bytes."""
+
+    def __init__(self, objects: SnapshotStore, keys: SnapshotKeys, dictionaries: ChunkDictionaries) -> None:
+        self._objects = objects
+        self._keys = keys
+        self._dictionaries = dictionaries
+        self.adopted: dict[bytes, ChunkReference] = {}
+        self.new_chunks = 0
+        self.new_bytes = 0
+
+    async def put(self, chunk: NewChunk) -> None:
+        """Store a chunk, unless it is there, and read it back."""
+        new = await self._objects.put(chunk.object, chunk.sealed)
+        steps.reach("snapshot.chunk_put")
+        found = await self._get(chunk)
+        if found != chunk.sealed:
+            adopted = None if new or found is None else await asyncio.to_thread(self._adopt, chunk, found)
+            if adopted is not None:
+                self.adopted[adopted.key] = adopted
+            else:
+                await self._replace(chunk)
+                new = True
+        if new:
+            self.new_chunks += 1
+            self.new_bytes += len(chunk.sealed)
+        steps.reach("snapshot.chunk_verified")
+
+    def _adopt(self, chunk: NewChunk, found: bytes) -> ChunkReference | None:
+        """The reference to what is stored, where that is the same chunk as another release of a codec made it; None: it is damaged."""
+        try:
+            stored = as_stored(found, chunk.reference)
+            plaintexts = [
+                open_plaintext(sealed, reference, keys=self._keys, dictionaries=self._dictionaries)
+                for sealed, reference in ((found, stored), (chunk.sealed, chunk.reference))
+            ]
+        except (IntegrityError, DictionaryNotFound):
+            return None
+        return stored if plaintexts[0] == plaintexts[1] else None
+
+    async def _replace(self, chunk: NewChunk) -> None:
+        """Put the right bytes where damaged ones are, which also mends every other snapshot that lists the chunk."""
+        await self._objects.delete(chunk.object)
+        await self._objects.put(chunk.object, chunk.sealed)
+        if await self._get(chunk) != chunk.sealed:
+            await self._objects.delete(chunk.object)
+            hint = "check the store's disk"
+            raise IntegrityError(f"the store does not give back what it was given for {chunk.object}", hint=hint, object=chunk.object)
+
+    async def _get(self, chunk: NewChunk) -> bytes | None:
+        """What is stored under a chunk's name, None where it cannot be the chunk."""
+        try:
+            return await self._objects.get(chunk.object, bytes_max=chunk.reference.plain_bytes + OVERHEAD_BYTES)
+        except (ObjectNotFound, LimitExceeded):
+            return None
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in order. The first failure is raised when nothing runs any more."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _open_manifest(sealed: bytes, keys: SnapshotKeys, row: SnapshotRow) -> Manifest:
+    return open_manifest(sealed, keys=keys, tenant=row.tenant, agent=row.agent, version=row.version, digest=row.manifest_digest)
+
+
+def _by_bytes(chunks: Sequence[ChunkReference]) -> Iterator[list[ChunkReference]]:
+    batch: list[ChunkReference] = []
+    size_bytes = 0
+    for chunk in chunks:
+        if batch and (size_bytes + chunk.plain_bytes > BATCH_BYTES or len(batch) == BATCH_CHUNKS_MAX):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(chunk)
+        size_bytes += chunk.plain_bytes
+    if batch:
+        yield batch
+
+
+def _take(chunks: Iterator[NewChunk]) -> list[NewChunk]:
+    """The next chunks, about a batch of them; none at the end."""
+    batch: list[NewChunk] = []
+    size_bytes = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size_bytes += chunk.reference.plain_bytes
+        if size_bytes >= BATCH_BYTES or len(batch) == BATCH_CHUNKS_MAX:
+            break
+    return batch

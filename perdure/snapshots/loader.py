@@ -1,0 +1,126 @@
+"""States from snapshots: the newest that is whole, at or before a version.
+
+What always holds: a state that is returned has been authenticated, its digest is the one that was written, and the log, where it still has
+the event at that version, says the same chain hash. Everything else is a step down: to the next older snapshot, and from the last one to the log
+alone. A step down costs time; it is never an error, for the log can serve. What was found damaged is marked in the registry and not read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, NamedTuple
+
+import msgspec
+
+from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
+from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
+from perdure.engine.replay import Folded
+from perdure.errors import (
+    Denied,
+    DictionaryNotFound,
+    IntegrityError,
+    LimitExceeded,
+    MissingDependency,
+    ObjectNotFound,
+    PerdureError,
+    Unavailable,
+)
+from perdure.snapshots.contents import Contents
+from perdure.snapshots.manifest import Manifest
+
+__all__ = ["DAMAGE", "Loaded", "LoaderStatus", "SnapshotLoader"]
+
+LADDER_MAX: Final = 8
+"""Snapshots that one load tries before it leaves the state to the log."""
+DAMAGE: Final = (IntegrityError, ObjectNotFound, LimitExceeded)
+"""What reading a damaged snapshot raises: it was changed, it is gone, or there is more of it than was written."""
+_log = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """A state, the row it was found by, its manifest. skipped: newer snapshots that were stepped over, each with the reason."""
+
+    folded: Folded
+    row: SnapshotRow
+    manifest: Manifest
+    skipped: tuple[str, ...]
+
+
+class LoaderStatus(msgspec.Struct):
+    """What a loader has done: loads from a snapshot, loads left to the log alone, steps down, of which by damage. problem: the newest reason."""
+
+    loads: int = 0
+    misses: int = 0
+    steps_down: int = 0
+    damaged: int = 0
+    problem: str = ""
+
+
+class SnapshotLoader:
+    """Loads states of one log's agents."""
+
+    def __init__(self, store: LogStore, contents: Contents) -> None:
+        self._store = store
+        self._contents = contents
+        self.status = LoaderStatus()
+
+    async def base(self, agent: AgentRecord, to_version: int | None) -> Folded | None:
+        """A state to fold on from, as `perdure.projections.fill.Base` wants it."""
+        loaded = await self.load(agent, to_version)
+        return loaded.folded if loaded is not None else None
+
+    async def load(self, agent: AgentRecord, to_version: int | None = None) -> Loaded | None:
+        """The newest state at or before a version (None: the newest there is); None: the log has to serve."""
+        skipped: list[str] = []
+        for row in await self._store.snapshots(agent, to_version=to_version, limit=LADDER_MAX, good=True):
+            try:
+                await self.check_log(agent, row)
+                opened = await self._contents.read(row)
+            except Unavailable as problem:
+                self._step_down(row, problem, skipped)
+                break  # older ones are in the same store
+            except DAMAGE as problem:
+                self._step_down(row, problem, skipped)
+                await self.report(row, problem)
+            except (Denied, DictionaryNotFound, MissingDependency) as problem:
+                self._step_down(row, problem, skipped)
+            else:
+                self.status.loads += 1
+                return Loaded(opened.folded, row, opened.manifest, tuple(skipped))
+        self.status.misses += 1
+        return None
+
+    async def check_log(self, agent: AgentRecord, row: SnapshotRow) -> None:
+        """Compare a snapshot with the event that it was made at. Raises `OtherHistory` where they differ: a snapshot of another history, or
+        an event that was changed. Nothing is compared where the log no longer has the event; the first event after it is then the witness."""
+        where = EventFilter(from_version=row.version, to_version=row.version)
+        events = await self._store.read_agent(agent, where, 1)
+        if events and events[0].chain != row.chain:
+            raise OtherHistory(
+                f"snapshot {row.id} and the log hold different histories at version {row.version}",
+                hint="run `perdure verify`: it tells which of them was changed",
+                tenant=row.tenant,
+                agent=row.agent,
+                version=row.version,
+            )
+
+    async def report(self, row: SnapshotRow, problem: PerdureError) -> None:
+        """Mark a snapshot as damaged, unless it is no snapshot any more or the fault may be the log's own."""
+        if isinstance(problem, OtherHistory):
+            return
+        try:
+            if await self._store.mark_snapshot(row, SnapshotMark(damage=problem.message)) is None:
+                return  # deleted while it was read: whatever it lacked was no damage
+        except Unavailable as away:
+            _log.warning("damage of snapshot %s could not be noted: %s", row.id, away)
+        self.status.damaged += 1
+
+    def _step_down(self, row: SnapshotRow, problem: PerdureError, skipped: list[str]) -> None:
+        self.status.steps_down += 1
+        self.status.problem = f"{row.tenant}/{row.agent} snapshot {row.id} at version {row.version}: {problem}"
+        skipped.append(f"snapshot at version {row.version} not used: {problem}")
+        _log.warning("%s", self.status.problem)
+
+
+class OtherHistory(IntegrityError):
+    """A snapshot and the log hold different histories."""

@@ -1,0 +1,242 @@
+"""Writing a snapshot: fold, pack, store, read back, register.
+
+What always holds: a row of the registry names a manifest that was read back and opened, and every chunk of it was read back or is a chunk of the
+snapshot before it. The row is the last thing written, so a crash at any step leaves objects that nobody names, and the next attempt finds
+them and goes on. Steps for fault tests: snapshot.folded, .chunk_put, .chunk_verified, .manifest_put, .manifest_verified, .registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from hashlib import sha256
+from typing import Final, NamedTuple
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from perdure.engine import steps
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, INCREMENTAL, SnapshotMark, SnapshotRow
+from perdure.engine.replay import Folded, fold_log
+from perdure.engine.vault import Vault
+from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
+from perdure.identifiers import uuid7
+from perdure.snapshots.codecs import codec_named
+from perdure.snapshots.contents import Contents, Stored, all_of
+from perdure.snapshots.keys import SnapshotKeys
+from perdure.snapshots.loader import Loaded, SnapshotLoader
+from perdure.snapshots.manifest import Kind, seal_manifest
+from perdure.snapshots.pack import pack
+from perdure.snapshots.turns import Turn, Turns
+
+__all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
+
+FACTS_AT_ONCE: Final = 64
+
+
+class SnapshotOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """How a snapshot is wanted. kind: full, incremental (full where there is none before it) or checkpoint. creator, reason: for people.
+
+    expires_us: unix microseconds until which it is promised to stay, 0 for no promise. permanent, critical: it stays until it is deleted by name.
+    """
+
+    kind: str = INCREMENTAL
+    trigger: str = "manual"
+    creator: str = ""
+    reason: str = ""
+    codec: str = "zstd"
+    expires_us: int = 0
+    permanent: bool = False
+    critical: bool = False
+
+    def marks(self, row: SnapshotRow) -> SnapshotMark:
+        """What the order promises beyond what holds for a snapshot that is there already; nothing is taken back."""
+        stays = self.permanent or (self.kind == CHECKPOINT and row.kind != CHECKPOINT)
+        return SnapshotMark(
+            expires_us=self.expires_us if self.expires_us > row.expires_us else None,
+            permanent=True if stays and not row.permanent else None,
+            critical=True if self.critical and not row.critical else None,
+        )
+
+
+class Created(NamedTuple):
+    """already: it was there, nothing was written. new_chunks: that the store did not have. warnings: of the fold, and snapshots not used."""
+
+    row: SnapshotRow
+    already: bool
+    new_chunks: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class _State(NamedTuple):
+    agent: AgentRecord
+    folded: Folded
+    base: Loaded | None
+
+
+class SnapshotWriter:
+    """Writes snapshots of one log's agents. One at a time per agent in a process; between processes the first row wins."""
+
+    def __init__(self, store: LogStore, vault: Vault, contents: Contents, loader: SnapshotLoader, turns: Turns) -> None:
+        self._store = store
+        self._vault = vault
+        self._contents = contents
+        self._loader = loader
+        self._turns = turns
+        self._busy: WeakValueDictionary[AgentName, asyncio.Lock] = WeakValueDictionary()
+
+    async def create(self, name: AgentName, order: SnapshotOrder | None = None, *, at_version: int | None = None) -> Created:
+        """Make a snapshot of the agent's newest version, or a checkpoint of a named one; one that stands there already is returned.
+
+        Raises AgentNotFound, VersionNotFound, InvalidInput (an agent without events, an unknown codec), Conflict (a newer one was made
+        meanwhile), Unavailable (the store or the log is away), KeyUnavailable, IntegrityError. Nothing is registered then.
+        """
+        order = order or SnapshotOrder()
+        _check_order(order, at_version)
+        busy = self._busy.setdefault(name, asyncio.Lock())
+        async with busy:
+            agent = await self._vault.record(*name)
+            version = await self._version(agent, at_version)
+            standing = await self._standing(agent, version)
+            if standing is not None:
+                return await self._again(standing, order)
+            async with self._turns.writing() as turn:
+                return await self._write(agent, version, order, turn)
+
+    async def _version(self, agent: AgentRecord, at_version: int | None) -> int:
+        (head,) = await self._store.heads([agent])
+        if head.version == 0:
+            raise InvalidInput("the agent has no events", hint="append one first", tenant=agent.tenant, agent=agent.agent)
+        if at_version is not None and not 1 <= at_version <= head.version:
+            hint = f"its versions are 1 to {head.version}"
+            message = f"agent {agent.agent!r} has no version {at_version}"
+            raise VersionNotFound(message, hint=hint, tenant=agent.tenant, agent=agent.agent, version=at_version)
+        return head.version if at_version is None else at_version
+
+    async def _standing(self, agent: AgentRecord, version: int) -> SnapshotRow | None:
+        rows = await self._store.snapshots(agent, to_version=version, limit=1, good=True)
+        return rows[0] if rows and rows[0].version == version else None
+
+    async def _again(self, row: SnapshotRow, order: SnapshotOrder) -> Created:
+        marks = order.marks(row)
+        if any(mark is not None for mark in marks):
+            row = await self._store.mark_snapshot(row, marks) or row
+        return Created(row, already=True)
+
+    async def _write(self, agent: AgentRecord, version: int, order: SnapshotOrder, turn: Turn) -> Created:
+        state = await self._fold(agent, version)
+        keys = await self._contents.keys(agent.tenant, agent.agent)
+        previous = state.base if order.kind != FULL else None
+        packed = pack(
+            state.folded,
+            keys=keys,
+            created_us=time.time_ns() // 1000,
+            creator=order.creator,
+            trigger=order.trigger,
+            reason=order.reason,
+            kind=_kind(order, previous),
+            codec=order.codec,
+            dictionary=await self._contents.book.newest(agent.tenant, agent.type),
+            previous=previous.manifest if previous else None,
+            previous_object=previous.row.manifest if previous else "",
+            generation=self._store.generation,
+        )
+        stored = await self._contents.put_chunks(packed, keys)
+        sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
+        row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
+        await self._contents.put_manifest(row, sealed, stored.manifest)
+        skipped = state.base.skipped if state.base else ()
+        return await self._register(row, stored, turn, (*skipped, *state.folded.warnings))
+
+    async def _fold(self, agent: AgentRecord, version: int) -> _State:
+        base = await self._loader.load(agent, version)
+        start = base.folded if base else None
+        folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version)
+        if folded.version != version:
+            message = f"the log of agent {agent.agent!r} ends at version {folded.version}"
+            raise VersionNotFound(message, tenant=agent.tenant, agent=agent.agent, version=version)
+        steps.reach("snapshot.folded")
+        return _State(agent, folded, base)
+
+    async def _replaced(self, agent: AgentRecord, version: int) -> UUID | None:
+        rows = await self._store.snapshots(agent, to_version=version, limit=1)
+        return rows[0].id if rows and rows[0].version == version and rows[0].damage else None
+
+    async def _register(self, row: SnapshotRow, stored: Stored, turn: Turn, warnings: tuple[str, ...]) -> Created:
+        if turn.lost:
+            raise Unavailable("this process stood still while it wrote a snapshot", hint="try again", tenant=row.tenant, agent=row.agent)
+        standing = await self._store.add_snapshot(row)
+        steps.reach("snapshot.registered")
+        if standing is not None and standing.version == row.version:
+            return Created(standing, already=True, warnings=warnings)  # another process was faster
+        if standing is not None:
+            raise Conflict(
+                f"agent {row.agent!r} has a newer snapshot, at version {standing.version}",
+                hint="make a checkpoint to keep an earlier version",
+                tenant=row.tenant,
+                agent=row.agent,
+                version=row.version,
+            )
+        if turn.lost:
+            await self._check_again(row, stored)
+        return Created(row, False, stored.new_chunks, warnings)
+
+    async def _check_again(self, row: SnapshotRow, stored: Stored) -> None:
+        """The process stood still around the commit, so a sweep may have deleted chunks that were old and only then became named."""
+        keys = await self._contents.keys(row.tenant, row.agent)
+        names = [row.manifest, *(keys.chunk_object(chunk.name) for chunk in stored.manifest.chunks)]
+        for start in range(0, len(names), FACTS_AT_ONCE):
+            some = names[start : start + FACTS_AT_ONCE]
+            facts = await all_of(self._contents.objects.facts(name) for name in some)
+            if None in facts:
+                await self._store.mark_snapshot(row, SnapshotMark(damage="swept away while it was written"))
+                message = "a snapshot was swept away while it was written"
+                raise Unavailable(message, hint="try again", tenant=row.tenant, agent=row.agent, version=row.version)
+
+
+def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
+    if order.kind not in (FULL, INCREMENTAL, CHECKPOINT):
+        raise InvalidInput(f"a snapshot of the kind {order.kind!r} is not known", hint="full, incremental or checkpoint")
+    if at_version is not None and order.kind != CHECKPOINT:
+        raise InvalidInput("a snapshot of a named version is a checkpoint", hint="kind checkpoint, or no version")
+    codec_named(order.codec)
+
+
+def _kind(order: SnapshotOrder, previous: Loaded | None) -> Kind:
+    if order.kind == CHECKPOINT:
+        return "checkpoint"
+    return "incremental" if previous is not None else "full"
+
+
+def _row(agent: AgentRecord, stored: Stored, sealed: bytes, keys: SnapshotKeys, order: SnapshotOrder) -> SnapshotRow:
+    manifest, digest = stored.manifest, sha256(sealed).digest()
+    return SnapshotRow(
+        id=uuid7(),
+        tenant=agent.tenant,
+        agent=agent.agent,
+        tenant_key=agent.tenant_key,
+        agent_key=agent.agent_key,
+        version=manifest.version,
+        epoch=manifest.epoch,
+        generation=manifest.generation,
+        time_us=manifest.time_us,
+        created_us=manifest.created_us,
+        kind=manifest.kind,
+        trigger=manifest.trigger,
+        creator=manifest.creator,
+        codec=order.codec,
+        manifest=keys.manifest_object(manifest.version, digest),
+        manifest_digest=digest,
+        chain=manifest.chain,
+        state_digest=manifest.state_digest,
+        plain_bytes=manifest.plain_bytes,
+        stored_bytes=manifest.stored_bytes + len(sealed),
+        written_bytes=stored.new_bytes + len(sealed),
+        chunks=len(manifest.chunks),
+        expires_us=order.expires_us,
+        permanent=order.permanent,
+        critical=order.critical,
+        verified_us=manifest.created_us,
+    )
