@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -23,7 +23,7 @@ _SCHEMES: Final = {
     "bus": ("memory", "kafka"),
     "cache": ("memory", "redis", "rediss"),
     "store": ("file", "s3"),
-    "keys": ("file", "env"),
+    "keys": ("file", "env", "vault"),
 }
 
 
@@ -72,6 +72,8 @@ def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str
     embedded = log.startswith("sqlite:")
     defaults: dict[str, str | None] = {"log": LOG_DEFAULT, "bus": "memory://", "cache": "memory://", "store": None, "keys": None}
     defaults["keys"] = f"file://{(sqlite_folder(log) if embedded else _home()).resolve()}/keys/root.key"
+    # Snapshots of an embedded log lie beside it; those of a server's log need a place that all processes reach, which only you can name.
+    defaults["store"] = f"file://{quote(str(sqlite_folder(log).resolve()))}/snapshots" if embedded else None
     settings = {name: setting if setting.value is not None else Setting(defaults[name], "default") for name, setting in found.items()}
     for name, setting in settings.items():
         _check(name, setting)

@@ -23,6 +23,8 @@ _NEEDED: Final = {
     "postgresql": ("psycopg", "pip install 'perdure[postgres]'"),
     "kafka": ("aiokafka", "pip install 'perdure[kafka]'"),
     "redis": ("redis", "pip install 'perdure[redis]'"),
+    "s3": ("obstore", "pip install 'perdure[s3]'"),
+    "vault": ("hvac", "pip install 'perdure[vault]'"),
 }
 OPEN_TIMEOUT_S: Final = 20.0
 
@@ -42,6 +44,7 @@ async def doctor(*, options: Options = DEFAULTS) -> int:
     findings = [_python(), *_libraries(options)]
     if all(finding.ok for finding in findings):
         findings.append(await _opens(options))
+        findings += [await _stores(url) for url in [options.settings().store.value] if url and url.startswith("s3:")]
     good = all(finding.ok for finding in findings)
     lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in findings]
     emit({"ok": good, "findings": [asdict(finding) for finding in findings]}, as_json=options.json, text="\n".join(lines))
@@ -55,11 +58,30 @@ def _python() -> Finding:
 
 def _libraries(options: Options) -> Iterator[Finding]:
     settings = options.settings()
-    for name in ("log", "bus", "cache"):
+    for name in ("log", "bus", "cache", "store", "keys"):
+        if getattr(settings, name).value is None:
+            yield Finding(name, True, "none is set")
+            continue
         url = str(getattr(settings, name).value)
         module, hint = _NEEDED.get(urlsplit(url).scheme, ("", ""))
         there = not module or importlib.util.find_spec(module) is not None
         yield Finding(name, there, masked(url) if there else f"{masked(url)} needs {module}", "" if there else hint)
+
+
+async def _stores(url: str) -> Finding:
+    """A bucket is reached, and its service refuses to replace what is there."""
+    from perdure.snapshots.store import check_create_only, open_store
+
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            store = open_store(url)
+            await check_create_only(store)
+            await store.close()
+    except PerdureError as error:
+        return Finding("store", False, error.message, error.hint)
+    except TimeoutError:
+        return Finding("store", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", f"does {masked(url)} answer?")
+    return Finding("store", True, "answers, and replaces nothing")
 
 
 async def _opens(options: Options) -> Finding:

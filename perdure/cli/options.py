@@ -33,7 +33,8 @@ class Options:
     log: Annotated[str | None, _flag("URL of the log: sqlite:///FOLDER or postgresql://… [PERDURE_LOG]")] = None
     bus: Annotated[str | None, _flag("URL of the bus: memory:// or kafka://HOST:PORT [PERDURE_BUS]")] = None
     cache: Annotated[str | None, _flag("URL of the cache: memory:// or redis://HOST:PORT/N [PERDURE_CACHE]")] = None
-    keys: Annotated[str | None, _flag("URL of the root key: file:///PATH or env: [PERDURE_KEYS]")] = None
+    store: Annotated[str | None, _flag("URL of the snapshots: file:///FOLDER or s3://BUCKET/PREFIX [PERDURE_STORE]")] = None
+    keys: Annotated[str | None, _flag("URL of the root key: file:///PATH, env: or vault://HOST:PORT/KEY [PERDURE_KEYS]")] = None
     tenant: Annotated[str | None, _flag("Tenant [PERDURE_TENANT; default: default]")] = None
     config: Annotated[Path | None, _flag("Settings file [default: perdure.toml, where there is one]")] = None
     json: Annotated[bool, _flag("Print JSON on stdout, errors as JSON on stderr")] = False
@@ -42,8 +43,9 @@ class Options:
         """The settings in force: flag, else environment, else file, else default."""
         from perdure import config
 
-        flags = {"log": self.log, "bus": self.bus, "cache": self.cache, "keys": self.keys, "config": self.config}
-        return config.load({name: str(value) for name, value in flags.items() if value is not None})
+        flags = {"log": self.log, "bus": self.bus, "cache": self.cache, "store": self.store, "keys": self.keys}
+        flags["config"] = None if self.config is None else str(self.config)
+        return config.load({name: value for name, value in flags.items() if value is not None})
 
     @property
     def tenant_name(self) -> str:

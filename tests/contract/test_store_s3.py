@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import pytest
 
-from perdure.errors import ConfigurationError, Denied, LimitExceeded, Unavailable
-from perdure.snapshots.store import SnapshotStore, open_store
+from perdure.errors import ConfigurationError, Denied, LimitExceeded, Unavailable, UnsafeSettings
+from perdure.snapshots.store import SnapshotStore, check_create_only, open_store
 from perdure.snapshots.store.decorators import MeteredStore, RetriedStore
 from perdure.snapshots.store.object import ObjectStore
 from perdure.testing.store_kit import PROCESS_CASES, STORE_CASES, Case, StoreUnderTest, name_of
@@ -106,24 +107,61 @@ class _Denying(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def denying_endpoint() -> Iterator[str]:
-    """A service that denies everything."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Denying)
-    thread = threading.Thread(target=server.serve_forever)
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The endpoint of a small service of the test's own."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
 
 
-async def test_a_service_that_denies_is_typed_with_a_hint_and_not_asked_again(denying_endpoint: str, s3_url: str) -> None:
-    store = open_store(at_endpoint(s3_url, denying_endpoint))
-    for work in (store.put("a", b""), store.get("a", bytes_max=10), store.facts("a"), store.delete("a")):
-        with pytest.raises(Denied) as caught:
-            await work
-        assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+async def test_a_service_that_denies_is_typed_with_a_hint(s3_url: str) -> None:
+    with serving(_Denying) as endpoint:
+        store = open_store(at_endpoint(s3_url, endpoint))
+        for work in (store.put("a", b""), store.get("a", bytes_max=10), store.facts("a"), store.delete("a")):
+            with pytest.raises(Denied) as caught:
+                await work
+            assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+class _Replacing(BaseHTTPRequestHandler):
+    """An S3 service that overlooks the condition of a conditional write."""
+
+    kept: dict[str, bytes]
+
+    def do_PUT(self) -> None:
+        self.kept[self.path] = self.rfile.read(int(self.headers["content-length"]))
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(self.kept[self.path])
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        headers = {"content-length": str(len(body)), "etag": '"1"', "last-modified": "Sat, 21 Nov 2026 12:00:00 GMT"}
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+async def test_a_service_that_replaces_objects_is_found_out(s3_url: str) -> None:
+    store = open_store(s3_url)
+    await check_create_only(store)
+    await check_create_only(store)
+    with serving(type("Replacing", (_Replacing,), {"kept": {}})) as endpoint:
+        with pytest.raises(UnsafeSettings) as caught:
+            await check_create_only(open_store(at_endpoint(s3_url, endpoint)))
+        assert "If-None-Match" in caught.value.hint
 
 
 async def _names(store: SnapshotStore, prefix: str) -> list[str]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from perdure.snapshots.store.contract import ObjectFacts, SnapshotStore
-from perdure.snapshots.store.opening import open_store
+from perdure.snapshots.store.opening import check_create_only, open_store
 
-__all__ = ["ObjectFacts", "SnapshotStore", "open_store"]
+__all__ = ["ObjectFacts", "SnapshotStore", "check_create_only", "open_store"]

@@ -145,4 +145,4 @@ def _time_for(size_bytes: int) -> float:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).partition("Debug source:")[0].split())[:300]

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from perdure.errors import ConfigurationError, InvalidInput, MissingDependency
+from perdure.errors import ConfigurationError, InvalidInput, MissingDependency, UnsafeSettings
 from perdure.snapshots.store.contract import SnapshotStore, check_name
 from perdure.snapshots.store.decorators import BoundedStore, MeteredStore, RetriedStore
 from perdure.snapshots.store.local import LocalStore
 
-__all__ = ["open_store"]
+__all__ = ["check_create_only", "open_store"]
 
 _HINT: Final = "write file:///absolute/folder or s3://bucket/prefix?region=…&endpoint=https://…"
 _PARAMETERS: Final = {"region", "endpoint", "insecure_http"}
+_PROBE: Final = "probe/create-only"
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -31,6 +32,16 @@ def open_store(url: str) -> MeteredStore:
     if parts.scheme == "s3":
         return MeteredStore(BoundedStore(_bucket(parts)))
     raise ConfigurationError(f"a store of the kind {parts.scheme or url!r} is not known", hint=_HINT)
+
+
+async def check_create_only(store: SnapshotStore) -> None:
+    """Put an object twice; it stays in the store, tiny, as `probe/create-only`. Raises UnsafeSettings when the second one replaces it.
+
+    Some services that speak S3 ignore the condition of a conditional write, and would let a snapshot be overwritten."""
+    await store.put(_PROBE, b"first")
+    if await store.put(_PROBE, b"second") or await store.get(_PROBE, bytes_max=10) != b"first":
+        hint = "take a service that knows conditional writes (If-None-Match), or a newer release of this one"
+        raise UnsafeSettings("the store's service replaces objects that must never change", hint=hint)
 
 
 def _folder(parts: SplitResult) -> Path:
