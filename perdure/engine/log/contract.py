@@ -215,6 +215,14 @@ class LogStore(SnapshotRows, Protocol):
         """Every tenant that has agents, sorted."""
         ...
 
+    async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
+        """Agents of every tenant that belong to this owner, in order of their keys, after the key `after`."""
+        ...
+
+    async def count_owned(self, owner: str) -> int:
+        """How many agents belong to this owner."""
+        ...
+
     async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
         """Set the directory facts of an agent."""
         ...

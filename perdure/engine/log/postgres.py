@@ -191,6 +191,15 @@ class PostgresStore(PostgresSnapshots):
         sql = "SELECT t.name FROM tenants t WHERE EXISTS (SELECT FROM agents a WHERE a.tenant_key = t.tenant_key)"
         return sorted(name for (name,) in await self._rows(sql))
 
+    async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
+        sql = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
+                  WHERE a.owner = %s AND a.agent_key > %s ORDER BY a.agent_key LIMIT %s"""  # noqa: S608
+        return [agent_of(row) for row in await self._rows(sql, owner, after, limit)]
+
+    async def count_owned(self, owner: str) -> int:
+        ((count,),) = await self._rows("SELECT count(*) FROM agents WHERE owner = %s", owner)
+        return int(count)
+
     async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
         encoded = msgspec.json.encode(dict(labels)).decode()
         sql = "UPDATE agents SET type = %s, labels = %s::jsonb WHERE tenant_key = %s AND agent_key = %s"

@@ -140,6 +140,14 @@ class SqliteStore(SqliteSnapshots):
         """See `LogStore.tenants`."""
         return await self._read(sqlite_rows.tenants)
 
+    async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
+        """See `LogStore.list_owned`."""
+        return await self._read(sqlite_rows.list_owned, owner, after, limit)
+
+    async def count_owned(self, owner: str) -> int:
+        """See `LogStore.count_owned`."""
+        return await self._read(sqlite_rows.count_owned, owner)
+
     async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
         """See `LogStore.describe_agent`."""
         await self._commit(sqlite_rows.describe_agent, agent, type, labels)

@@ -15,12 +15,14 @@ from perdure.engine.log.decide import FENCED, OWNED
 from perdure.errors import IntegrityError
 
 __all__ = [
+    "count_owned",
     "create_agents",
     "describe_agent",
     "find",
     "get_agents",
     "heads",
     "list_agents",
+    "list_owned",
     "position",
     "positions",
     "read",
@@ -126,6 +128,18 @@ def list_agents(
         values += [key, value]
     rows = connection.execute(f"{_AGENT} WHERE {' AND '.join(clauses)} ORDER BY a.agent LIMIT ?", (*values, limit)).fetchall()
     return [_agent(row) for row in rows]
+
+
+def list_owned(connection: sqlite3.Connection, owner: str, after: int, limit: int) -> list[AgentRecord]:
+    """Agents of every tenant that belong to an owner, in order of their keys."""
+    rows = connection.execute(_AGENT + "WHERE a.owner = ? AND a.agent_key > ? ORDER BY a.agent_key LIMIT ?", (owner, after, limit))
+    return [_agent(row) for row in rows.fetchall()]
+
+
+def count_owned(connection: sqlite3.Connection, owner: str) -> int:
+    """How many agents belong to an owner."""
+    ((count,),) = connection.execute("SELECT count(*) FROM agents WHERE owner = ?", (owner,)).fetchall()
+    return int(count)
 
 
 def tenants(connection: sqlite3.Connection) -> list[str]:
