@@ -17,6 +17,7 @@
     │   ├── AgentNotFound
     │   ├── EventNotFound
     │   ├── VersionNotFound
+    │   │   └── Compacted            it was there, and was removed: first_version or first_offset says from where on all is there
     │   ├── ProjectionNotFound
     │   ├── SnapshotNotFound
     │   ├── DictionaryNotFound       a sealed value names a dictionary that is not loaded here
@@ -48,8 +49,9 @@ __all__ = [
     "AgentNotFound",
     "AlreadyExists",
     "ChainBroken",
-    "ConfigurationError",
     "CommandFailed",
+    "Compacted",
+    "ConfigurationError",
     "Conflict",
     "DeadlineExceeded",
     "Denied",
@@ -220,6 +222,12 @@ class VersionNotFound(NotFound):
     """The agent has no such version."""
 
     code = "version_not_found"
+
+
+class Compacted(VersionNotFound):
+    """It was removed from the log under a retention policy."""
+
+    code = "compacted"
 
 
 class ProjectionNotFound(NotFound):

@@ -18,6 +18,7 @@ from perdure.testing import (
     log_control_cases,
     log_event_cases,
     log_event_process_cases,
+    log_floor_cases,
     log_process_cases,
     log_read_cases,
     log_snapshot_cases,
@@ -33,6 +34,7 @@ STORE_CASES: tuple[Case, ...] = (
     *log_read_cases.CASES,
     *log_control_cases.CASES,
     *log_snapshot_cases.CASES,
+    *log_floor_cases.CASES,
     *log_process_cases.CASES,
 )
 """Of the bare store."""

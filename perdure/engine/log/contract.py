@@ -8,7 +8,7 @@ things that need a database, and promises:
 - **All or nothing, durable.** When `append` returns, every row of the last proposal is on disk; when it raises, none is, or the outcome is
   unknown (`Unavailable`): the caller repeats with the same event ids.
 - **Offsets are dense.** `read` returns offsets after+1, after+2, … without a hole, and never a row that could still be rolled back.
-- **Only inserts.** Nothing about an event is ever updated.
+- **Only inserts.** Nothing about an event is ever updated. Whole events are removed from an agent's beginning only (`FloorRows`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.engine.log.floor_rows import FloorRows
 from perdure.engine.log.snapshot_rows import SnapshotRows
 
 __all__ = [
@@ -183,7 +184,7 @@ class Lease(NamedTuple):
     expires_in_s: float
 
 
-class LogStore(SnapshotRows, Protocol):
+class LogStore(SnapshotRows, FloorRows, Protocol):
     """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
 
     partitions: int
@@ -238,16 +239,19 @@ class LogStore(SnapshotRows, Protocol):
         Raises StaleWriter, with nothing written, when more than `limits.TAIL_EVENTS_MAX` events are newer than a known position."""
         ...
 
-    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
-        """At most `limit` events of a partition, offsets after+1 and on. For the engine's own processes: it crosses tenants."""
+    async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
+        """At most `limit` events of a partition, offsets after+1 and on. For the engine's own processes: it crosses tenants.
+
+        Raises Compacted where some of them were removed; sparse: takes what is left, which then has holes."""
         ...
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
-        """At most `limit` events of one agent in order of version."""
+        """At most `limit` events of one agent in order of version. Raises Compacted when the filter begins with versions that were removed;
+        descending, the page ends at the first that is there."""
         ...
 
     async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
-        """As `read`, of one tenant and filtered; offsets then have holes."""
+        """As `read`, of one tenant and filtered; offsets then have holes. Raises Compacted where some of the tenant's were removed."""
         ...
 
     async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
@@ -255,7 +259,8 @@ class LogStore(SnapshotRows, Protocol):
         ...
 
     async def version_at(self, agent: AgentRecord, time_us: int) -> int:
-        """The newest version whose time is at or before `time_us`; 0 where there is none."""
+        """The newest version whose time is at or before `time_us`; 0 where there is none. Raises Compacted where it was removed, with all
+        before the one that the floor follows."""
         ...
 
     def look_before_ms(self, partition: int, offset: int, count: int) -> int:

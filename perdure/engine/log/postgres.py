@@ -19,12 +19,13 @@ from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, Propose, SealedEvent
 from perdure.engine.log.decide import head_after
+from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
-from perdure.engine.log.postgres_snapshots import PostgresSnapshots
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.errors import ConfigurationError, Unavailable
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
@@ -35,7 +36,7 @@ FEW_SEGMENTS = 4
 """Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
 
-class PostgresStore(PostgresSnapshots):
+class PostgresStore(PostgresFloors):
     """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
 
     def __init__(self, url: str, segment_offsets: int) -> None:
@@ -253,12 +254,16 @@ class PostgresStore(PostgresSnapshots):
             await self._writing.close()
         self._writing = self._appender = None
 
-    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
+    async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         # Offsets are dense, so the page's end is known, and only the segments that hold it are planned for.
         sql = f"""SELECT t.name, a.agent, {EVENT_COLUMNS} FROM events_{partition:d} e
                   JOIN agents a ON a.agent_key = e.agent_key JOIN tenants t ON t.tenant_key = e.tenant_key
-                  WHERE e."offset" > {after:d} AND e."offset" <= {after + limit:d} ORDER BY e."offset\""""  # noqa: S608
-        return [SealedEvent(*row) for row in await self._rows(sql)]
+                  WHERE e."offset" > {after:d} AND ({sparse} OR e."offset" <= {after + limit:d}) ORDER BY e."offset" LIMIT {limit:d}"""  # noqa: S608
+        events = [SealedEvent(*row) for row in await self._rows(sql)]
+        dense = events and events[-1].offset == after + len(events)
+        if not dense and not sparse and (floor := await self._partition_floor(partition)) > after:
+            raise compacted_offsets(partition, after, floor)
+        return events
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         filters, values = conditions(where)
@@ -271,6 +276,8 @@ class PostgresStore(PostgresSnapshots):
             found += [event_of(agent.tenant, agent.agent, row) for row in rows]
             if len(found) >= limit:
                 break
+        if not descending and where.from_version != (found[0].version if found else 0):
+            check_floor(agent, where, await self._floor(agent))
         return found
 
     async def _tables(self, agent: AgentRecord, where: EventFilter, *, descending: bool) -> list[str]:
@@ -295,6 +302,8 @@ class PostgresStore(PostgresSnapshots):
         if not keys:
             return []
         ((key,),) = keys
+        if (floor := await self._partition_floor(partition, key)) > after:
+            raise compacted_offsets(partition, after, floor)
         sql = f"""SELECT a.agent, {EVENT_COLUMNS} FROM events_{partition:d} e JOIN agents a USING (agent_key)
                   WHERE e.tenant_key = %s AND e."offset" > {after:d}{filters} ORDER BY e."offset" LIMIT %s"""  # noqa: S608
         return [event_of(tenant, row[0], row[1:]) for row in await self._tenant_rows(key, sql, key, *values, limit)]
@@ -308,7 +317,10 @@ class PostgresStore(PostgresSnapshots):
     async def version_at(self, agent: AgentRecord, time_us: int) -> int:
         # Time never goes back within a partition, so versions can be halved.
         (head,) = await self.heads([agent])
-        low, high = 0, head.version
+        floor = await self._floor(agent)
+        if floor.version > 1 and time_us < floor.time_us:
+            raise compacted(agent, floor.version - 1, floor)
+        low, high = floor.version - 1, head.version
         while low < high:
             middle = (low + high + 1) // 2
             (event,) = await self.read_agent(agent, EventFilter(from_version=middle, to_version=middle), 1)

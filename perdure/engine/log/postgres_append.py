@@ -177,7 +177,10 @@ class Appender:
                 wanted.setdefault(partition, set()).add((agent, id))
         there: dict[tuple[int, UUID], int] = {}
         for partition, pairs in wanted.items():
-            statement = f"SELECT agent_key, id, version FROM events_{partition} WHERE id = ANY(%b)"  # noqa: S608 - an integer
-            cursor = await self._connection.execute(statement.encode(), ([id for _, id in pairs],), binary=True, prepare=False)
+            statement = f"""SELECT agent_key, id, version FROM events_{partition} WHERE id = ANY(%b)
+                            UNION ALL SELECT agent_key, id, version FROM removed_events WHERE agent_key = ANY(%b) AND id = ANY(%b)"""  # noqa: S608
+            ids = [id for _, id in pairs]
+            values = (ids, [agent for agent, _ in pairs], ids)
+            cursor = await self._connection.execute(statement.encode(), values, binary=True, prepare=False)
             there.update({(agent, id): version for agent, id, version in await cursor.fetchall() if (agent, id) in pairs})
         return there

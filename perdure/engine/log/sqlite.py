@@ -19,6 +19,7 @@ from perdure.engine.log import sqlite_append, sqlite_control, sqlite_rows
 from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, transaction, translated
+from perdure.engine.log.sqlite_floors import SqliteFloors
 from perdure.engine.log.sqlite_snapshots import SqliteSnapshots
 from perdure.errors import Unavailable
 from perdure.limits import PARTITIONS_DEFAULT
@@ -32,7 +33,7 @@ T = TypeVar("T")
 Work = Callable[Concatenate[sqlite3.Connection, P], T]
 
 
-class SqliteStore(SqliteSnapshots):
+class SqliteStore(SqliteSnapshots, SqliteFloors):
     """A `LogStore` in a folder. Made by `open`; used on the event loop that it was opened on."""
 
     def __init__(self, file: Path) -> None:
@@ -167,9 +168,9 @@ class SqliteStore(SqliteSnapshots):
         self._hub.notify()  # from here, so that readers wake also when whoever awaited the append was cancelled
         return positions
 
-    async def read(self, partition: int, after: int, limit: int) -> list[SealedEvent]:
+    async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""
-        return await self._read(sqlite_rows.read, partition, after, limit)
+        return await self._read(sqlite_rows.read, partition, after, limit, sparse)
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         """See `LogStore.read_agent`."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
 from perdure.engine.log.sqlite_connection import transaction
+from perdure.engine.log.sqlite_floors import partition_floor
 from perdure.engine.log.sqlite_rows import position
 from perdure.errors import IntegrityError
 from perdure.limits import TAIL_EVENTS_MAX
@@ -59,6 +60,8 @@ def _tail(connection: sqlite3.Connection, known: Mapping[int, Position], standin
             rows = connection.execute(_TAIL, (partition, after, stands.offset - after)).fetchall()
             tail += [TailEvent(*row) for row in rows]
     if len(tail) != newer:
+        if any(partition_floor(connection, partition) > known[partition].offset for partition in standing):
+            raise StaleWriter("events that the writer does not know were removed")
         raise IntegrityError("the log has a hole in its offsets", hint="run `perdure verify`")
     return tail
 
@@ -91,7 +94,8 @@ def _settle(connection: sqlite3.Connection, propose: Propose, tail: Sequence[Tai
 
 
 def _look_up(connection: sqlite3.Connection, ids: set[tuple[int, UUID]]) -> Found:
-    sql = "SELECT version FROM events WHERE agent_key = ? AND id = ?"
+    sql = """SELECT version FROM events WHERE agent_key = ?1 AND id = ?2
+             UNION ALL SELECT version FROM removed_events WHERE agent_key = ?1 AND id = ?2"""
     hits: Found = {}
     for agent_key, id_ in ids:
         for (version,) in connection.execute(sql, (agent_key, id_.bytes)).fetchall():
@@ -124,7 +128,8 @@ def _insert(connection: sqlite3.Connection, proposal: Proposal) -> bool:
     try:
         connection.executemany(_INSERT, [_row(event) for event in proposal.rows])
     except sqlite3.IntegrityError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+        # The trigger refuses ids of events that were removed.
+        if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_TRIGGER):
             raise
         connection.execute("ROLLBACK TO proposal")
         return False

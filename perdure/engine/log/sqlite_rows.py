@@ -12,6 +12,8 @@ import msgspec
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
+from perdure.engine.log.sqlite_floors import floor_of, partition_floor
 from perdure.errors import IntegrityError
 
 __all__ = [
@@ -174,12 +176,16 @@ def positions(connection: sqlite3.Connection, partitions: int) -> dict[int, Posi
     return {partition: position(connection, partition) for partition in range(partitions)}
 
 
-def read(connection: sqlite3.Connection, partition: int, after: int, limit: int) -> list[SealedEvent]:
-    """Offsets after+1 and on, of all tenants; checked to be dense."""
+def read(connection: sqlite3.Connection, partition: int, after: int, limit: int, sparse: bool) -> list[SealedEvent]:
+    """Offsets after+1 and on, of all tenants; checked to be dense unless sparse."""
     rows = connection.execute(
         f"{_EVENT} WHERE e.partition = ? AND e.offset > ? ORDER BY e.offset LIMIT ?", (partition, after, limit)
     ).fetchall()
     events = [_event(row) for row in rows]
+    if sparse or (events and events[-1].offset == after + len(events)):
+        return events
+    if (floor := partition_floor(connection, partition)) > after:
+        raise compacted_offsets(partition, after, floor)
     for expected, event in enumerate(events, after + 1):
         if event.offset != expected:
             raise IntegrityError(f"partition {partition} has no offset {expected}", hint="run `perdure verify`", partition=partition)
@@ -202,7 +208,10 @@ def read_agent(connection: sqlite3.Connection, agent: AgentRecord, where: EventF
         values.append(last)
     order = "DESC" if descending else "ASC"
     sql = f"{_EVENT} WHERE {' AND '.join(clauses)} ORDER BY e.version {order} LIMIT ?"
-    return [_event(row) for row in connection.execute(sql, (*values, limit)).fetchall()]
+    events = [_event(row) for row in connection.execute(sql, (*values, limit)).fetchall()]
+    if not descending and not (events and events[0].version == where.from_version):
+        check_floor(agent, where, floor_of(connection, agent))
+    return events
 
 
 def read_tenant(
@@ -210,6 +219,8 @@ def read_tenant(
 ) -> list[SealedEvent]:
     """A page of one tenant's events of a partition in order of offset."""
     newest = position(connection, partition).offset
+    if (floor := partition_floor(connection, partition, tenant)) > after:
+        raise compacted_offsets(partition, after, floor)
     if where.since_us is not None:
         after = max(after, _offset_at(connection, partition, newest, where.since_us - 1))
     if where.until_us is not None:
@@ -252,17 +263,21 @@ def version_at(connection: sqlite3.Connection, agent: AgentRecord, time_us: int)
     """The newest version whose time is at or before `time_us`: a binary search, because an agent's times never go back."""
     newest = "SELECT max(version) FROM events WHERE agent_key = ?"
     (high,) = connection.execute(newest, (agent.agent_key,)).fetchall()[0]
+    floor = floor_of(connection, agent)
+    if floor.version > 1 and time_us < floor.time_us:
+        raise compacted(agent, floor.version - 1, floor)
     time_of = "SELECT time_us FROM events WHERE agent_key = ? AND version = ? AND tenant_key = ?"
-    return _bisect(connection, time_of, agent.agent_key, (agent.tenant_key,), high or 0, time_us)
+    return _bisect(connection, time_of, agent.agent_key, (agent.tenant_key,), high or 0, time_us, floor.version - 1)
 
 
 def _offset_at(connection: sqlite3.Connection, partition: int, newest: int, time_us: int) -> int:
-    return _bisect(connection, "SELECT time_us FROM events WHERE partition = ? AND offset = ?", partition, (), newest, time_us)
+    # Where events were removed, the time of the next one that is there stands in: times never go back.
+    time_of = "SELECT time_us FROM events WHERE partition = ? AND offset >= ? ORDER BY offset LIMIT 1"
+    return _bisect(connection, time_of, partition, (), newest, time_us)
 
 
-def _bisect(connection: sqlite3.Connection, sql: str, key: int, more: tuple[int, ...], high: int, time_us: int) -> int:
-    """The greatest number in 1 … high whose time is at or before `time_us`; 0 where there is none."""
-    low = 0
+def _bisect(connection: sqlite3.Connection, sql: str, key: int, more: tuple[int, ...], high: int, time_us: int, low: int = 0) -> int:
+    """The greatest number in low+1 … high whose time is at or before `time_us`; low where there is none."""
     while low < high:
         middle = (low + high + 1) // 2
         rows = connection.execute(sql, (key, middle, *more)).fetchall()

@@ -1,0 +1,89 @@
+"""Floors of agents in the SQLite log. The functions block; writes run in the caller's transaction, which is the log's one lock."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, broken_anchor
+from perdure.errors import VersionNotFound
+
+__all__ = ["SqliteFloors", "floor_of", "partition_floor"]
+
+T = TypeVar("T")
+
+_FLOOR: Final = "SELECT version, chain, epoch, time_us, offset FROM floors WHERE agent_key = ? AND tenant_key = ?"
+_BEFORE: Final = "SELECT chain, epoch, time_us, offset FROM events WHERE agent_key = ? AND tenant_key = ? AND version = ?"
+_DOOMED: Final = "agent_key = ? AND version < ? AND version < (SELECT min(version) FROM events WHERE agent_key = ?) + ?"
+
+
+class SqliteFloors:
+    """The part of `LogStore` that is `FloorRows`."""
+
+    _read: Callable[..., Awaitable[Any]]
+    _commit: Callable[..., Awaitable[Any]]
+
+    async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
+        """See `FloorRows.floors`."""
+        floors: list[Floor] = await self._read(lambda connection: [floor_of(connection, agent) for agent in agents])
+        return floors
+
+    async def raise_floor(self, agent: AgentRecord, version: int, chain: bytes) -> Floor:
+        """See `FloorRows.raise_floor`."""
+        floor: Floor = await self._commit(_raise, agent, version, chain)
+        return floor
+
+    async def remove_events(self, agent: AgentRecord, limit: int) -> int:
+        """See `FloorRows.remove_events`."""
+        removed: int = await self._commit(_remove, agent, limit)
+        return removed
+
+    async def partition_floors(self) -> dict[int, int]:
+        """See `FloorRows.partition_floors`."""
+        floors: dict[int, int] = await self._read(_partition_floors)
+        return floors
+
+
+def floor_of(connection: sqlite3.Connection, agent: AgentRecord) -> Floor:
+    """Where the agent's events begin."""
+    rows = connection.execute(_FLOOR, (agent.agent_key, agent.tenant_key)).fetchall()
+    return Floor(*rows[0]) if rows else NO_FLOOR
+
+
+def partition_floor(connection: sqlite3.Connection, partition: int, tenant: str | None = None) -> int:
+    """The newest offset that was removed, of all tenants or of one; 0 where there is none."""
+    sql = "SELECT max(offset) FROM floors WHERE partition = ?"
+    if tenant is None:
+        rows = connection.execute(sql, (partition,)).fetchall()
+    else:
+        sql += " AND tenant_key = (SELECT tenant_key FROM tenants WHERE name = ?)"
+        rows = connection.execute(sql, (partition, tenant)).fetchall()
+    return rows[0][0] or 0
+
+
+def _partition_floors(connection: sqlite3.Connection) -> dict[int, int]:
+    (partitions,) = connection.execute("SELECT value FROM meta WHERE name = 'partitions'").fetchall()[0]
+    return {partition: partition_floor(connection, partition) for partition in range(partitions)}
+
+
+def _raise(connection: sqlite3.Connection, agent: AgentRecord, version: int, chain: bytes) -> Floor:
+    standing = floor_of(connection, agent)
+    if version <= standing.version:
+        return standing
+    key = (agent.agent_key, agent.tenant_key)
+    if not connection.execute(_BEFORE, (*key, version)).fetchall():
+        raise VersionNotFound(f"agent {agent.agent!r} has no version {version}", tenant=agent.tenant, agent=agent.agent, version=version)
+    rows = connection.execute(_BEFORE, (*key, version - 1)).fetchall()
+    if not rows or rows[0][0] != chain:
+        raise broken_anchor(agent, version - 1)
+    floor = Floor(version, *rows[0])
+    connection.execute("INSERT OR REPLACE INTO floors VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, agent.partition, *floor))
+    return floor
+
+
+def _remove(connection: sqlite3.Connection, agent: AgentRecord, limit: int) -> int:
+    values = (agent.agent_key, floor_of(connection, agent).version, agent.agent_key, limit)
+    connection.execute(f"INSERT OR IGNORE INTO removed_events SELECT agent_key, id, version FROM events WHERE {_DOOMED}", values)  # noqa: S608
+    return connection.execute(f"DELETE FROM events WHERE {_DOOMED}", values).rowcount  # noqa: S608
