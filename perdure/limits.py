@@ -93,13 +93,15 @@ STORE_REQUEST_TIMEOUT_S: Final = 30.0
 STORE_CONNECT_TIMEOUT_S: Final = 5.0
 
 # --- snapshots ---
-CHUNK_BYTES_MIN: Final = 16 * KIB
-CHUNK_BYTES_STEP: Final = 48 * KIB
+CHUNK_BYTES_MIN: Final = 24 * KIB
+CHUNK_BYTES_STEP: Final = 72 * KIB
 """Bytes after `CHUNK_BYTES_MIN` in which a chunk ends on average."""
-CHUNK_BYTES_MAX: Final = 128 * KIB
-"""Names and values of a chunk's cells; only a single cell may be larger."""
+CHUNK_BYTES_MAX: Final = 160 * KIB
+"""A chunk that has so many bytes ends; only a single large cell makes one that is much larger."""
+CHUNK_UNIT_BYTES_MAX: Final = 32 * KIB
+"""Up to here neighbouring list elements stay together."""
 CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
-CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 64
+CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 16 * KIB
 """Of one chunk, decompressed."""
 SNAPSHOT_CHUNKS_MAX: Final = 40_000
 MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
@@ -125,3 +127,14 @@ SCHEMA_BYTES_MAX: Final = 256 * KIB
 """A JSON Schema as text."""
 SCHEMAS_MAX: Final = 1_000
 """Agent types with a published schema."""
+LABELS_MAX: Final = 100
+"""Labels of one agent."""
+TRAINING_EVENTS_MIN: Final = 2_000
+"""Events of a tenant after which it gets a dictionary by itself."""
+TRAINING_GROWTH: Final = 8
+"""How many times more events a tenant must have than when its last dictionary was trained, for another one by itself."""
+TRAINING_ROUNDS_MAX: Final = 4
+TRAINING_LOOK_EVENTS: Final = 500
+"""Events that a process appends for a tenant between two looks at whether it is worth a dictionary."""
+TRAINING_OWN_BYTES_MAX: Final = 4 * MIB
+"""Training by itself learns from this much, so that it takes a second of one core, not ten."""

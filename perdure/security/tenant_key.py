@@ -89,9 +89,9 @@ class TenantKey:
         """The plaintext of the blob of this name. Raises SealBroken, KeyUnavailable."""
         return self.open(join_fields(b"blob", name), sealed)
 
-    def chunk_key(self, content: bytes) -> bytes:
-        """The key of a snapshot's chunk, 32 bytes. content: what tells the chunk's content and how it is compressed."""
-        return hmac.digest(self._newest.chunks, content, "sha256")
+    def chunk_key(self, version: int, content: bytes) -> bytes:
+        """The key of a snapshot's chunk, 32 bytes. content: what tells the chunk's content and how it is compressed. Raises KeyUnavailable."""
+        return hmac.digest(self._find(version).chunks, content, "sha256")
 
     def mark(self, what: bytes) -> bytes:
         """What stands for a name of the tenant in the names of stored objects, 32 bytes; the same under every version of the key."""

@@ -1,94 +1,179 @@
-"""Cells in the order of their names, streamed: neither the cells of a large state nor their names are ever held as a whole."""
+"""Cells in the order of their names, streamed: neither the cells of a large state nor their names are ever held as a whole.
+
+The order is that of `engine.cells.split`, sorted: all elements (members by the length of their name, then by name; list elements by index, map
+elements by key), then all heads. Names are made only where somebody asks for them: neighbours of one member stand together in a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from perdure import limits
 from perdure.errors import IntegrityError
 
-__all__ = ["StateBuilder", "ordered_cells"]
+__all__ = ["HEADS", "LIST", "MAP", "CellWalk", "StateBuilder", "Unit", "cell_name"]
 
+LIST: Final = 0
+MAP: Final = 1
+HEADS: Final = 2
+"""Kinds of runs, as they are stored."""
+LIST_STEP: Final = 16
+"""A list's elements are taken so many at a time, from an index that this divides."""
 _INDEX_BYTES: Final = 4
+_Names = list[tuple[bytes, str]]
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-def ordered_cells(document: Mapping[str, Any]) -> Iterator[tuple[bytes, Any]]:
-    """The cells of `engine.cells.split`, sorted by name: all elements (members by the length of their name, then by name), then all heads."""
-    members = _encoded(document)
-    containers = [(name, value) for name, value in members if type(value) in (dict, list, tuple)]
-    for name, value in sorted(containers, key=lambda each: (len(each[0]), each[0])):
-        prefix = b"e" + len(name).to_bytes(2, "big") + name
-        if type(value) is dict:
-            for key, element in _encoded(value):
-                yield prefix + key, element
+class Unit(NamedTuple):
+    """Cells that are never parted: some elements of a list, an element of a map, or a head.
+
+    member: whose elements they are, "" for heads. start: the first one's index in a list. key: of a map's element or the head's member.
+    encoded: the values (behind their keys, except in lists) as canonical msgpack, one after the other.
+    """
+
+    kind: int
+    member: str
+    start: int
+    key: str
+    cells: int
+    encoded: bytes
+
+    @property
+    def name(self) -> bytes:
+        """The name of its first cell."""
+        return cell_name(self.kind, self.member, self.start, self.key)
+
+
+def cell_name(kind: int, member: str, start: int, key: str) -> bytes:
+    """A cell's name, as in `engine.cells`."""
+    if kind == HEADS:
+        return b"h" + key.encode()
+    return _prefix(member.encode()) + (start.to_bytes(_INDEX_BYTES, "big") if kind == LIST else key.encode())
+
+
+class CellWalk:
+    """Walks a document's cells, from the first or from a later one; the document must not change meanwhile."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+        self._members = _sorted(document)
+        containers = [(name, member) for name, member in self._members if type(document[member]) in (dict, list, tuple)]
+        self._containers = sorted(containers, key=lambda each: (len(each[0]), each[0]))
+        self._keys: dict[str, _Names] = {}
+
+    def units(self, start: bytes = b"") -> Iterator[Unit]:
+        """The units whose first cell's name is not below `start`."""
+        for name, member in self._containers:
+            prefix = _prefix(name)
+            if start[: len(prefix)] > prefix:
+                continue
+            value = self._document[member]
+            suffix = start[len(prefix) :] if start.startswith(prefix) else b""
+            if type(value) is dict:
+                yield from self._map_units(member, value, suffix)
+            else:
+                yield from _list_units(member, value, int.from_bytes(suffix, "big"))
+        first = bisect_left(self._members, (start[1:], "")) if start[:1] == b"h" else 0
+        for _, member in self._members[first:]:
+            value = self._document[member]
+            kind = type(value)
+            head: Any = {} if kind is dict else [] if kind is list or kind is tuple else value
+            yield Unit(HEADS, "", 0, member, 1, _encode(member) + _encode(head))
+
+    def inside_step(self, name: bytes) -> bool:
+        """Whether a cell is an element of a list, and not the first one of those that are taken together."""
+        end = 3 + int.from_bytes(name[1:3], "big")
+        if name[:1] != b"e" or len(name) != end + _INDEX_BYTES or int.from_bytes(name[end:], "big") % LIST_STEP == 0:
+            return False
+        return type(self._document.get(name[3:end].decode())) in (list, tuple)
+
+    def _map_units(self, member: str, value: dict[str, Any], suffix: bytes) -> Iterator[Unit]:
+        keys = self._keys.get(member)
+        if keys is None:
+            keys = self._keys[member] = _sorted(value)
+        for _, key in keys[bisect_left(keys, (suffix, "")) :] if suffix else keys:
+            yield Unit(MAP, member, 0, key, 1, _encode(key) + _encode(value[key]))
+
+
+def _list_units(member: str, value: Sequence[Any], start: int) -> Iterator[Unit]:
+    at, length = start, len(value)
+    while at < length:
+        end = min(length, at - at % LIST_STEP + LIST_STEP)
+        encoded = _encode(value[at:end])
+        # A walk starts between two steps only where they were parted before.
+        if len(encoded) <= limits.CHUNK_UNIT_BYTES_MAX and at % LIST_STEP == 0:
+            # Without the array's header, which is longer from 16 elements on.
+            yield Unit(LIST, member, at, "", end - at, encoded[1 if end - at < 16 else 3 :])
         else:
-            for index, element in enumerate(value):
-                yield prefix + index.to_bytes(_INDEX_BYTES, "big"), element
-    for name, value in members:
-        kind = type(value)
-        yield b"h" + name, {} if kind is dict else [] if kind in (list, tuple) else value
-
-
-def _encoded(mapping: Mapping[str, Any]) -> list[tuple[bytes, Any]]:
-    return sorted(((key.encode(), value) for key, value in mapping.items()), key=lambda each: each[0])
+            for index in range(at, end):
+                yield Unit(LIST, member, index, "", 1, _encode(value[index]))
+        at = end
 
 
 class _Elements:
-    """The elements of one member until its head comes: what stands after the member's name in theirs, and their values."""
+    """The elements of one member until its head comes."""
 
-    __slots__ = ("suffixes", "values")
+    __slots__ = ("as_list", "as_map")
 
     def __init__(self) -> None:
-        self.suffixes: list[bytes] = []
-        self.values: list[Any] = []
-
-    def as_list(self) -> list[Any]:
-        """The values; their suffixes must count 0, 1, 2 …"""
-        for index, suffix in enumerate(self.suffixes):
-            if suffix != index.to_bytes(_INDEX_BYTES, "big"):
-                raise IntegrityError("a list lacks a cell, or has one too many", index=index)
-        return self.values
-
-    def as_map(self) -> dict[str, Any]:
-        """The values by their suffixes."""
-        return {suffix.decode(): value for suffix, value in zip(self.suffixes, self.values, strict=True)}
+        self.as_list: list[Any] = []
+        self.as_map: dict[str, Any] = {}
 
 
 class StateBuilder:
-    """Puts a document together from its cells in the order of their names."""
+    """Puts a document together from its runs in their order."""
 
     def __init__(self) -> None:
-        self._elements: dict[bytes, _Elements] = {}
+        self._elements: dict[str, _Elements] = {}
         self._document: dict[str, Any] = {}
 
-    def add(self, names: Iterable[bytes], values: Iterable[Any]) -> None:
-        """Take over further cells. Raises IntegrityError for one that belongs nowhere."""
-        for name, value in zip(names, values, strict=True):
-            if name[:1] == b"e":
-                end = 3 + int.from_bytes(name[1:3], "big")
-                member = name[3:end]
-                elements = self._elements.get(member)
-                if elements is None:
-                    elements = self._elements[member] = _Elements()
-                elements.suffixes.append(name[end:])
-                elements.values.append(value)
-            elif name[:1] == b"h":
-                self._document[name[1:].decode()] = self._with_elements(name[1:], value)
+    def add(self, runs: Sequence[Sequence[Any]]) -> int:
+        """Take over further runs, as `chunks.decode_runs` gives them; how many cells they have. Raises IntegrityError."""
+        cells = 0
+        for run in runs:
+            if run[0] == HEADS:
+                for member, value in run[1].items():
+                    self._document[member] = self._with_elements(member, value)
+                cells += len(run[1])
+                continue
+            elements = self._elements.get(run[1])
+            if elements is None:
+                elements = self._elements[run[1]] = _Elements()
+            if run[0] == LIST:
+                if run[2] != len(elements.as_list):
+                    raise IntegrityError("a list lacks a cell, or has one too many", member=run[1], index=len(elements.as_list))
+                elements.as_list.extend(run[3])
             else:
-                raise IntegrityError("a cell has a name that none can have", cell=name.hex())
+                elements.as_map.update(run[2])
+            cells += len(run[-1])
+        return cells
 
     def document(self) -> dict[str, Any]:
         """The whole document. Raises IntegrityError when elements are left whose member is not there."""
         if self._elements:
-            raise IntegrityError("cells belong to no member of the document", member=next(iter(self._elements)).hex())
+            raise IntegrityError("cells belong to no member of the document", member=next(iter(self._elements)))
         return self._document
 
-    def _with_elements(self, member: bytes, value: Any) -> Any:
+    def _with_elements(self, member: str, value: Any) -> Any:
         elements = self._elements.pop(member, None)
-        if type(value) is list and not value:
-            return elements.as_list() if elements else value
-        if type(value) is dict and not value:
-            return elements.as_map() if elements else value
-        if elements or type(value) in (list, dict):
-            raise IntegrityError("a member has elements and a value", member=member.hex())
-        return value
+        if elements is None:
+            return value
+        if value == [] and not elements.as_map:
+            return elements.as_list
+        if value == {} and not elements.as_list:
+            return elements.as_map
+        raise IntegrityError("a member has elements of another kind than itself", member=member)
+
+
+def _sorted(mapping: Mapping[str, Any]) -> _Names:
+    """Keys with their UTF-8 bytes, by these."""
+    return sorted((key.encode(), key) for key in mapping)
+
+
+def _prefix(member: bytes) -> bytes:
+    return b"e" + len(member).to_bytes(2, "big") + member

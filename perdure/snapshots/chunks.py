@@ -6,9 +6,10 @@ The bytes are specified in docs/format/snapshot.md. Everything here is synchrono
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from perdure import limits
 from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, SealBroken
 from perdure.security.framing import join_fields
+from perdure.snapshots.cells import HEADS, LIST, MAP, Unit, cell_name
 from perdure.snapshots.codecs import NONE, Codec, CodecBroken, codec_numbered
 from perdure.snapshots.keys import SnapshotKeys, chunk_name, chunk_secrets, cipher_key
 from perdure.snapshots.zstd import NO_DICTIONARY, ChunkDictionaries, ChunkDictionary
@@ -26,33 +28,33 @@ __all__ = [
     "ChunkReference",
     "Cut",
     "as_stored",
-    "content_digest",
     "cut",
-    "decode_cells",
+    "decode_runs",
     "open_chunk",
     "open_plaintext",
-    "row",
     "seal_chunk",
 ]
 
-_DOMAIN: Final = b"perdure-chunk-1"
 _SEAL: Final = b"perdure chunk"
 _VERSION: Final = 0x01
 _HEADER: Final = struct.Struct(">BBII")
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
-_ARRAY32: Final = b"\xdd"
+_TAIL_BYTES: Final = 256
+"""Of a unit, that tell whether a chunk ends with it."""
+_RUN_TYPES: Final[dict[tuple[type, ...], int]] = {(int, str, int, list): LIST, (int, str, dict): MAP, (int, dict): HEADS}
 OVERHEAD_BYTES: Final = _HEADER.size + _NONCE_BYTES + _TAG_BYTES
 """What a chunk adds to its compressed cells."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-_decode = msgspec.msgpack.Decoder(list[Any]).decode
+_decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
-class ChunkReference(msgspec.Struct, frozen=True, array_like=True):
-    """A chunk as a manifest lists it. key: opens it. sha256: of the stored bytes. first: name of its first cell. sizes in bytes."""
+class ChunkReference(msgspec.Struct, frozen=True):
+    """A chunk as a manifest lists it. digest: SHA-256 of its plaintext. sha256: of its stored bytes. key: opens it, follows from the digest.
+    first: name of its first cell. sizes in bytes."""
 
-    key: bytes
+    digest: bytes
     sha256: bytes
     codec: int
     dictionary: int
@@ -60,6 +62,7 @@ class ChunkReference(msgspec.Struct, frozen=True, array_like=True):
     plain_bytes: int
     stored_bytes: int
     first: bytes
+    key: bytes
 
     @property
     def name(self) -> bytes:
@@ -68,92 +71,103 @@ class ChunkReference(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cut(NamedTuple):
-    """The cells of one chunk: names, canonical values, and digest of the content."""
+    """The cells of one chunk. first: name of the first one. plaintext: the chunk before it is compressed. digest: its SHA-256."""
 
-    names: list[bytes]
-    values: list[bytes]
+    first: bytes
+    cells: int
+    plaintext: bytes
     digest: bytes
 
-    def plaintext(self) -> bytes:
-        """The chunk before it is compressed."""
-        count = len(self.names)
-        lengths = struct.pack(f">I{count}H{count}I", count, *map(len, self.names), *map(len, self.values))
-        return b"".join((lengths, *self.names, _ARRAY32, count.to_bytes(4, "big"), *self.values))
 
+def cut(units: Iterable[Unit]) -> Iterator[Cut]:
+    """Put units together to chunks, in their order.
 
-def row(name: bytes, value_sha256: bytes) -> bytes:
-    """A cell as the digests of content and state see it."""
-    return len(name).to_bytes(4, "big") + name + value_sha256
-
-
-def content_digest(rows: bytes) -> bytes:
-    """The digest of a chunk's content, 32 bytes. rows: of its cells, in order."""
-    return sha256(_DOMAIN + rows).digest()
-
-
-def cut(cells: Iterable[tuple[bytes, Any]], state: Any) -> Iterator[Cut]:
-    """Cut cells, which come in the order of their names, into chunks. state: a hash that is fed the rows, for the state's digest.
-
-    A chunk ends after a cell whose value's hash says so (the larger the cell, the likelier), so that equal runs of cells are cut equally wherever
-    they stand; never below `CHUNK_BYTES_MIN` nor, but for a single larger cell, above `CHUNK_BYTES_MAX`.
+    A chunk ends where the last bytes of a unit say so (the larger the unit, the likelier), so that equal runs of cells are cut equally whatever
+    stands before them; never below `CHUNK_BYTES_MIN`, at the latest from `CHUNK_BYTES_MAX` on. A large cell stands alone.
     """
-    names: list[bytes] = []
-    values: list[bytes] = []
-    rows: list[bytes] = []
+    open_units: list[Unit] = []
     size_bytes = 0
-    for name, value in cells:
-        encoded = _encode(value)
-        cell_bytes = len(name) + len(encoded)
-        if names and size_bytes + cell_bytes > limits.CHUNK_BYTES_MAX:
-            yield _finish(names, values, rows, state)
-            names, values, rows, size_bytes = [], [], [], 0
-        if cell_bytes > limits.CHUNK_CELL_BYTES_MAX:
-            raise LimitExceeded(f"a cell has {cell_bytes} bytes, the limit is {limits.CHUNK_CELL_BYTES_MAX}", cell=name.hex())
-        hashed = sha256(encoded).digest()
-        names.append(name)
-        values.append(encoded)
-        rows.append(row(name, hashed))
-        size_bytes += cell_bytes
-        if size_bytes >= limits.CHUNK_BYTES_MIN and _ends(hashed, cell_bytes):
-            yield _finish(names, values, rows, state)
-            names, values, rows, size_bytes = [], [], [], 0
-    if names:
-        yield _finish(names, values, rows, state)
+    for unit in units:
+        unit_bytes = len(unit.encoded)
+        large = unit_bytes > limits.INLINE_BYTES_MAX
+        if large and open_units:
+            yield _finish(open_units)
+            open_units, size_bytes = [], 0
+        if unit_bytes > limits.CHUNK_CELL_BYTES_MAX:
+            limit = limits.CHUNK_CELL_BYTES_MAX
+            raise LimitExceeded(f"a cell has {unit_bytes} bytes, the limit is {limit}", member=unit.member or unit.key)
+        open_units.append(unit)
+        size_bytes += unit_bytes
+        if large or size_bytes >= limits.CHUNK_BYTES_MAX or (size_bytes >= limits.CHUNK_BYTES_MIN and _ends(unit.encoded)):
+            yield _finish(open_units)
+            open_units, size_bytes = [], 0
+    if open_units:
+        yield _finish(open_units)
 
 
-def _ends(hashed: bytes, cell_bytes: int) -> bool:
-    return int.from_bytes(hashed[:4], "big") * limits.CHUNK_BYTES_STEP < cell_bytes << 32
+def _ends(encoded: bytes) -> bool:
+    return crc32(encoded[-_TAIL_BYTES:]) * limits.CHUNK_BYTES_STEP < len(encoded) << 32
 
 
-def _finish(names: list[bytes], values: list[bytes], rows: list[bytes], state: Any) -> Cut:
-    joined = b"".join(rows)
-    state.update(joined)
-    return Cut(names, values, content_digest(joined))
+def _finish(units: list[Unit]) -> Cut:
+    runs: list[list[Unit]] = []
+    for unit in units:
+        if runs and runs[-1][0].kind == unit.kind and runs[-1][0].member == unit.member:
+            runs[-1].append(unit)
+        else:
+            runs.append([unit])
+    parts = [_array_header(len(runs))]
+    for run in runs:
+        kind, member, start = run[0][:3]
+        count = sum(unit.cells for unit in run)
+        if kind == LIST:
+            parts += (b"\x94\x00", _encode(member), _encode(start), _array_header(count))
+        elif kind == MAP:
+            parts += (b"\x93\x01", _encode(member), _map_header(count))
+        else:
+            parts += (b"\x92\x02", _map_header(count))
+        parts += [unit.encoded for unit in run]
+    plaintext = b"".join(parts)
+    return Cut(units[0].name, sum(unit.cells for unit in units), plaintext, sha256(plaintext).digest())
+
+
+def _array_header(count: int) -> bytes:
+    return _container_header(count, 0x90, 0xDC)
+
+
+def _map_header(count: int) -> bytes:
+    return _container_header(count, 0x80, 0xDE)
+
+
+def _container_header(count: int, short: int, long: int) -> bytes:
+    """msgpack's, as short as it can be: `short` holds up to 15 itself, `long` has 2 bytes behind it and the type after that one 4."""
+    if count < 16:
+        return bytes((short | count,))
+    return bytes((long,)) + count.to_bytes(2, "big") if count < 1 << 16 else bytes((long + 1,)) + count.to_bytes(4, "big")
 
 
 def seal_chunk(content: Cut, *, keys: SnapshotKeys, codec: Codec, dictionary: ChunkDictionary) -> tuple[ChunkReference, bytes]:
     """(what the manifest lists, the bytes to store). Deterministic within one release of the codec's library."""
-    plaintext = content.plaintext()
+    plaintext = content.plaintext
     used = dictionary if codec.takes_dictionary else NO_DICTIONARY
     compressed = codec.compress(plaintext, used)
     # The key names the codec that was asked for, so that it is known before anything is compressed; the header names the one that was used.
-    key = keys.chunk_key(codec.id, used.id, content.digest)
-    stored_codec, stored_dictionary = (codec.id, used.id) if len(compressed) < len(plaintext) else (NONE.id, 0)
-    if stored_codec == NONE.id:
+    key = keys.chunk_key(keys.version, codec.id, used.id, content.digest)
+    stored = (codec.id, used.id) if len(compressed) < len(plaintext) else (NONE.id, NO_DICTIONARY.id)
+    if stored[0] == NONE.id:
         compressed = plaintext
-    header = _HEADER.pack(_VERSION, stored_codec, stored_dictionary, len(plaintext))
+    header = _HEADER.pack(_VERSION, *stored, len(plaintext))
     secret, nonce = chunk_secrets(key, compressed)
     sealed = header + nonce + AESGCM(secret).encrypt(nonce, compressed, _associated(keys.tenant, chunk_name(key), header))
-    first = content.names[0]
-    count = len(content.names)
-    reference = ChunkReference(key, sha256(sealed).digest(), stored_codec, stored_dictionary, count, len(plaintext), len(sealed), first)
+    sizes = (content.cells, len(plaintext), len(sealed))
+    reference = ChunkReference(content.digest, sha256(sealed).digest(), *stored, *sizes, content.first, key)
     return reference, sealed
 
 
 def open_chunk(sealed: bytes, reference: ChunkReference, *, keys: SnapshotKeys, dictionaries: ChunkDictionaries) -> list[tuple[bytes, Any]]:
     """The cells of a chunk. Raises IntegrityError, SealBroken, DictionaryNotFound; each names tenant, agent and chunk."""
-    names, values, _ = decode_cells(open_plaintext(sealed, reference, keys=keys, dictionaries=dictionaries), reference, keys=keys)
-    return list(zip(names, values, strict=True))
+    runs = decode_runs(open_plaintext(sealed, reference, keys=keys, dictionaries=dictionaries), reference, keys=keys)
+    return list(_named(runs))
 
 
 def open_plaintext(sealed: bytes, reference: ChunkReference, *, keys: SnapshotKeys, dictionaries: ChunkDictionaries) -> bytes:
@@ -196,35 +210,28 @@ def as_stored(sealed: bytes, reference: ChunkReference) -> ChunkReference:
     return msgspec.structs.replace(reference, sha256=sha256(sealed).digest(), stored_bytes=len(sealed), **facts)
 
 
-def decode_cells(plaintext: bytes, reference: ChunkReference, *, keys: SnapshotKeys) -> tuple[list[bytes], list[Any], bytes]:
-    """(names, values, rows) of a chunk's plaintext. Raises IntegrityError."""
+def decode_runs(plaintext: bytes, reference: ChunkReference, *, keys: SnapshotKeys) -> list[list[Any]]:
+    """The runs of a chunk: `[LIST, member, start, values]`, `[MAP, member, {key: value}]`, `[HEADS, {member: value}]`. Raises IntegrityError."""
+    if sha256(plaintext).digest() != reference.digest:
+        raise _damaged(keys, reference, "its content is not what was digested")
     try:
-        count = int.from_bytes(plaintext[:4], "big")
-        if count != reference.cells:
-            raise _damaged(keys, reference, f"it holds {count} cells, its manifest lists {reference.cells}")
-        lengths = struct.unpack_from(f">{count}H{count}I", plaintext, 4)
-        at = 4 + 6 * count
-        names: list[bytes] = []
-        for length in lengths[:count]:
-            names.append(plaintext[at : at + length])
-            at += length
-        values = _decode(memoryview(plaintext)[at:])
-        rows = _rows(plaintext, at + 5, names, lengths[count:])
-    except (struct.error, msgspec.MsgspecError, ValueError) as error:
+        runs = _decode(plaintext)
+    except msgspec.MsgspecError as error:
         raise _damaged(keys, reference, f"its cells are not readable: {error}") from error
-    if len(values) != count or names[0] != reference.first:
-        raise _damaged(keys, reference, "it begins with another cell than its manifest lists")
-    return names, values, rows
+    for run in runs:
+        if _RUN_TYPES.get(tuple(map(type, run))) != run[0]:
+            raise _damaged(keys, reference, "it holds a run of a kind that is unknown to this release")
+    return runs
 
 
-def _rows(plaintext: bytes, at: int, names: Sequence[bytes], lengths: Sequence[int]) -> bytes:
-    rows = []
-    for name, length in zip(names, lengths, strict=True):
-        rows.append(row(name, sha256(plaintext[at : at + length]).digest()))
-        at += length
-    if at != len(plaintext):
-        raise ValueError("the lengths of its values do not add up")
-    return b"".join(rows)
+def _named(runs: list[list[Any]]) -> Iterator[tuple[bytes, Any]]:
+    for run in runs:
+        if run[0] == LIST:
+            for index, value in enumerate(run[3], run[2]):
+                yield cell_name(LIST, run[1], index, ""), value
+        else:
+            for key, value in run[-1].items():
+                yield cell_name(run[0], run[1] if run[0] == MAP else "", 0, key), value
 
 
 def _associated(tenant: str, name: bytes, header: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 A chunk's key follows from its content and the tenant's key, and everything else of the chunk follows from that key::
 
-    key    = HMAC(tenant's chunk secret, codec | dictionary | content digest)      listed in the sealed manifest, nowhere else
+    digest = SHA-256(content)                                           listed in the sealed manifest, nowhere else
+    key    = HMAC(tenant's chunk secret, codec | dictionary | digest)
     name   = HMAC(key, "name")      cipher = HMAC(key, "cipher")      nonce = HMAC(HMAC(key, "nonce"), compressed content)
 
 So equal chunks of a tenant are one object, chunks of two tenants never are, and when an agent's data key is destroyed, and with it every manifest
-of the agent, nobody can open a chunk that no other agent's manifest lists.
+of the agent, nobody can open a chunk that no other agent's manifest lists: not even the tenant's key does it without the digest.
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ class SnapshotKeys:
         self.tenant_mark = tenant_key.mark(join_fields(b"snapshots of tenant"))[:MARK_BYTES].hex()
         self.agent_mark = tenant_key.mark(join_fields(b"snapshots of agent", self.agent.encode()))[:MARK_BYTES].hex()
 
-    def chunk_key(self, codec: int, dictionary: int, digest: bytes) -> bytes:
-        """The key of the chunk with this content, 32 bytes. digest: of the content, as `chunks.content_digest` makes it."""
-        return self._tenant_key.chunk_key(bytes((codec,)) + dictionary.to_bytes(4, "big") + digest)
+    @property
+    def version(self) -> int:
+        """Of the tenant's key, for new chunks."""
+        return self._tenant_key.version
+
+    def chunk_key(self, version: int, codec: int, dictionary: int, digest: bytes) -> bytes:
+        """The key of a chunk, 32 bytes. version: of the tenant's key. codec, dictionary: asked for. digest: of its content. Raises KeyUnavailable."""
+        return self._tenant_key.chunk_key(version, bytes((codec,)) + dictionary.to_bytes(4, "big") + digest)
 
     def chunk_object(self, name: bytes) -> str:
         """Where the tenant's chunk of this name is stored."""

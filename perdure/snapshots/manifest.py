@@ -13,8 +13,8 @@ import msgspec
 
 from perdure import limits
 from perdure.errors import IntegrityError, LimitExceeded, SealBroken
-from perdure.snapshots.chunks import ChunkReference
-from perdure.snapshots.keys import CHUNK_KEY_BYTES, SnapshotKeys
+from perdure.snapshots.chunks import OVERHEAD_BYTES, ChunkReference
+from perdure.snapshots.keys import SnapshotKeys
 
 __all__ = ["Kind", "Manifest", "open_manifest", "seal_manifest"]
 
@@ -23,6 +23,21 @@ _MAGIC: Final = b"pdmf"
 _VERSION: Final = 0x01
 _HEADER: Final = struct.Struct(">4sBQQ")
 _CONTEXT: Final = b"snapshot-manifest"
+_ROOT: Final = b"perdure-snapshot-state-1"
+_DIGEST_BYTES: Final = 32
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    """A chunk, without what follows from the rest."""
+
+    digest: bytes
+    sha256: bytes
+    codec: int
+    dictionary: int
+    cells: int
+    plain_bytes: int
+    stored_bytes: int
+    first: bytes
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
@@ -32,21 +47,24 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
     epoch: int
     time_us: int
     chain: bytes
-    state_digest: bytes
     previous: str
     created_us: int
     creator: str
     trigger: str
     reason: str
     warnings: tuple[str, ...]
-    chunks: tuple[ChunkReference, ...]
+    codec: int
+    dictionary: int
+    key_version: int
+    chunks: tuple[_Row, ...]
 
 
 class Manifest(msgspec.Struct, frozen=True):
     """One snapshot.
 
-    version, epoch, time_us, chain: of the newest event in it. state_digest: as `engine.digest`. previous: object name of the manifest whose chunks
-    it shares, or "". created_us, creator, trigger, reason: when, by whom and why it was made. warnings: of the fold.
+    version, epoch, time_us, chain: of the newest event in it. previous: object name of the manifest whose chunks it shares, or "". created_us,
+    creator, trigger, reason: when, by whom and why it was made. warnings: of the fold. codec, dictionary, key_version (of the tenant's key): asked
+    for when its chunks were made; a chunk that does not get smaller is stored with codec 0.
     """
 
     tenant: str
@@ -57,14 +75,21 @@ class Manifest(msgspec.Struct, frozen=True):
     epoch: int
     time_us: int
     chain: bytes
-    state_digest: bytes
     previous: str
     created_us: int
     creator: str
     trigger: str
     reason: str
     warnings: tuple[str, ...]
+    codec: int
+    dictionary: int
+    key_version: int
     chunks: tuple[ChunkReference, ...]
+
+    @property
+    def state_digest(self) -> bytes:
+        """The root over the chunks' digests, 32 bytes: states are equal if and only if theirs are, whatever codec and keys they are stored with."""
+        return sha256(_ROOT + b"".join(chunk.digest for chunk in self.chunks)).digest()
 
     @property
     def plain_bytes(self) -> int:
@@ -84,6 +109,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Body).decode
+_ROW: Final = _Row.__struct_fields__
+_FIELDS: Final = Body.__struct_fields__[:-1]
 
 
 def seal_manifest(manifest: Manifest, keys: SnapshotKeys) -> bytes:
@@ -96,7 +123,8 @@ def seal_manifest(manifest: Manifest, keys: SnapshotKeys) -> bytes:
             version=manifest.version,
         )
     header = _HEADER.pack(_MAGIC, _VERSION, manifest.version, manifest.generation)
-    body = Body(**{name: getattr(manifest, name) for name in Body.__struct_fields__})
+    rows = tuple(_Row(*(getattr(chunk, name) for name in _ROW)) for chunk in manifest.chunks)
+    body = Body(**{name: getattr(manifest, name) for name in _FIELDS}, chunks=rows)
     return header + keys.cipher.seal(_CONTEXT + header, _encode(body))
 
 
@@ -128,7 +156,17 @@ def open_manifest(sealed: bytes, *, keys: SnapshotKeys, tenant: str, agent: str,
         raise wrong(SealBroken, "its authentication failed") from error
     except msgspec.MsgspecError as error:
         raise wrong(IntegrityError, f"it is not readable: {error}") from error
-    if any(len(chunk.key) != CHUNK_KEY_BYTES or chunk.plain_bytes > limits.CHUNK_PLAIN_BYTES_MAX for chunk in body.chunks):
+    if any(not _possible(row) for row in body.chunks):
         raise wrong(IntegrityError, "it lists a chunk that cannot be")
-    fields: dict[str, Any] = {name: getattr(body, name) for name in Body.__struct_fields__}
-    return Manifest(tenant, agent, version, generation, **fields)
+
+    def reference(row: _Row) -> ChunkReference:
+        key = keys.chunk_key(body.key_version, body.codec, body.dictionary, row.digest)
+        return ChunkReference(**{name: getattr(row, name) for name in _ROW}, key=key)
+
+    fields: dict[str, Any] = {name: getattr(body, name) for name in _FIELDS}
+    return Manifest(tenant, agent, version, generation, chunks=tuple(map(reference, body.chunks)), **fields)
+
+
+def _possible(row: _Row) -> bool:
+    sizes_fit = 0 < row.plain_bytes <= limits.CHUNK_PLAIN_BYTES_MAX and 0 < row.stored_bytes <= row.plain_bytes + OVERHEAD_BYTES
+    return len(row.digest) == len(row.sha256) == _DIGEST_BYTES and sizes_fit and row.cells > 0

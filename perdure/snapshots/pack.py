@@ -1,29 +1,27 @@
-"""A state to chunks and a manifest, and back. Large states: one chunk at a time is in memory.
+"""A state to chunks and a manifest, and back. Large states: a chunk at a time is in memory.
 
-Invariant: a manifest's state digest is the engine's digest of the document that was packed, every chunk that it lists holds exactly the cells
-that were digested, and `unpack` gives out nothing whose digest is another one.
+Invariant: a manifest lists exactly the chunks that a full pack of the same document would list, whatever was shared with an earlier one; and
+`unpack` gives out nothing that was not authenticated, chunk by chunk, as what was digested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from perdure.engine.replay import Folded
 from perdure.errors import IntegrityError, InvalidInput, PerdureError
-from perdure.snapshots.cells import StateBuilder, ordered_cells
-from perdure.snapshots.chunks import ChunkReference, cut, decode_cells, open_plaintext, seal_chunk
+from perdure.snapshots.cells import StateBuilder
+from perdure.snapshots.chunks import ChunkReference, decode_runs, open_plaintext, seal_chunk
 from perdure.snapshots.codecs import codec_named
+from perdure.snapshots.cutting import Piece, pieces
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.manifest import Kind, Manifest, seal_manifest
 from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, NO_DICTIONARY, ChunkDictionaries, ChunkDictionary
 
 __all__ = ["NewChunk", "Packed", "pack", "unpack"]
-
-_STATE: Final = b"perdure-state-1"
 
 
 class NewChunk(NamedTuple):
@@ -37,11 +35,10 @@ class NewChunk(NamedTuple):
 class Packed:
     """A snapshot in the making: first take `chunks` to its end, storing each, then `manifest`."""
 
-    def __init__(self, head: Manifest, keys: SnapshotKeys, chunks: Iterator[tuple[ChunkReference, bytes | None]], state: Any) -> None:
+    def __init__(self, head: Manifest, keys: SnapshotKeys, chunks: Iterator[tuple[ChunkReference, bytes | None]]) -> None:
         self._head = head
         self._keys = keys
         self._references: list[ChunkReference] = []
-        self._state = state
         self._manifest: Manifest | None = None
         self.chunks: Iterator[NewChunk] = self._run(chunks)
         """The chunks that the previous manifest does not list, made as they are asked for."""
@@ -62,7 +59,7 @@ class Packed:
             self._references.append(reference)
             if sealed is not None:
                 yield NewChunk(self._keys.chunk_object(reference.name), sealed, reference)
-        self._manifest = msgspec.structs.replace(self._head, state_digest=self._state.digest(), chunks=tuple(self._references))
+        self._manifest = msgspec.structs.replace(self._head, chunks=tuple(self._references))
 
 
 def pack(
@@ -78,30 +75,37 @@ def pack(
     dictionary: ChunkDictionary = NO_DICTIONARY,
     previous: Manifest | None = None,
     previous_object: str = "",
+    touched: Iterable[bytes] | None = None,
     generation: int = 0,
 ) -> Packed:
     """Pack a state, which must not change until all chunks are taken.
 
-    previous: an earlier manifest of the agent, whose chunks are stored and are not made again; previous_object: where it is stored. dictionary: for
-    codecs that take one. Raises InvalidInput, LimitExceeded.
+    previous: an earlier manifest of the agent, whose chunks are stored and are not made again; previous_object: where it is stored. touched: names
+    of all cells that were put or removed since `previous` (`engine.cells.touched`); without it every cell is encoded and hashed to find out.
+    dictionary: for codecs that take one. Raises InvalidInput, LimitExceeded.
     """
     if previous is not None and (previous.tenant, previous.agent) != (keys.tenant, keys.agent):
         raise InvalidInput("the previous manifest is of another agent", tenant=keys.tenant, agent=keys.agent)
     chosen = codec_named(codec)
     used = dictionary if chosen.takes_dictionary else NO_DICTIONARY
-    known = {chunk.key: chunk for chunk in previous.chunks} if previous else {}
-    digest = sha256(_STATE)
+    made_with = (chosen.id, used.id, keys.version)
+    # Chunks of another codec, dictionary or key are other chunks: then everything is made anew.
+    shared = previous.chunks if previous and (previous.codec, previous.dictionary, previous.key_version) == made_with else ()
+    known = {chunk.digest: chunk for chunk in shared}
 
-    def chunks() -> Iterator[tuple[ChunkReference, bytes | None]]:
-        for piece in cut(ordered_cells(state.document), digest):
-            reference = known.get(keys.chunk_key(chosen.id, used.id, piece.digest))
-            yield (reference, None) if reference else seal_chunk(piece, keys=keys, codec=chosen, dictionary=used)
+    def finished(piece: Piece) -> tuple[ChunkReference, bytes | None]:
+        reference = piece if isinstance(piece, ChunkReference) else known.get(piece.digest)
+        if reference is not None:
+            return reference, None
+        assert not isinstance(piece, ChunkReference)
+        return seal_chunk(piece, keys=keys, codec=chosen, dictionary=used)
 
+    found = pieces(state.document, shared, touched if shared else None)
     head = Manifest(
-        *(keys.tenant, keys.agent, state.version, generation, kind, state.epoch, state.time_us, state.chain, b"", previous_object),
-        *(created_us, creator, trigger, reason, tuple(state.warnings), ()),
+        *(keys.tenant, keys.agent, state.version, generation, kind, state.epoch, state.time_us, state.chain, previous_object),
+        *(created_us, creator, trigger, reason, tuple(state.warnings), *made_with, ()),
     )
-    return Packed(head, keys, chunks(), digest)
+    return Packed(head, keys, map(finished, found))
 
 
 def unpack(
@@ -111,22 +115,17 @@ def unpack(
 
     Raises IntegrityError, SealBroken, DictionaryNotFound; each names tenant, agent, version and chunk.
     """
-    digest, builder = sha256(_STATE), StateBuilder()
-    given = iter(chunks)
+    builder, given = StateBuilder(), iter(chunks)
     try:
         for position, reference in enumerate(manifest.chunks):
             sealed = next(given, None)
             if sealed is None:
                 raise IntegrityError("a chunk is missing", chunk=reference.name.hex(), position=position)
-            names, values, rows = decode_cells(
-                open_plaintext(sealed, reference, keys=keys, dictionaries=dictionaries), reference, keys=keys
-            )
-            builder.add(names, values)
-            digest.update(rows)
+            plaintext = open_plaintext(sealed, reference, keys=keys, dictionaries=dictionaries)
+            if builder.add(decode_runs(plaintext, reference, keys=keys)) != reference.cells:
+                raise IntegrityError("a chunk has more or fewer cells than its manifest lists", chunk=reference.name.hex())
         if next(given, None) is not None:
             raise IntegrityError("there is a chunk too many")
-        if digest.digest() != manifest.state_digest:
-            raise IntegrityError("the state's digest is not the one that was written")
         document = builder.document()
     except PerdureError as problem:
         problem.tenant, problem.agent, problem.version = manifest.tenant, manifest.agent, manifest.version

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytest
+
+from perdure import limits
 from perdure.engine.replay import Folded
 from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
@@ -50,3 +55,14 @@ def conversation(messages: int, seed: int = 0) -> dict[str, Any]:
         {"role": "user" if number % 2 else "assistant", "content": f"{seed}:{number} " * (number % 40 + 1)} for number in range(messages)
     ]
     return {"messages": texts, "profile": {"name": "ä", "tags": ["x", 1, 1.5, None]}, "status": "busy", "empty": [], "void": {}}
+
+
+@contextmanager
+def small_chunks() -> Iterator[None]:
+    """Chunks of a few cells, so that small states have many."""
+    sizes = {"MIN": 60, "STEP": 100, "MAX": 400, "UNIT_BYTES_MAX": 200}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(limits, f"CHUNK_{name if 'UNIT' in name else 'BYTES_' + name}", size)
+        patch.setattr(limits, "INLINE_BYTES_MAX", 500)
+        yield

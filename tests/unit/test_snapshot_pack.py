@@ -8,26 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.engine.cells import split
+from perdure.engine.cells import shape, split, touched
+from perdure.engine.changes import Change
 from perdure.engine.digest import digest
-from perdure.snapshots.cells import StateBuilder, ordered_cells
+from perdure.engine.fold import apply
+from perdure.snapshots.cells import CellWalk
 from perdure.snapshots.codecs import CODECS
 from perdure.snapshots.manifest import open_manifest
 from perdure.snapshots.pack import unpack
-from tests.unit.fix_snapshots import conversation, make_keys, state_of, store
-from tests.unit.strategies import DOCUMENTS
+from tests.unit.fix_snapshots import conversation, make_keys, small_chunks, state_of, store
+from tests.unit.strategies import CHANGES, DOCUMENTS
 
 KEYS = make_keys()
 
 
 @given(DOCUMENTS)
-def test_cells_come_in_the_order_of_their_names(document: dict[str, Any]) -> None:
-    cells = list(ordered_cells(document))
-    assert [name for name, _ in cells] == sorted(split(document))
-    assert dict(cells) == split(document)
-    builder = StateBuilder()
-    builder.add((name for name, _ in cells), (value for _, value in cells))
-    assert digest(builder.document()) == digest(document)
+def test_a_walk_meets_every_cell_in_the_order_of_names(document: dict[str, Any]) -> None:
+    units = list(CellWalk(document).units())
+    names = [unit.name for unit in units]
+    assert names == sorted(names)
+    assert set(names) <= split(document).keys()
+    assert sum(unit.cells for unit in units) == len(split(document))
+    for place, name in enumerate(names):
+        assert list(CellWalk(document).units(name)) == units[place:]
 
 
 @settings(max_examples=60)
@@ -36,7 +39,6 @@ def test_a_state_survives_packing(document: dict[str, Any], codec: str) -> None:
     stored = store(state_of(document), KEYS, codec=codec)
     manifest = open_manifest(stored.sealed, keys=KEYS, tenant="acme", agent="one", version=7)
     assert manifest == stored.manifest
-    assert manifest.state_digest == digest(document)
     back = unpack(manifest, stored.in_order(KEYS), keys=KEYS)
     assert digest(back.document) == digest(document)
     assert back[1:] == state_of(document)[1:]
@@ -68,3 +70,21 @@ def test_equal_chunks_of_a_tenant_are_one_object_and_of_two_tenants_never() -> N
     foreign = store(state, make_keys("umbrella", secret=5))
     assert not one.chunks.keys() & foreign.chunks.keys()
     assert not {name.rsplit("/")[-1] for name in one.chunks} & {name.rsplit("/")[-1] for name in foreign.chunks}
+
+
+@settings(max_examples=150)
+@given(DOCUMENTS, st.lists(CHANGES, max_size=4), st.sampled_from([1, 7, 1_000]))
+def test_sharing_by_touched_cells_lists_the_chunks_of_a_full_pack(document: dict[str, Any], steps: list[Any], factor: int) -> None:
+    document["l"] = [{"n": number, "t": f"{number}" * factor} for number in range(60)]
+    with small_chunks():
+        first = store(state_of(document), KEYS)
+        touched_names: set[bytes] = set()
+        for changes in [*steps, (Change("append", ("l",), "last"), Change("set", ("l", "17", "t"), "x"))]:
+            before = shape(document, changes)
+            document, _ = apply(document, changes)
+            put, remove = touched(changes, before, document)
+            touched_names |= put.keys() | remove
+        shared = store(state_of(document, 8), KEYS, first, touched=touched_names)
+        full = store(state_of(document, 8), KEYS)
+        assert shared.manifest == full.manifest
+        assert unpack(shared.manifest, shared.in_order(KEYS), keys=KEYS).document == document
