@@ -1,0 +1,1 @@
+"""Recovery: time travel, failure detection, hosts that own agents, and what is done when one is gone."""

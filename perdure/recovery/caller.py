@@ -1,0 +1,107 @@
+"""Calling agents wherever they are served: follows *moved* answers and repeats a command by its id until it took effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from perdure.engine.log.contract import AgentName
+from perdure.errors import (
+    CommandFailed,
+    Conflict,
+    DeadlineExceeded,
+    Denied,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    PerdureError,
+    Unavailable,
+)
+from perdure.recovery.commands import Command, CommandResult
+
+__all__ = ["Caller"]
+
+PAUSE_S: Final = 0.02
+PAUSE_MAX_S: Final = 0.25
+REQUEST_TIMEOUT_S: Final = 5.0
+ROUTES_MAX: Final = 100_000
+"""Agents whose node is remembered."""
+_ERRORS: Final[dict[int, type[PerdureError]]] = {
+    400: InvalidInput,
+    403: Denied,
+    404: NotFound,
+    409: Conflict,
+    413: LimitExceeded,
+    422: CommandFailed,
+}
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_result = msgspec.json.Decoder(CommandResult).decode
+
+
+class Caller:
+    """addresses: URLs of nodes to begin with. One that does not answer is passed over; one that says where the agent is, is believed."""
+
+    def __init__(self, addresses: list[str], *, timeout_s: float = 15.0) -> None:
+        if not addresses:
+            raise InvalidInput("no address of a node was given")
+        self._addresses = list(addresses)
+        self._timeout_s = timeout_s
+        self._routes: dict[AgentName, str] = {}
+        self._client = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=httpx.Limits(max_connections=256), trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.aclose()
+
+    async def command(self, name: AgentName, body: Any, command: Command | None = None) -> CommandResult:
+        """Send a command until it took effect; what the handler raised comes as CommandFailed, DeadlineExceeded: nobody answered in time."""
+        command = command or Command(body)
+        content = _encode({"id": command.id, "body": command.body})
+        deadline = time.monotonic() + self._timeout_s
+        turn, pause_s = 0, PAUSE_S
+        problem = "no node answered"
+        while time.monotonic() < deadline:
+            address = self._routes.get(name) or self._addresses[turn % len(self._addresses)]
+            turn += 1
+            try:
+                return await self._send(address, name, content)
+            except Unavailable as refused:
+                problem = refused.message
+                known = refused.details.get("address")
+                if known and known != address:
+                    self._remember(name, known)
+                    continue
+                self._routes.pop(name, None)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+        raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)
+
+    async def _send(self, address: str, name: AgentName, content: bytes) -> CommandResult:
+        path = f"{address}/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/commands"
+        try:
+            answer = await self._client.post(path, content=content, headers={"content-type": "application/json"})
+        except httpx.HTTPError as problem:
+            raise Unavailable(f"node {address} does not answer: {type(problem).__name__}") from problem
+        if answer.status_code == httpx.codes.OK:
+            self._remember(name, address)
+            return _result(answer.content)
+        facts = msgspec.json.decode(answer.content) if answer.headers.get("content-type", "").startswith("application/problem") else {}
+        detail = facts.get("detail") or f"node {address} answered {answer.status_code}"
+        kind = _ERRORS.get(answer.status_code)
+        if kind is None:
+            raise Unavailable(detail, hint=facts.get("hint") or "", address=facts.get("address"))
+        raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent)
+
+    def _remember(self, name: AgentName, address: str) -> None:
+        while len(self._routes) >= ROUTES_MAX:
+            del self._routes[next(iter(self._routes))]
+        self._routes[name] = address

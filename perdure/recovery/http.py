@@ -1,0 +1,143 @@
+"""An agent host's commands over HTTP: for callers of the same machine, or behind whatever guards the way to it.
+
+`POST /v1/tenants/{tenant}/agents/{agent}/commands` takes `{"id": …, "body": …}`; `GET …/state` and `GET /v1/node` read. Errors are problem
+details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from perdure.engine.log.contract import AgentName
+from perdure.errors import (
+    AlreadyExists,
+    CommandFailed,
+    Conflict,
+    Denied,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    NotServed,
+    Overloaded,
+    PerdureError,
+    Unavailable,
+)
+from perdure.identifiers import uuid7
+from perdure.recovery.commands import COMMAND_BYTES_MAX, Command
+from perdure.recovery.host import AgentHost
+
+__all__ = ["application", "bind", "serving"]
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+_STATUS: Final = (  # the first class that fits
+    (LimitExceeded, 413),
+    (InvalidInput, 400),
+    (NotFound, 404),
+    (AlreadyExists, 409),
+    (Conflict, 409),
+    (NotServed, 421),
+    (Overloaded, 429),
+    (Unavailable, 503),
+    (CommandFailed, 422),
+    (Denied, 403),
+)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class _Body(msgspec.Struct):
+    body: Any = None
+    id: UUID | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
+def application(host: AgentHost) -> Starlette:
+    """The host's routes."""
+
+    async def command(request: Request) -> Response:
+        try:
+            asked = _decode(await _content(request))
+            done = await host.command(_name(request), Command(asked.body, asked.id or uuid7()))
+        except msgspec.MsgspecError as problem:
+            return _problem(InvalidInput(f"the command is not understood: {problem}", hint='send {"id": a UUIDv7, "body": any JSON}'))
+        except PerdureError as problem:
+            return _problem(problem)
+        return Response(_encode(done), media_type=JSON)
+
+    async def state(request: Request) -> Response:
+        try:
+            read = await host.state(_name(request))
+        except PerdureError as problem:
+            return _problem(problem)
+        return Response(_encode({"version": read.version, "epoch": read.epoch, "document": read.document}), media_type=JSON)
+
+    async def node(_: Request) -> Response:
+        facts = {"node": host.name, "address": host.address, "serving": host.serving, "lease": host.holds_lease()}
+        return Response(_encode(facts), media_type=JSON, status_code=200 if facts["lease"] else 503)
+
+    agent = "/v1/tenants/{tenant}/agents/{agent:path}"
+    return Starlette(
+        routes=[
+            Route(f"{agent}/commands", command, methods=["POST"]),
+            Route(f"{agent}/state", state, methods=["GET"]),
+            Route("/v1/node", node, methods=["GET"]),
+        ]
+    )
+
+
+def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """A listening socket; port 0: a free one."""
+    listening = socket.create_server((address, port), backlog=1024)
+    listening.setblocking(False)
+    return listening
+
+
+@contextlib.asynccontextmanager
+async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[None]:
+    """Serve the host's commands on the socket inside the block; requests under way are finished at its end."""
+    settings = uvicorn.Config(application(host), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(settings)
+    # The process decides what a signal means, not the HTTP server.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    task = asyncio.create_task(server.serve([listening]), name="perdure-host-http")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+        listening.close()
+
+
+def _name(request: Request) -> AgentName:
+    return AgentName(request.path_params["tenant"], request.path_params["agent"])
+
+
+async def _content(request: Request) -> bytes:
+    """The body, refused as soon as it is too long."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > COMMAND_BYTES_MAX:
+            raise LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes")
+    return bytes(content)
+
+
+def _problem(problem: PerdureError) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(problem, kind)), 500)
+    facts = problem.as_dict()
+    body = {"type": f"urn:perdure:{problem.code}", "title": problem.code, "status": status, "detail": facts.pop("message"), **facts}
+    return Response(_encode(body), status_code=status, media_type=PROBLEM)

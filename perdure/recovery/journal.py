@@ -1,0 +1,61 @@
+"""What recovery did, as events: the story of every lost node and every recovered agent, readable as any agent's history is."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from perdure.engine.changes import delete, set_value
+from perdure.engine.event import Event
+from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.log import EventLog
+from perdure.errors import AgentNotFound
+
+__all__ = ["JOURNAL", "SYSTEM_TENANT", "Entry", "Journal"]
+
+SYSTEM_TENANT: Final = "perdure"
+JOURNAL: Final = AgentName(SYSTEM_TENANT, "recovery")
+"""The agent whose events are the journal; its state holds the recoveries that are under way."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing that happened. time: ISO 8601, of the log. data: what the kind of entry tells."""
+
+    version: int
+    time: str
+    type: str
+    recovery: str
+    data: dict[str, Any]
+
+
+class Journal:
+    """Writes and reads entries."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def begun(self, recovery: str, data: dict[str, Any]) -> None:
+        """A recovery begins."""
+        await self._write("recovery_started", recovery, data, open_value={**data, "state": "started"})
+
+    async def went_on(self, recovery: str, what: str, data: dict[str, Any]) -> None:
+        """Something happened on the way: `recovery_<what>`."""
+        await self._write(f"recovery_{what}", recovery, data)
+
+    async def ended(self, recovery: str, how: str, data: dict[str, Any]) -> None:
+        """It is over: `recovery_completed`, `recovery_failed`, `recovery_void`."""
+        event = Event(f"recovery_{how}", changes=(delete(f"/open/{recovery}"),), data=data, correlation_id=recovery)
+        await self._log.append_event(JOURNAL, event)
+
+    async def entries(self, *, limit: int = 100, recovery: str | None = None) -> list[Entry]:
+        """The newest entries, newest first."""
+        try:
+            events = await self._log.get_events(JOURNAL, EventFilter(correlation_id=recovery), limit=limit, descending=True)
+        except AgentNotFound:
+            return []
+        return [Entry(event.version, event.time.isoformat(), event.type, event.correlation_id or "", event.data or {}) for event in events]
+
+    async def _write(self, type: str, recovery: str, data: dict[str, Any], *, open_value: Any = None) -> None:
+        changes = () if open_value is None else (set_value(f"/open/{recovery}", open_value),)
+        await self._log.append_event(JOURNAL, Event(type, changes=changes, data=data, correlation_id=recovery))

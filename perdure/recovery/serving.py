@@ -1,0 +1,261 @@
+"""One agent being served: its state in memory, its mailbox, and the loop that turns commands into events.
+
+Invariants:
+
+1. A command is answered with success only after its events are durable, under the epoch that this node holds.
+2. The state in memory is the fold of the log up to `version`. Whenever the outcome of an append is not known, it is loaded anew first.
+3. Nothing is appended once the node's lease is no longer trusted (`may_act`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from perdure import limits
+from perdure.engine import steps
+from perdure.engine.event import Event
+from perdure.engine.fold import apply
+from perdure.engine.log.contract import AgentName
+from perdure.engine.log.log import EventLog
+from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError
+from perdure.recovery.commands import Command, CommandResult, Handler, events_of
+
+__all__ = ["Loaded", "ServedAgent"]
+
+MAILBOX_MAX: Final = 1_024
+BATCH_COMMANDS_MAX: Final = 256
+"""Commands of one agent that are decided one after the other and appended at once."""
+REMEMBERED_MAX: Final = 1_024
+"""Newest commands of an agent whose results are answered from memory when they are sent again."""
+ATTEMPTS_MAX: Final = 8
+"""How often in a row a batch is decided anew because somebody else appended to the agent meanwhile."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode: Any = msgspec.msgpack.Decoder().decode
+
+
+class Loaded(NamedTuple):
+    """An agent's state as it is served from."""
+
+    document: dict[str, Any]
+    version: int
+
+
+class _Waiting(NamedTuple):
+    command: Command
+    answer: asyncio.Future[CommandResult]
+
+
+class ServedAgent:
+    """load: reads the newest state. may_act: whether the node still holds its lease. gone: called once when the agent is no longer ours."""
+
+    def __init__(
+        self,
+        name: AgentName,
+        epoch: int,
+        *,
+        log: EventLog,
+        handler: Handler,
+        load: Callable[[AgentName], Awaitable[Loaded]],
+        may_act: Callable[[], bool],
+        gone: Callable[[AgentName], None],
+    ) -> None:
+        self.name = name
+        self.epoch = epoch
+        self._log = log
+        self._handler = handler
+        self._load = load
+        self._may_act = may_act
+        self._gone = gone
+        self._state: Loaded | None = None
+        self._mailbox: asyncio.Queue[_Waiting] = asyncio.Queue(MAILBOX_MAX)
+        self._remembered: OrderedDict[UUID, CommandResult] = OrderedDict()
+        self._closed: PerdureError | None = None
+        self._task = asyncio.create_task(self._serve(), name=f"perdure-agent-{name.agent}")
+
+    @property
+    def version(self) -> int | None:
+        """Of the state in memory; None before the first command."""
+        return None if self._state is None else self._state.version
+
+    @property
+    def waiting(self) -> int:
+        """Commands in the mailbox."""
+        return self._mailbox.qsize()
+
+    def submit(self, command: Command) -> asyncio.Future[CommandResult]:
+        """Put a command into the mailbox. Raises Overloaded when it is full, and why the agent is not served any more."""
+        if self._closed is not None:
+            raise self._closed
+        answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
+        try:
+            self._mailbox.put_nowait(_Waiting(command, answer))
+        except asyncio.QueueFull:
+            raise Overloaded(
+                f"{MAILBOX_MAX} commands wait for agent {self.name.agent!r}", tenant=self.name.tenant, agent=self.name.agent
+            ) from None
+        return answer
+
+    async def close(self, why: PerdureError) -> None:
+        """Take no more commands; the one being appended is finished, the others are answered with `why`."""
+        if self._closed is None:
+            self._closed = why
+            self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        while not self._mailbox.empty():
+            _refuse(self._mailbox.get_nowait(), why)
+
+    async def _serve(self) -> None:
+        while self._closed is None:
+            batch = [await self._mailbox.get()]
+            while len(batch) < BATCH_COMMANDS_MAX and not self._mailbox.empty():
+                batch.append(self._mailbox.get_nowait())
+            work = asyncio.ensure_future(self._batch(batch))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # An append that was begun is seen through: its callers get the answer that is true.
+                await work
+                raise
+
+    async def _batch(self, batch: list[_Waiting]) -> None:
+        try:
+            await self._take(batch)
+        except Fenced as problem:
+            self._shut(batch, problem)
+        except Exception as problem:
+            # Refused as a whole, or the outcome is unknown: what is in memory may be behind the log.
+            self._state = None
+            for each in batch:
+                _refuse(each, problem)
+
+    def _shut(self, batch: list[_Waiting], problem: Fenced) -> None:
+        """Somebody else owns the agent from here on."""
+        moved = NotServed(
+            f"agent {self.name.agent!r} is not served here any more: {problem}", tenant=self.name.tenant, agent=self.name.agent
+        )
+        self._closed = moved
+        while not self._mailbox.empty():
+            batch.append(self._mailbox.get_nowait())
+        for each in batch:
+            _refuse(each, moved)
+        self._gone(self.name)
+
+    async def _take(self, batch: Sequence[_Waiting]) -> None:
+        """Answer every command of the batch, or raise."""
+        conflicts = 0
+        while fresh := self._unanswered(batch):
+            if self._state is None:
+                self._state = await self._load(self.name)
+            try:
+                await self._together(fresh)
+            except Fenced:
+                raise
+            except AlreadyExists:
+                # One of them took effect before: the log is asked about each.
+                for each in fresh:
+                    await self._settle(each)
+                self._state = None
+            except Conflict:
+                self._state = None
+                conflicts += 1
+                if conflicts == ATTEMPTS_MAX:
+                    raise
+
+    def _unanswered(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """What is left to do; of a command that stands twice in the batch the second waits for the first's result."""
+        left: dict[UUID, _Waiting] = {}
+        for each in batch:
+            if not self._answered(each):
+                left.setdefault(each.command.id, each)
+        return list(left.values())
+
+    async def _together(self, batch: Sequence[_Waiting]) -> None:
+        """Decide one after the other as many as one append holds, append at once, answer."""
+        assert self._state is not None
+        document, version = self._state
+        events: list[Event] = []
+        decided: list[tuple[_Waiting, int, int]] = []
+        for each in batch:
+            own = await self._decide(document, each)
+            if own is None:
+                continue
+            for event in own:
+                document, _warnings = apply(document, event.changes)
+            events += own
+            decided.append((each, version + len(events), len(own)))
+            if len(events) >= limits.BATCH_EVENTS_MAX:
+                break
+        await self._append(events, version)
+        self._state = Loaded(document, version + len(events))
+        for each, at, count in decided:
+            self._answer(each, CommandResult(at, count, self.epoch))
+
+    async def _settle(self, each: _Waiting) -> None:
+        """Answer a command that took effect before, as the log has it."""
+        found = await self._log.store.find(await self._log.vault.record(*self.name), [each.command.id])
+        if found:
+            self._answer(each, CommandResult(found[0].version, 0, found[0].epoch, already=True))
+
+    async def _decide(self, document: dict[str, Any], each: _Waiting) -> list[Event] | None:
+        """The command's events; None when the handler refused it, which its caller is told."""
+        try:
+            decided = self._handler(_decode(_encode(document)), each.command.body)
+            if inspect.isawaitable(decided):
+                decided = await decided
+            return events_of(each.command, decided)
+        except PerdureError as problem:
+            _refuse(each, problem)
+        except Exception as problem:
+            failed = CommandFailed(
+                f"{type(problem).__name__}: {problem}",
+                hint="raised by the handler; nothing was written",
+                tenant=self.name.tenant,
+                agent=self.name.agent,
+            )
+            failed.__cause__ = problem
+            _refuse(each, failed)
+        return None
+
+    async def _append(self, events: Sequence[Event], version: int) -> None:
+        if not self._may_act():
+            raise NotServed("this node's lease has run out", hint="ask again soon", tenant=self.name.tenant, agent=self.name.agent)
+        if not events:
+            return
+        steps.reach("host.decided")
+        done = await self._log.append_events(self.name, events, expected=version, epoch=self.epoch)
+        steps.reach("host.appended")
+        if done.already:
+            raise AlreadyExists("these commands took effect before")
+
+    def _answered(self, each: _Waiting) -> bool:
+        """Answer a command that was sent again from memory. One whose caller has gone needs nothing more."""
+        if each.answer.done():
+            return True
+        known = self._remembered.get(each.command.id)
+        if known is None:
+            return False
+        each.answer.set_result(msgspec.structs.replace(known, already=True))
+        return True
+
+    def _answer(self, each: _Waiting, result: CommandResult) -> None:
+        self._remembered[each.command.id] = result
+        if len(self._remembered) > REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        if not each.answer.done():
+            each.answer.set_result(result)
+
+
+def _refuse(each: _Waiting, problem: Exception) -> None:
+    if not each.answer.done():
+        each.answer.set_exception(problem)
+        each.answer.exception()  # its caller may be gone

@@ -1,0 +1,151 @@
+"""Agent hosts: commands take effect once, under one owner; a lost node's agents are served elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import perdure
+from perdure import Event, set_value
+from perdure.client.engine import Engine
+from perdure.engine.log.contract import AgentName
+from perdure.errors import AlreadyExists, CommandFailed, NotServed, Overloaded
+from perdure.projections.reader import StateReader
+from perdure.recovery.commands import Command, CommandResult
+from perdure.recovery.host import AgentHost
+from perdure.recovery.journal import Journal
+from perdure.recovery.nodes import list_nodes
+from perdure.recovery.supervisor import Supervisor
+
+LEASE_S = 0.6
+NAME = AgentName("acme", "counter")
+
+
+def count(state: dict[str, Any], body: Any) -> Sequence[Event]:
+    """Adds to a total; as many events as it is told."""
+    if body == "fail":
+        raise ValueError("no such thing")
+    if body == "scribble":
+        state["total"] = -1
+        return []
+    total = state.get("total", 0)
+    return [Event("added", changes=(set_value("/total", total + 1 + number),)) for number in range(body)]
+
+
+@asynccontextmanager
+async def engine_in(folder: Path) -> AsyncIterator[Engine]:
+    async with perdure.open(f"sqlite:///{folder}/state", cache="memory://") as engine:
+        yield engine
+
+
+def host_of(engine: Engine, name: str, **options: Any) -> AgentHost:
+    reader = StateReader(engine.log.store, engine.cache, engine.log.vault)
+    return AgentHost(engine.log, reader, name, count, lease_s=LEASE_S, **options)
+
+
+async def total(engine: Engine, name: AgentName = NAME) -> int:
+    return int((await engine.agent(name.agent, tenant=name.tenant).state()).document.get("total", 0))
+
+
+async def test_commands_become_events_and_the_same_command_takes_effect_once(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        command = Command(2)
+        done = await host.command(NAME, command)
+        assert (done.events, done.already) == (2, False)
+        again = await asyncio.gather(*(host.command(NAME, command) for _ in range(3)))
+        assert [result.already for result in again] == [True] * 3
+        assert {result.version for result in again} == {done.version}
+        assert await total(engine) == 2
+
+
+async def test_commands_at_once_are_all_applied_in_an_order(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        commands = [Command(1) for _ in range(300)]
+        results = await asyncio.gather(*(host.command(NAME, command) for command in [*commands, *commands[:50]]))
+        assert sorted({result.version for result in results[:300]}) == list(range(2, 302))
+        assert await total(engine) == 300
+
+
+async def test_a_handler_that_fails_refuses_its_own_command_and_cannot_touch_the_state(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        results = await asyncio.gather(*(host.command(NAME, Command(body)) for body in (1, "fail", "scribble", 1)), return_exceptions=True)
+        assert isinstance(results[1], CommandFailed)
+        assert "no such thing" in results[1].message
+        assert [isinstance(result, CommandResult) for result in results] == [True, False, True, True]
+        assert await total(engine) == 2
+
+
+async def test_an_append_by_somebody_else_is_seen_before_the_next_command(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        await host.command(NAME, Command(1))
+        await engine.agent(NAME.agent, tenant=NAME.tenant).append(Event("set", changes=(set_value("/total", 100),)))
+        await host.command(NAME, Command(1))
+        assert await total(engine) == 101
+
+
+async def test_another_node_says_where_the_agent_is_and_takes_it_when_it_is_given_back(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, engine_in(tmp_path) as other, host_of(other, "b") as second:
+        async with host_of(engine, "a", address="http://127.0.0.1:1") as first:
+            command = Command(1)
+            await first.command(NAME, command)
+            with pytest.raises(NotServed) as caught:
+                await second.command(NAME, Command(1))
+            assert caught.value.details["address"] == "http://127.0.0.1:1"
+        assert (await second.command(NAME, command)).already
+        await second.command(NAME, Command(1))
+        assert await total(other) == 2
+
+
+async def test_a_node_name_is_taken_once_and_a_full_node_takes_no_more(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a", agents_max=2) as host:
+        with pytest.raises(AlreadyExists):
+            await host_of(engine, "a").start()
+        for number in range(2):
+            await host.command(AgentName("acme", f"agent {number}"), Command(1))
+        with pytest.raises(Overloaded):
+            await host.command(AgentName("acme", "one more"), Command(1))
+
+
+async def test_agents_of_a_lost_node_are_served_by_the_others_and_the_journal_tells(tmp_path: Path) -> None:
+    names = [AgentName("acme", f"agent {number}") for number in range(20)]
+    async with engine_in(tmp_path) as engine, engine_in(tmp_path) as other:
+        lost = host_of(other, "lost")
+        await lost.start()
+        await asyncio.gather(*(lost.command(name, Command(1)) for name in names))
+        async with host_of(engine, "a") as first, host_of(engine, "b") as second:
+            stop = asyncio.Event()
+            supervisor = Supervisor(engine.log, look_s=0.05, lease_s=LEASE_S)
+            running = asyncio.create_task(supervisor.run(stop))
+            freeze(lost)
+            async with asyncio.timeout(20):
+                while first.serving + second.serving < len(names):
+                    await asyncio.sleep(0.02)
+            assert {first.serving, second.serving} == {10}
+            # A zombie: it does not know yet that it is lost. What it is told now must not take effect under its old epoch.
+            with pytest.raises(NotServed):
+                await lost.command(names[0], Command(1))
+            for name in names:
+                host = first if name in first.names() else second
+                await host.command(name, Command(1))
+                assert await total(engine, name) == 2
+            journal = Journal(engine.log)
+            async with asyncio.timeout(20):
+                while "recovery_completed" not in [entry.type for entry in await journal.entries()]:
+                    await asyncio.sleep(0.02)
+            assert [entry.type for entry in await journal.entries()][-1] == "recovery_started"
+            stop.set()
+            await running
+        assert [state.alive for state in await list_nodes(engine.log.store)] == [False] * 3
+        await lost.stop()
+
+
+def freeze(host: AgentHost) -> None:
+    """Its lease is not renewed any more, and it has not noticed: as a process that is stopped."""
+    assert host._lease is not None
+    host._lease._task.cancel()
+    host._lease._until += 3600
