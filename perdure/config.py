@@ -17,7 +17,7 @@ __all__ = ["Setting", "Settings", "load"]
 
 FILE_DEFAULT: Final = "perdure.toml"
 LOG_DEFAULT: Final = "sqlite:///./perdure-state"
-_NAMES: Final = ("log", "bus", "cache", "store", "keys")
+_NAMES: Final = ("log", "bus", "cache", "store", "keys", "training")
 _SCHEMES: Final = {
     "log": ("sqlite", "postgresql", "postgres"),
     "bus": ("memory", "kafka"),
@@ -25,6 +25,7 @@ _SCHEMES: Final = {
     "store": ("file", "s3"),
     "keys": ("file", "env", "vault"),
 }
+_WORDS: Final = {"training": ("auto", "off")}
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -35,13 +36,14 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What an engine is opened with."""
+    """What an engine is opened with. training: `auto`, or `off`: no dictionary is trained unless somebody asks for it."""
 
     log: Setting
     bus: Setting
     cache: Setting
     store: Setting
     keys: Setting
+    training: Setting = Setting("auto", "default")
 
     @property
     def embedded(self) -> bool:
@@ -70,7 +72,7 @@ def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str
     found = {name: _find(name, flags, environment, file) for name in _NAMES}
     log = found["log"].value or LOG_DEFAULT
     embedded = log.startswith("sqlite:")
-    defaults: dict[str, str | None] = {"log": LOG_DEFAULT, "bus": "memory://", "cache": "memory://", "store": None, "keys": None}
+    defaults: dict[str, str | None] = {"log": LOG_DEFAULT, "bus": "memory://", "cache": "memory://", "store": None, "training": "auto"}
     defaults["keys"] = f"file://{(sqlite_folder(log) if embedded else _home()).resolve()}/keys/root.key"
     # Snapshots of an embedded log lie beside it; those of a server's log need a place that all processes reach, which only you can name.
     defaults["store"] = f"file://{quote(str(sqlite_folder(log).resolve()))}/snapshots" if embedded else None
@@ -116,6 +118,10 @@ def _find(name: str, flags: Mapping[str, str | None], environment: Mapping[str, 
 
 def _check(name: str, setting: Setting) -> None:
     if setting.value is None:
+        return
+    if name in _WORDS:
+        if setting.value not in _WORDS[name]:
+            raise ConfigurationError(f"{name} is {setting.value!r} ({setting.source}), which is none of {', '.join(_WORDS[name])}")
         return
     scheme = urlsplit(setting.value).scheme
     if scheme not in _SCHEMES[name]:

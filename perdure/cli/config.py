@@ -14,7 +14,7 @@ __all__ = ["app", "masked"]
 
 app = App(name="config", help="The settings in force, and where each comes from.")
 MASK: Final = "***"
-_SETTINGS: Final = ("log", "bus", "cache", "store", "keys")
+_SETTINGS: Final = ("log", "bus", "cache", "store", "keys", "training")
 
 
 @app.command

@@ -7,8 +7,12 @@ from datetime import datetime
 
 import msgspec
 
-from perdure.engine.log.contract import LogStore, from_microseconds
-from perdure.projections.directory import Directory, DirectoryEntry
+from perdure import limits
+from perdure.engine.log.contract import AgentName, from_microseconds
+from perdure.engine.log.names import check_names
+from perdure.engine.vault import Vault
+from perdure.errors import InvalidInput, LimitExceeded
+from perdure.projections.directory import Directory, DirectoryEntry, Status
 
 __all__ = ["AgentDirectory", "ListedAgent"]
 
@@ -29,15 +33,57 @@ class ListedAgent(msgspec.Struct, frozen=True):
 class AgentDirectory:
     """Agents by tenant, type and label."""
 
-    def __init__(self, store: LogStore) -> None:
-        self._directory = Directory(store)
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._directory = Directory(vault.store)
 
     async def list(
-        self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100
+        self,
+        tenant: str,
+        *,
+        type: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        status: Status | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[ListedAgent]:
-        """A page of the tenant's agents in order of their ids, after the id `after`."""
-        page = await self._directory.page(tenant, type=type, labels=labels, after=after, limit=limit)
+        """A page of the tenant's agents in order of their ids, after the id `after`. Raises InvalidInput, LimitExceeded."""
+        _check_facts(type or "", labels or {})
+        page = await self._directory.page(tenant, type=type, labels=labels, status=status, after=after, limit=limit)
         return [_listed(entry) for entry in page.entries]
+
+    async def describe(self, name: AgentName, *, type: str, labels: Mapping[str, str]) -> None:
+        """Set an agent's type and labels; the agent is made when it is not there. Raises InvalidInput, LimitExceeded."""
+        check_names(name)
+        _check_facts(type, labels)
+        record, _ = await self._vault.obtain(name)
+        await self._vault.store.describe_agent(record, type=type, labels=labels)
+        self._vault.forget(name)
+
+    async def obtain_type(self, name: AgentName, type: str) -> str:
+        """The agent's type; an agent without one gets this one."""
+        _check_facts(type, {})
+        record, _ = await self._vault.obtain(name)
+        if record.type:
+            return record.type
+        await self.describe(name, type=type, labels=record.labels)
+        return type
+
+
+def _check_facts(type: object, labels: object) -> None:
+    if not isinstance(type, str) or (type and not type.isprintable()):
+        raise InvalidInput(f"an agent's type is a printable name, not {type!r:.80}")
+    if len(type) > limits.TYPE_LENGTH_MAX:
+        raise LimitExceeded(f"an agent's type has {len(type)} characters, the limit is {limits.TYPE_LENGTH_MAX}")
+    if not isinstance(labels, Mapping):
+        raise InvalidInput(f"labels are a map, not a {labels.__class__.__qualname__}")
+    if len(labels) > limits.LABELS_MAX:
+        raise LimitExceeded(f"{len(labels)} labels, the limit is {limits.LABELS_MAX}")
+    for key, value in labels.items():
+        if not (isinstance(key, str) and isinstance(value, str) and key.isprintable() and value.isprintable() and key):
+            raise InvalidInput(f"label {key!r:.80} = {value!r:.80} is not a printable name and text")
+        if max(len(key), len(value)) > limits.LABEL_LENGTH_MAX:
+            raise LimitExceeded(f"label {key!r:.80} is longer than {limits.LABEL_LENGTH_MAX} characters")
 
 
 def _listed(entry: DirectoryEntry) -> ListedAgent:

@@ -12,15 +12,16 @@ from perdure import config
 from perdure.client.agent import Agent
 from perdure.client.directory import AgentDirectory
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
+from perdure.client.log import Log
 from perdure.client.quarantine import QuarantineDesk
+from perdure.client.snapshots import Snapshots
 from perdure.client.states import States
-from perdure.client.training import Trained, train
+from perdure.client.training import Trained, Trainer, train
 from perdure.client.verify import VerifyReport, verify
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
 from perdure.engine.log.contract import AgentName, LogStore, Position
-from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
 from perdure.engine.relay import Relay
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
@@ -37,6 +38,7 @@ from perdure.projections.reader import StateReader
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import open_provider
 from perdure.security.ring import KeyRing
+from perdure.snapshots.store.contract import SnapshotStore
 
 __all__ = ["Engine", "Opening", "open_engine"]
 
@@ -44,23 +46,32 @@ TENANT_DEFAULT = "default"
 
 
 class Engine:
-    """Open it with `perdure.open()`. log: events. states: reads of states. directory: agents. projections: yours. quarantine: what stands still."""
+    """Open it with `perdure.open()`. log: events. states: reads of states. directory: agents. projections: yours. quarantine: what stands still.
+    snapshots: of agents' states, where a store is configured."""
 
-    def __init__(self, settings: config.Settings, log: EventLog, bus: Bus, cache: StateCache) -> None:
+    def __init__(self, settings: config.Settings, log: Log, bus: Bus, cache: StateCache, objects: SnapshotStore | None = None) -> None:
         self.settings = settings
         self.log = log
         self.bus = bus
         self.cache = cache
-        self.states = States(StateReader(log.store, cache, log.vault))
-        self.directory = AgentDirectory(log.store)
+        self.snapshots = Snapshots(log, objects)
+        reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
+        log.reader = reader
+        self.states = States(reader, log)
+        self.schemas = log.schemas
+        self.upcasters = log.upcasters
+        self.directory = AgentDirectory(log.vault)
         self.projections = Projections(log.store, log.vault)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault)
 
-    def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT) -> Agent:
-        """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name."""
+    def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT, type: str = "") -> Agent:
+        """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name.
+
+        type: that a new agent gets with its first event (schemas and fidelity go by it); an agent of another type then refuses the write.
+        """
         name = AgentName(tenant, agent_id)
         check_names(name)
-        return Agent(self, name)
+        return Agent(self, name, type)
 
     async def tenants(self) -> list[str]:
         """Every tenant that has agents."""
@@ -80,7 +91,7 @@ class Engine:
 
     async def train(self, tenant: str = TENANT_DEFAULT) -> Trained:
         """Learn a compression dictionary from the tenant's own events; later events are written with it."""
-        return await train(self.log, tenant)
+        return await train(self.log.vault, tenant)
 
     async def run(
         self, *, relay: bool = True, projector: bool = True, until_drained: bool = False, stop: asyncio.Event | None = None
@@ -95,7 +106,7 @@ class Engine:
                 if until_drained:
                     await publishing.drain()
             if projector:
-                projecting = Projector(self.log.store, self.bus, self.cache, self.log.vault)
+                projecting = Projector(self.log.store, self.bus, self.cache, self.log.vault, base=self.snapshots.base)
                 if until_drained:
                     await self._project_all(projecting)
                 else:
@@ -135,6 +146,7 @@ class Engine:
         await self.log.close()
         await self.bus.close()
         await self.cache.close()
+        await self.snapshots.close()
 
 
 class Opening:
@@ -168,8 +180,9 @@ async def open_engine(settings: config.Settings, *, partitions: int = PARTITIONS
     provider = open_provider(str(settings.keys.value))
     store = await _store(settings, partitions, create)
     ring = KeyRing(provider, store)
-    log = EventLog(store, Vault(store, ring, DictionaryBook(ring, store)))
-    return Engine(settings, log, bus, cache)
+    log = Log(store, Vault(store, ring, DictionaryBook(ring, store)))
+    log.trainer = Trainer(log.vault) if settings.training.value == "auto" else None
+    return Engine(settings, log, bus, cache, _objects(settings))
 
 
 async def _store(settings: config.Settings, partitions: int, create: bool) -> LogStore:
@@ -183,6 +196,14 @@ async def _store(settings: config.Settings, partitions: int, create: bool) -> Lo
     except ImportError as problem:
         raise _missing("postgres", problem) from problem
     return await PostgresStore.open(url, partitions=partitions, create=create)
+
+
+def _objects(settings: config.Settings) -> SnapshotStore | None:
+    if settings.store.value is None:
+        return None
+    from perdure.snapshots.store import open_store
+
+    return open_store(settings.store.value)
 
 
 def _bus(url: str) -> Bus:

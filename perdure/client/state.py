@@ -1,17 +1,19 @@
-"""A state as it is handed out."""
+"""A state as it is handed out, and what led to it."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
+from perdure.engine.event import RecordedEvent
 
-__all__ = ["State", "Updated"]
+__all__ = ["AppliedChange", "State", "Updated", "VersionEntry"]
 
 
 class State(msgspec.Struct, frozen=True, dict=True):
@@ -35,10 +37,37 @@ class State(msgspec.Struct, frozen=True, dict=True):
 
 
 class Updated(msgspec.Struct, frozen=True):
-    """What an update did. checksum: digest of the new state, hex."""
+    """What an update did.
+
+    changes: that were applied. events: that were written, as they stand in the log. checksum: digest of the new state, hex. time: the log's.
+    """
 
     previous_version: int
     version: int
     changes: tuple[Change, ...]
+    events: tuple[RecordedEvent, ...]
     checksum: str
+    time: datetime
     document: dict[str, Any]
+
+
+class VersionEntry(msgspec.Struct, frozen=True):
+    """One version of an agent: the event that made it. paths: what it touched, as JSON pointers."""
+
+    version: int
+    time: datetime
+    epoch: int
+    type: str
+    id: UUID
+    actor: str
+    correlation_id: str | None
+    paths: tuple[str, ...]
+
+
+class AppliedChange(msgspec.Struct, frozen=True):
+    """A change with what stood at its path before and after it; None also where nothing stood."""
+
+    op: str
+    path: str
+    old_value: Any
+    new_value: Any

@@ -1,0 +1,196 @@
+"""The log as people hold it: the engine's log, with schemas before what is written and upcasters behind what is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from perdure import limits
+from perdure.client.checked import append_checked
+from perdure.client.filters import check_expected, check_limit, event_filter
+from perdure.client.replaying import Replayed, Replaying
+from perdure.client.schemas import Schemas
+from perdure.client.training import Trainer
+from perdure.client.turns import Turns
+from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.contract import AgentName, EventFilter, LogStore
+from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.log import AgentAppend, Appended, EventLog
+from perdure.engine.log.names import check_names
+from perdure.engine.upcasters import UpcasterRegistry
+from perdure.engine.vault import Vault
+from perdure.errors import InvalidEvent, InvalidInput
+from perdure.projections.reader import StateReader
+
+__all__ = ["EventPage", "Log"]
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events of one agent. next_version: hand it in as from_version (to_version where descending) to go on; None: these were the last."""
+
+    events: list[RecordedEvent]
+    next_version: int | None
+
+
+class Log(EventLog):
+    """Appends and reads of one log. What stands in `EventLog` holds here too.
+
+    schemas: checked before anything is written. upcasters: bring events of an older schema version up to date when they are read; states
+    are folded from events as they are stored, always.
+    """
+
+    def __init__(self, store: LogStore, vault: Vault) -> None:
+        super().__init__(store, vault)
+        self.schemas = Schemas(store)
+        self.upcasters = UpcasterRegistry()
+        self.trainer: Trainer | None = None
+        """Trains dictionaries by itself; None: nobody does."""
+        self._turns = Turns()
+        self.reader: StateReader | None = None
+        """Reads the states that schemas are checked against."""
+
+    async def close(self) -> None:
+        """Write what is queued, finish a training that is under way, and close the store."""
+        if self.trainer is not None:
+            await self.trainer.close()
+        await super().close()
+
+    # --- appending ---
+    # Not `async`, and the common case first: what nobody has asked for shall cost an append nothing.
+    def append_event(
+        self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Coroutine[Any, Any, Appended]:
+        """As `append_events`, of one event."""
+        if self.trainer is not None:
+            self.trainer.note(name.tenant, 1)
+        if self._straight(expected):
+            return super().append_event(name, event, expected=expected, epoch=epoch)
+        return self._append_one(AgentAppend(name, (event,), expected, epoch))
+
+    def append_events(
+        self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Coroutine[Any, Any, Appended]:
+        """Append events to one agent, all or none. Raises SchemaViolation (nothing is stored), and what `EventLog.append_events` raises."""
+        if type(events) is not list and type(events) is not tuple:
+            raise InvalidEvent(f"events are a {type(events).__qualname__}, not a list or tuple of Event")
+        if self.trainer is not None:
+            self.trainer.note(name.tenant, len(events))
+        if self._straight(expected):
+            return super().append_events(name, events, expected=expected, epoch=epoch)
+        return self._append_one(AgentAppend(name, events, expected, epoch))
+
+    async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
+        """Append to several agents in one atomic step; as `append_events`."""
+        if self.trainer is not None:
+            for append in appends:
+                self.trainer.note(append.name.tenant, len(append.events))
+        straight = [self._straight(append.expected) for append in appends]
+        return await (super().append_many(appends) if all(straight) else self._append_checked(appends))
+
+    def _straight(self, expected: ExpectedVersion) -> bool:
+        """Whether an append needs nothing but the log itself. Raises InvalidInput."""
+        if type(expected) is not int or expected < 0:
+            check_expected(expected)
+        return not self.schemas.types and not self.schemas.stale
+
+    async def _append_one(self, append: AgentAppend) -> Appended:
+        return (await self._append_checked([append]))[0]
+
+    async def _append_checked(self, appends: Sequence[AgentAppend]) -> list[Appended]:
+        if self.schemas.stale:
+            await self.schemas.refresh()
+        if self.schemas.types and self.reader is not None:
+            for append in appends:
+                check_names(append.name)
+            async with self._turns.of(append.name for append in appends):
+                return await append_checked(appends, self.vault, self.schemas, self.reader, super().append_many)
+        return await super().append_many(appends)
+
+    # --- reading ---
+    async def get_event(self, name: AgentName, id: UUID, *, as_stored: bool = False) -> RecordedEvent:
+        """The agent's event with this id. Raises AgentNotFound, EventNotFound, InvalidInput."""
+        if not isinstance(id, UUID):
+            raise InvalidInput(f"an event's id is a UUID, not {id!r:.60}", hint="uuid.UUID(text) makes one of a text")
+        event = await super().get_event(name, id)
+        return event if as_stored else self.upcasters.upcast(event)
+
+    async def get_events(
+        self,
+        name: AgentName,
+        where: EventFilter | None = None,
+        *,
+        limit: int = limits.READ_PAGE_EVENTS,
+        descending: bool = False,
+        as_stored: bool = False,
+    ) -> list[RecordedEvent]:
+        """At most `limit` of the agent's events that pass the filter, in order of version; as_stored: without upcasters. Raises AgentNotFound."""
+        events = await super().get_events(name, where, limit=check_limit(limit), descending=descending)
+        return events if as_stored or not self.upcasters else [self.upcasters.upcast(event) for event in events]
+
+    async def get_events_by_version(self, name: AgentName, from_version: int, to_version: int | None = None) -> list[RecordedEvent]:
+        """The events of a range of versions, both ends included, at most `limits.READ_PAGE_EVENTS`; to_version None: only `from_version`."""
+        last = from_version if to_version is None else to_version
+        return await self.get_events(name, event_filter(from_version=from_version, to_version=last))
+
+    async def get_event_history(
+        self,
+        name: AgentName,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        types: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        correlation_id: str | None = None,
+        trace_id: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> EventPage:
+        """A page of the agent's events that pass the filters. A filter by correlation or trace looks through the agent's events one by one."""
+        where = event_filter(
+            from_version=from_version,
+            to_version=to_version,
+            types=types,
+            since=since,
+            until=until,
+            correlation_id=correlation_id,
+            trace_id=trace_id,
+        )
+        events = await self.get_events(name, where, limit=limit, descending=descending)
+        if len(events) < limit:
+            return EventPage(events, None)
+        following = events[-1].version + (-1 if descending else 1)
+        return EventPage(events, following if following >= where.from_version else None)
+
+    async def stream_events(
+        self, name: AgentName, where: EventFilter | None = None, *, follow: bool = False, as_stored: bool = False
+    ) -> AsyncGenerator[RecordedEvent, None]:
+        """The agent's events in order; with `follow`, also those to come, for ever. None is skipped and none comes twice."""
+        async with aclosing(super().stream_events(name, where, follow=follow)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event if as_stored else self.upcasters.upcast(event)
+
+    async def replay_events(
+        self,
+        name: AgentName,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        types: Sequence[str] = (),
+        handler: Callable[[RecordedEvent], object] | None = None,
+    ) -> Replayed:
+        """Fold the agent's events again, and hand those of the range to a handler; what came of it.
+
+        handler: gets each event of the range (of these types, replayable ones only), upcast; it may be a coroutine function. What it raises
+        is counted, and the replay goes on. The state is folded from the first event to `to_version`, from events as they are stored.
+        """
+        replaying = Replaying(self.upcasters, event_filter(from_version=from_version, types=types), handler)
+        started = time.perf_counter()
+        await replaying.run(super().stream_events(name, event_filter(to_version=to_version)))
+        return replaying.result(name, time.perf_counter() - started)

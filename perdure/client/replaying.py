@@ -1,0 +1,111 @@
+"""A replay: an agent's events once more, from the first, with what came of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import msgspec
+
+from perdure.engine.digest import digest
+from perdure.engine.event import RecordedEvent
+from perdure.engine.fold import apply
+from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.upcasters import UpcasterRegistry
+from perdure.errors import InvalidEvent
+
+__all__ = ["KEPT_MAX", "Replayed", "Replaying"]
+
+KEPT_MAX: Final = 100
+"""Errors, and warnings, that a result holds; all are counted."""
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """What a replay did.
+
+    events: handled; skipped: in the range, but not replayable. errors: what the handler or an upcaster raised, the first ones, each one line;
+    error_count: all. warnings: what surprised the fold, likewise. version, document, checksum: where it ended, SHA-256 as hex. duration_s.
+    """
+
+    tenant: str
+    agent: str
+    version: int
+    events: int
+    skipped: int
+    duration_s: float
+    error_count: int
+    errors: list[str]
+    warning_count: int
+    warnings: list[str]
+    checksum: str
+    document: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing raised."""
+        return self.error_count == 0
+
+
+class Replaying:
+    """One replay while it runs. wanted: first version and types of the events that are handed on."""
+
+    def __init__(self, upcasters: UpcasterRegistry, wanted: EventFilter, handler: Callable[[RecordedEvent], object] | None) -> None:
+        self._upcasters = upcasters
+        self._wanted = wanted
+        self._handler = handler
+        self._document: dict[str, Any] = {}
+        self._version = self._events = self._skipped = 0
+        self._errors: list[str] = []
+        self._warnings: list[str] = []
+        self._error_count = self._warning_count = 0
+
+    async def run(self, events: AsyncIterator[RecordedEvent]) -> None:
+        """Take all events, from version 1 on, as they are stored."""
+        async for event in events:
+            if event.version >= self._wanted.from_version and (not self._wanted.types or event.type in self._wanted.types):
+                await self._hand_on(event)
+            # What a handler was given may still be in its hands; without one the values are nobody else's.
+            self._document, surprises = apply(self._document, event.changes, own=self._handler is None)
+            self._version = event.version
+            self._warning_count += len(surprises)
+            for surprise in surprises[: KEPT_MAX - len(self._warnings)]:
+                self._warnings.append(f"version {event.version}: {surprise}")
+
+    async def _hand_on(self, event: RecordedEvent) -> None:
+        if not event.replayable:
+            self._skipped += 1
+            return
+        self._events += 1
+        try:
+            current = self._upcasters.upcast(event)
+            if self._handler is not None:
+                answer = self._handler(current)
+                if inspect.isawaitable(answer):
+                    await answer
+        except InvalidEvent as problem:
+            self._note(event, problem.message)
+        except Exception as problem:
+            self._note(event, f"{type(problem).__name__}: {problem}")
+
+    def _note(self, event: RecordedEvent, reason: str) -> None:
+        self._error_count += 1
+        if len(self._errors) < KEPT_MAX:
+            self._errors.append(f"version {event.version}, {event.type}: {reason}")
+
+    def result(self, name: AgentName, duration_s: float) -> Replayed:
+        """What came of it."""
+        return Replayed(
+            name.tenant,
+            name.agent,
+            self._version,
+            self._events,
+            self._skipped,
+            duration_s,
+            self._error_count,
+            self._errors,
+            self._warning_count,
+            self._warnings,
+            digest(self._document).hex(),
+            self._document,
+        )
