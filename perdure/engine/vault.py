@@ -50,6 +50,20 @@ class Vault:
         known = self._known.get(AgentName(tenant, agent))
         return (known or await self._look(AgentName(tenant, agent)))[1]
 
+    async def look_up(self, names: Iterable[AgentName]) -> None:
+        """Remember these agents, one round trip for all that are not known yet. Those that are not there, or whose key cannot be had, are
+        left out: whoever needs one of them is told then."""
+        missing = [name for name in names if name not in self._known]
+        for first in range(0, len(missing), CREATE_BATCH_MAX):
+            for record in await self.store.agents(missing[first : first + CREATE_BATCH_MAX]):
+                if record is None:
+                    continue
+                try:
+                    await self._remember(record)
+                except PerdureError as problem:
+                    if problem.retryable:
+                        raise
+
     def known(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
         """What is remembered of an agent."""
         return self._known.get(name)

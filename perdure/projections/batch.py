@@ -1,13 +1,18 @@
-"""One batch of a projector: from deliveries to writes that the cache has taken."""
+"""One batch of a projector: from deliveries to writes that the cache has taken.
+
+An agent's events of a batch become one write, however many they are. Agents are folded in portions, and while one portion is folded the
+cache takes the one before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 from perdure.engine.bus.contract import Delivery
-from perdure.engine.event import RecordedEvent
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import LogStore, SealedEvent
+from perdure.engine.log.contract import AgentName, LogStore, SealedEvent
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable
 from perdure.projections.cells_codec import CACHE_DAMAGE, Layout
@@ -18,7 +23,10 @@ from perdure.projections.stepping import Follow, cells_size, fold_step, followin
 
 __all__ = ["BatchWork"]
 
-Name = tuple[str, str]
+Name = AgentName
+
+PORTION_EVENTS: Final = 200
+"""Events, of whole agents, that are folded before their writes go out."""
 
 
 class BatchWork:
@@ -31,7 +39,7 @@ class BatchWork:
         vault: Vault,
         hot: HotStates[HotState],
         base: Base | None,
-        aside: frozenset[Name],
+        aside: Collection[tuple[str, str]],
     ) -> None:
         self._store = store
         self._cache = cache
@@ -52,8 +60,9 @@ class BatchWork:
         for delivery in deliveries:
             event = delivery.event
             if event is not None and (event.tenant, event.agent) not in self._aside:
-                groups.setdefault((event.tenant, event.agent), []).append(event)
+                groups.setdefault(AgentName(event.tenant, event.agent), []).append(event)
         self._names = list(groups)
+        await self._vault.look_up(groups)
         await self._load(groups)
         news: dict[Name, list[SealedEvent]] = {}
         settle: list[Name] = []
@@ -64,7 +73,8 @@ class BatchWork:
                 settle.append(name)
             elif fresh:
                 news[name] = fresh
-        writes = await self._fold(news, settle)
+        await self._fold_and_write(news, settle)
+        writes: dict[Name, CellWrite] = {}
         for name in settle:
             await self._rebuild(name, writes)
         await self._write(writes)
@@ -106,12 +116,32 @@ class BatchWork:
             size = cells_size(cached.cells)
             self._states[name] = HotState(opened.document, cached.token, opened.time_us, opened.chain, opened.layout, size)
 
-    async def _fold(self, news: dict[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, CellWrite]:
+    async def _fold_and_write(self, news: Mapping[Name, list[SealedEvent]], settle: list[Name]) -> None:
+        writing: asyncio.Task[None] | None = None
+        try:
+            for portion in _portions(news):
+                writes = await self._fold(portion, settle)
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._write(writes))
+                await asyncio.sleep(0)  # the writes are on their way before the next portion takes the processor
+        finally:
+            if writing is not None:
+                await writing
+
+    async def _fold(self, news: Sequence[tuple[Name, list[SealedEvent]]], settle: list[Name]) -> dict[Name, CellWrite]:
         """Open and fold the events that follow; an agent whose events fail is left to the log."""
         writes: dict[Name, CellWrite] = {}
-        for name, events in (await self._open(news, settle)).items():
+        for name, events in news:
             try:
-                step = fold_step(await self._vault.cipher(*name), self._states[name], events)
+                opened = await self._vault.open_all(events)
+            except Unavailable:
+                raise
+            except PerdureError:
+                settle.append(name)
+                continue
+            try:
+                step = fold_step(await self._vault.cipher(*name), self._states[name], opened)
             except Unavailable:
                 raise
             except Exception:
@@ -122,17 +152,6 @@ class BatchWork:
                 writes[name] = step.write
                 self.warnings += len(step.warnings)
         return writes
-
-    async def _open(self, news: dict[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, list[RecordedEvent]]:
-        opened: dict[Name, list[RecordedEvent]] = {}
-        for name, events in news.items():
-            try:
-                opened[name] = await self._vault.open_all(events)
-            except Unavailable:
-                raise
-            except PerdureError:
-                settle.append(name)
-        return opened
 
     async def _rebuild(self, name: Name, writes: dict[Name, CellWrite]) -> None:
         """The newest state from the log, as a whole write; the bus may have been wrong, the log decides."""
@@ -182,3 +201,17 @@ class BatchWork:
     def _keep(self, name: Name) -> None:
         self._hot.put(name, self._states[name])
         self.applied += 1
+
+
+def _portions(news: Mapping[Name, list[SealedEvent]]) -> Iterator[list[tuple[Name, list[SealedEvent]]]]:
+    """Agents with their events, so many that a portion has PORTION_EVENTS events, or is one agent."""
+    portion: list[tuple[Name, list[SealedEvent]]] = []
+    count = 0
+    for name, events in news.items():
+        portion.append((name, events))
+        count += len(events)
+        if count >= PORTION_EVENTS:
+            yield portion
+            portion, count = [], 0
+    if portion:
+        yield portion

@@ -27,8 +27,8 @@ from perdure.projections.quarantine import Quarantine
 
 __all__ = ["BATCH_DURATION_S", "BATCH_MESSAGES_MAX", "Projector", "ProjectorStatus"]
 
-BATCH_MESSAGES_MAX: Final = 500
-"""Messages that one batch takes from the bus."""
+BATCH_MESSAGES_MAX: Final = 2_000
+"""Messages that one batch takes from the bus: the more, the more often do several events of an agent cost one write."""
 BATCH_DURATION_S: Final = 5.0
 """How long a batch waits for its first message."""
 RETRY_FIRST_S: Final = 0.05
@@ -147,7 +147,7 @@ class Projector:
 
     async def _project(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> None:
         await self._refresh_quarantine()
-        work = BatchWork(self._store, self._cache, self._vault, self._hot, self._base, frozenset(self._aside))
+        work = BatchWork(self._store, self._cache, self._vault, self._hot, self._base, self._aside)
         try:
             await work.run(await self._readable(deliveries))
         except BaseException:
