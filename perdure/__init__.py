@@ -42,6 +42,7 @@ def open(
     *,
     bus: str | None = None,
     cache: str | None = None,
+    store: str | None = None,
     keys: str | None = None,
     settings: Settings | None = None,
     partitions: int = PARTITIONS_DEFAULT,
@@ -56,5 +57,5 @@ def open(
     from perdure import config
     from perdure.client.engine import Opening
 
-    settings = settings or config.load({"log": url, "bus": bus, "cache": cache, "keys": keys})
+    settings = settings or config.load({"log": url, "bus": bus, "cache": cache, "store": store, "keys": keys})
     return Opening(settings, partitions=partitions, create=create)

@@ -14,12 +14,13 @@ from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
+from perdure.projections.fill import Base
 from perdure.snapshots.restore import Into, RestoredState, check_into
 from perdure.snapshots.shelf import SnapshotShelf
-from perdure.snapshots.verifying import Verified
+from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.writer import Created, SnapshotOrder
 
-__all__ = ["Made", "Restored", "Snapshot", "Snapshots"]
+__all__ = ["Made", "Restored", "Snapshot", "Snapshots", "Verification"]
 
 PAGE_SNAPSHOTS = 200
 
@@ -29,7 +30,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     time: of the newest event in it; created: when it was made, by whom (creator) and why (trigger). plain_bytes: its state; stored_bytes: all of
     its objects in the store, shared ones too; written_bytes: what it added. expires: until when it was promised to stay. damage: '' or what is
-    wrong with it. verified: when it was last read as a whole. state_digest: as `State.digest`.
+    wrong with it. verified: when it was last read as a whole. state_digest: equal for equal states, whatever codec they are stored with.
     """
 
     id: UUID
@@ -69,6 +70,16 @@ class Made(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
+class Verification(msgspec.Struct, frozen=True):
+    """ok: the snapshot is whole. problem: what is wrong else. replayed: it was also compared with the state that the log alone gives."""
+
+    snapshot: Snapshot
+    ok: bool
+    problem: str
+    bytes_read: int
+    replayed: bool
+
+
 class Restored(msgspec.Struct, frozen=True):
     """version: that was restored. integrity_verified: its bytes, its digest and its place in the log's history hold. snapshot: that it comes
     from, None where the log alone gave it. agent, appended: where an event was appended, and its version."""
@@ -86,9 +97,9 @@ class Restored(msgspec.Struct, frozen=True):
 class Snapshots:
     """The snapshots of one engine. Every method raises ConfigurationError where no store is configured."""
 
-    def __init__(self, log: EventLog, shelf: SnapshotShelf | None) -> None:
+    def __init__(self, log: EventLog, objects: SnapshotStore | None) -> None:
         self._log = log
-        self._shelf = shelf
+        self._shelf = SnapshotShelf(log, objects) if objects is not None else None
 
     @property
     def shelf(self) -> SnapshotShelf:
@@ -98,6 +109,16 @@ class Snapshots:
                 "no store for snapshots is configured", hint="set PERDURE_STORE to file:///folder or s3://bucket/prefix"
             )
         return self._shelf
+
+    @property
+    def base(self) -> Base | None:
+        """What reads and the projector fold on from, None where there is no store."""
+        return self._shelf.loader.base if self._shelf is not None else None
+
+    async def close(self) -> None:
+        """Leave the store."""
+        if self._shelf is not None:
+            await self._shelf.close()
 
     async def create_snapshot(
         self,
@@ -152,9 +173,10 @@ class Snapshots:
         """What is registered of a snapshot. Raises SnapshotNotFound."""
         return _snapshot(await self._row(tenant, id))
 
-    async def verify_snapshot(self, tenant: str, id: UUID, *, replay: bool = False) -> Verified:
+    async def verify_snapshot(self, tenant: str, id: UUID, *, replay: bool = False) -> Verification:
         """Read it as a whole and compare it with the log (replay: also with the fold of the whole log); see `SnapshotVerifier.verify`."""
-        return await self.shelf.verifier.verify(await self._row(tenant, id), replay=replay)
+        found = await self.shelf.verifier.verify(await self._row(tenant, id), replay=replay)
+        return Verification(_snapshot(found.row), found.ok, found.problem, found.bytes_read, found.replayed)
 
     async def delete_snapshot(self, tenant: str, id: UUID, *, even_permanent: bool = False) -> None:
         """Forget a snapshot; its objects are swept away later. Raises SnapshotNotFound, Conflict where it has to stay."""

@@ -16,6 +16,7 @@ from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.errors import (
+    Compacted,
     Denied,
     DictionaryNotFound,
     IntegrityError,
@@ -92,10 +93,9 @@ class SnapshotLoader:
 
     async def check_log(self, agent: AgentRecord, row: SnapshotRow) -> None:
         """Compare a snapshot with the event that it was made at. Raises `OtherHistory` where they differ: a snapshot of another history, or
-        an event that was changed. Nothing is compared where the log no longer has the event; the first event after it is then the witness."""
-        where = EventFilter(from_version=row.version, to_version=row.version)
-        events = await self._store.read_agent(agent, where, 1)
-        if events and events[0].chain != row.chain:
+        an event that was changed. Where the log no longer has the event there is its floor to compare with, or nothing."""
+        chain = await self._chain(agent, row.version)
+        if chain is not None and chain != row.chain:
             raise OtherHistory(
                 f"snapshot {row.id} and the log hold different histories at version {row.version}",
                 hint="run `perdure verify`: it tells which of them was changed",
@@ -103,6 +103,14 @@ class SnapshotLoader:
                 agent=row.agent,
                 version=row.version,
             )
+
+    async def _chain(self, agent: AgentRecord, version: int) -> bytes | None:
+        try:
+            events = await self._store.read_agent(agent, EventFilter(from_version=version, to_version=version), 1)
+        except Compacted:
+            (floor,) = await self._store.floors([agent])
+            return floor.chain if floor.version == version + 1 else None
+        return events[0].chain if events else None
 
     async def report(self, row: SnapshotRow, problem: PerdureError) -> None:
         """Mark a snapshot as damaged, unless it is no snapshot any more or the fault may be the log's own."""

@@ -19,7 +19,7 @@ from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded, fold_log
-from perdure.errors import AlreadyExists, Conflict, IntegrityError, InvalidInput, VersionNotFound
+from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, InvalidInput, VersionNotFound
 from perdure.snapshots.contents import Contents
 from perdure.snapshots.loader import DAMAGE, SnapshotLoader
 
@@ -144,7 +144,10 @@ class Restorer:
     async def _cause(self, restored: RestoredState) -> UUID | None:
         """The id of the event that led to the state, where the log still has it."""
         version = restored.folded.version
-        events = await self._log.store.read_agent(restored.agent, EventFilter(from_version=version, to_version=version), 1)
+        try:
+            events = await self._log.store.read_agent(restored.agent, EventFilter(from_version=version, to_version=version), 1)
+        except Compacted:
+            return None
         return events[0].id if events else None
 
 

@@ -6,7 +6,8 @@ import time
 from typing import NamedTuple
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentRecord, EventFilter
+from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
@@ -50,7 +51,7 @@ class SnapshotVerifier:
         replayed = replay and await self._has_all(agent)
         if replayed:
             folded = await fold_log(self._log.store, self._log.vault, agent, to_version=row.version)
-            if digest(folded.document) != row.state_digest:
+            if digest(folded.document) != digest(opened.folded.document):
                 return await self._damaged(row, IntegrityError("its state is not the one that the log gives"))
         standing = await self._log.store.mark_snapshot(row, SnapshotMark(verified_us=time.time_ns() // 1000))
         return Verified(standing or row, True, "", opened.manifest.stored_bytes, replayed)
@@ -60,6 +61,6 @@ class SnapshotVerifier:
         return Verified(await self._log.store.get_snapshot(row.tenant, row.id) or row, False, problem.message, 0, False)
 
     async def _has_all(self, agent: AgentRecord) -> bool:
-        """Whether the log still has the agent's first event."""
-        first = await self._log.store.read_agent(agent, EventFilter(), 1)
-        return bool(first) and first[0].version == 1
+        """Whether the log still has all of the agent's events."""
+        (floor,) = await self._log.store.floors([agent])
+        return floor == NO_FLOOR
