@@ -127,7 +127,7 @@ class Engine:
         published: dict[int, Position] = {}
         for document in await self.log.store.list_documents(RELAY_SCOPE):
             partition, offset = int(document.name), decode_kept(document.value).offset
-            newest = await self.log.store.read(partition, offset - 1, 1) if offset else []
+            newest = await self.log.store.read(partition, offset - 1, 1, sparse=True) if offset else []
             published[partition] = Position(offset, newest[0].time_us if newest else 0)
         return {"relay": await log_lag(self.log.store, published)}
 
@@ -138,6 +138,7 @@ class Engine:
             self.log.vault,
             bus=None if isinstance(self.bus, MemoryBus) else self.bus,
             cache=None if isinstance(self.cache, MemoryCache) else self.cache,
+            base=self.snapshots.base,
             progress=progress,
         )
 

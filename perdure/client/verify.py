@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from perdure.engine.bus.contract import Bus
-from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
+from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
 from perdure.engine.log.log import read_pages
 from perdure.engine.topic_check import check_topic
@@ -16,6 +16,7 @@ from perdure.engine.vault import Vault
 from perdure.errors import PerdureError
 from perdure.projections.cache_check import check_cache
 from perdure.projections.contract import StateCache
+from perdure.projections.fill import Base
 
 __all__ = ["LogReport", "VerifyReport", "verify"]
 
@@ -58,6 +59,7 @@ async def verify(
     *,
     bus: Bus | None = None,
     cache: StateCache | None = None,
+    base: Base | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Check every agent's chain and seals, every partition's offsets, and where given that topic and cache agree event by event."""
@@ -72,16 +74,17 @@ async def verify(
                     progress(log.agents, log.events)
     await _check_offsets(store, log)
     topic = await check_topic(store, bus) if bus is not None else None
-    cached = await check_cache(store, cache, vault) if cache is not None else None
+    cached = await check_cache(store, cache, vault, base=base) if cache is not None else None
     ok = log.ok and (topic is None or topic.agrees) and (cached is None or cached.ok)
     return VerifyReport(ok, log, topic, cached)
 
 
 async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, report: LogReport) -> None:
     report.agents += 1
-    version, chain = 0, EMPTY_CHAIN
+    (floor,) = await store.floors([record])
+    version, chain = floor.version - 1, floor.chain
     try:
-        async for page in read_pages(store, record, EventFilter()):
+        async for page in read_pages(store, record, EventFilter(from_version=floor.version)):
             version, chain = check_chain(page, version=version, chain=chain)
             await vault.open_all(page)
             report.events += len(page)
@@ -93,11 +96,13 @@ async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, repor
 
 async def _check_offsets(store: LogStore, report: LogReport) -> None:
     counted = 0
+    floors = await store.partition_floors()
     for partition, end in (await store.positions()).items():
         after = time_us = 0
-        while after < end.offset and (page := await store.read(partition, after, 1_000)):
+        while after < end.offset and (page := await store.read(partition, after, 1_000, sparse=after < floors[partition])):
             for event in page:
-                if event.offset != after + 1:
+                # Up to the floor offsets may have been removed.
+                if event.offset <= after or (event.offset != after + 1 and event.offset > floors[partition] + 1):
                     report.note(f"partition {partition}: offset {event.offset} follows offset {after}")
                 if event.time_us < time_us:
                     report.note(f"partition {partition}: time goes back at offset {event.offset}")

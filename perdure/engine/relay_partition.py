@@ -18,7 +18,7 @@ import msgspec
 from perdure.engine.bus.contract import Bus, BusMark
 from perdure.engine.log.contract import LogStore, Position, SealedEvent
 from perdure.engine.steps import reach
-from perdure.errors import IntegrityError, PerdureError, Unavailable
+from perdure.errors import Compacted, IntegrityError, PerdureError, Unavailable
 from perdure.limits import MIB
 
 __all__ = ["SCOPE", "Kept", "PartitionRelay", "decode_kept"]
@@ -81,6 +81,7 @@ class PartitionRelay:
         self._written_at = 0.0
         self._marked_at = 0.0
         self._oldest_us = 0
+        self._dense_after = 0
         self._ahead: asyncio.Task[list[SealedEvent]] | None = None
         self._stopping = False
         self._wake = asyncio.Event()
@@ -183,6 +184,10 @@ class PartitionRelay:
         except asyncio.CancelledError:
             ahead.cancel()
             raise
+        except Compacted as removed:
+            # What is left of them is published; for the others, consumers have the agents' states.
+            self._dense_after = int(removed.details["first_offset"]) - 1
+            events = await self._read(self.position.offset)
         self._check_dense(events)
         if not events:
             return events
@@ -195,10 +200,12 @@ class PartitionRelay:
         return events
 
     def _read(self, after: int) -> asyncio.Task[list[SealedEvent]]:
-        return asyncio.ensure_future(self._store.read(self.partition, after, self._limit))
+        return asyncio.ensure_future(self._store.read(self.partition, after, self._limit, sparse=after < self._dense_after))
 
     def _check_dense(self, events: Sequence[SealedEvent]) -> None:
-        for expected, event in enumerate(events, start=self.position.offset + 1):
+        before = self.position.offset
+        for event in events:
+            expected, before = max(before, min(self._dense_after, event.offset - 1)) + 1, event.offset
             if event.offset != expected or event.partition != self.partition:
                 raise IntegrityError(f"partition {self.partition} of the log has offset {event.offset} where {expected} should be")
 

@@ -75,20 +75,23 @@ class TopicReport(msgspec.Struct):
 async def check_topic(store: LogStore, bus: Bus, *, progress: Progress | None = None) -> TopicReport:
     """Compare every event of the log with the topic. A difference is reported, not raised; servers that are away raise Unavailable."""
     positions = await store.positions()
+    floors = await store.partition_floors()
     reports = []
     for partition in range(store.partitions):
         position = positions.get(partition)
-        reports.append(await _Comparison(store, bus, partition, position.offset if position else 0).run(progress))
+        reports.append(await _Comparison(store, bus, partition, position.offset if position else 0, floors[partition]).run(progress))
     return TopicReport(reports)
 
 
 class _Comparison:
-    def __init__(self, store: LogStore, bus: Bus, partition: int, events: int) -> None:
+    def __init__(self, store: LogStore, bus: Bus, partition: int, events: int, floor: int) -> None:
         self._store = store
         self._bus = bus
         self._partition = partition
         self._report = PartitionReport(partition, events)
-        self._next = 1
+        # Up to the floor events may have been removed from the log, and may be missing on the topic with them.
+        self._floor = floor
+        self._next = floor + 1
         self._missing: list[tuple[int, int]] = []
         self._pages: OrderedDict[int, dict[int, SealedEvent]] = OrderedDict()
 
@@ -117,6 +120,8 @@ class _Comparison:
             self._tell(delivery, delivery.problem)
             return
         expected = await self._expected(event.offset)
+        if expected is None and event.offset <= self._floor:
+            return
         if expected is None:
             report.extra += 1
             self._tell(delivery, f"the log has no offset {event.offset}")
@@ -128,8 +133,9 @@ class _Comparison:
             return
         if report.messages == 1 and delivery.bus_offset > 0:
             report.expired = event.offset - 1
-            self._next = event.offset
-        self._seen(event.offset)
+            self._next = max(self._next, event.offset)
+        if event.offset > self._floor:
+            self._seen(event.offset)
 
     def _tell(self, delivery: Delivery, problem: str) -> None:
         if len(self._report.problems) < PROBLEMS_MAX:
@@ -163,7 +169,7 @@ class _Comparison:
         start = (offset - 1) // READ_PAGE_EVENTS * READ_PAGE_EVENTS
         page = self._pages.pop(start, None)
         if page is None or (offset not in page and len(page) < READ_PAGE_EVENTS):  # a page at the log's end may have grown
-            page = {event.offset: event for event in await self._store.read(self._partition, start, READ_PAGE_EVENTS)}
+            page = {event.offset: event for event in await self._store.read(self._partition, start, READ_PAGE_EVENTS, sparse=True)}
         self._pages[start] = page
         if len(self._pages) > PAGES_REMEMBERED:
             self._pages.popitem(last=False)

@@ -13,7 +13,7 @@ from perdure.engine.replay import fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable
 from perdure.projections.contract import CachedState, StateCache
-from perdure.projections.fill import open_cached
+from perdure.projections.fill import Base, open_cached
 
 __all__ = ["CacheProblem", "CacheReport", "check_cache"]
 
@@ -48,8 +48,13 @@ class CacheReport(msgspec.Struct):
         return not self.behind and not self.wrong
 
 
-async def check_cache(store: LogStore, cache: StateCache, vault: Vault, *, tenants: Sequence[str] | None = None) -> CacheReport:
-    """Compare every cached state of these tenants (None: all) with the fold of the log. Appends meanwhile show as `behind`."""
+async def check_cache(
+    store: LogStore, cache: StateCache, vault: Vault, *, tenants: Sequence[str] | None = None, base: Base | None = None
+) -> CacheReport:
+    """Compare every cached state of these tenants (None: all) with the fold of the log. Appends meanwhile show as `behind`.
+
+    base: gives the states that agents whose first events were removed are folded on from; others are folded from their beginning.
+    """
     report = CacheReport()
     for tenant in await store.tenants() if tenants is None else tenants:
         after = ""
@@ -63,13 +68,15 @@ async def check_cache(store: LogStore, cache: StateCache, vault: Vault, *, tenan
                 if state is None:
                     report.missing += 1
                 else:
-                    await _check(store, vault, record, state, head.version, report)
+                    await _check(store, vault, record, state, head.version, report, base)
     return report
 
 
-async def _check(store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int, report: CacheReport) -> None:
+async def _check(
+    store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int, report: CacheReport, base: Base | None
+) -> None:
     try:
-        reason = await _difference(store, vault, record, state, head_version)
+        reason = await _difference(store, vault, record, state, head_version, base)
     except Unavailable:
         raise
     except PerdureError as problem:
@@ -87,7 +94,7 @@ async def _check(store: LogStore, vault: Vault, record: AgentRecord, state: Cach
         report.problems.append(CacheProblem(record.tenant, record.agent, version, head_version, reason))
 
 
-async def _difference(store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int) -> str:
+async def _difference(store: LogStore, vault: Vault, record: AgentRecord, state: CachedState, head_version: int, base: Base | None) -> str:
     """Why a cached state is not what the log says of its version, or ''."""
     token = state.token
     if token.generation != store.generation:
@@ -95,7 +102,9 @@ async def _difference(store: LogStore, vault: Vault, record: AgentRecord, state:
     if token.version > head_version:
         return f"version {token.version} is newer than the log"
     opened = await open_cached(vault, record.tenant, record.agent, state)
-    folded = await fold_log(store, vault, record, to_version=token.version)
+    (floor,) = await store.floors([record])
+    start = await base(record, token.version) if base is not None and floor.version > 1 else None
+    folded = await fold_log(store, vault, record, start=start, to_version=token.version)
     if opened.chain != folded.chain:
         return "the chain hash is not the log's"
     if token.epoch != folded.epoch:

@@ -18,7 +18,7 @@ import msgspec
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import Lease, LogStore, Position, SealedEvent
 from perdure.engine.vault import Vault
-from perdure.errors import AlreadyExists, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
+from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
 from perdure.projections.lag import PartitionLag, log_lag
 
 __all__ = ["BATCH_EVENTS_MAX", "Handler", "ProjectionStatus", "Projections"]
@@ -167,7 +167,11 @@ class Projections:
         registered = self._find(name)
         document = await self._store.get_document(_scope(name), str(partition))
         after = _decode_checkpoint(document.value).offset if document else 0
-        page = await self._store.read(partition, after, BATCH_EVENTS_MAX)
+        try:
+            page = await self._store.read(partition, after, BATCH_EVENTS_MAX)
+        except Compacted as removed:
+            await self.pause(name, f"{removed.message}: what it would miss cannot be had any more")
+            return None
         if not page:
             return None
         wanted = [event for event in page if registered.types is None or event.type in registered.types]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Proposal, SealedEvent, TailEvent
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written
 from perdure.errors import Compacted, IntegrityError, VersionNotFound
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, row
 
@@ -148,6 +148,24 @@ async def _append_again(store: LogStore, agent: AgentRecord, event: SealedEvent)
     return said
 
 
+async def who_wrote_how_much_is_told(log: LogUnderTest) -> None:
+    """By agent, over any range of offsets, with what was removed left out."""
+    store = await log.open()
+    ours, other, mine, theirs = await _two(store)
+    both = sorted([*mine, *theirs], key=lambda event: event.offset)
+    for after, limit in ((0, 100), (3, 4), (39, 10), (40, 10)):
+        some = [event for event in both if after < event.offset <= after + limit]
+        expected = {}
+        for event in some:
+            bytes_before = expected[event.agent_key].bytes if event.agent_key in expected else 0
+            expected[event.agent_key] = Written(
+                event.tenant, event.agent, event.agent_key, event.version, bytes_before + len(event.payload)
+            )
+        assert await store.written(ours.partition, after, limit) == [expected[key] for key in sorted(expected)]
+    await _shorten(store, ours, mine, 8)
+    assert [each.agent for each in await store.written(ours.partition, 0, mine[6].offset)] == [other.agent]
+
+
 async def appending_goes_on_while_events_are_removed(log: LogUnderTest) -> None:
     """Versions and offsets stay without a hole above the floors, whoever writes meanwhile."""
     store, second = await log.open(), await log.open()
@@ -176,5 +194,6 @@ CASES = (
     a_partition_says_where_its_offsets_are_dense,
     a_floor_only_rises_and_keeps_the_newest,
     removed_events_are_not_appended_again,
+    who_wrote_how_much_is_told,
     appending_goes_on_while_events_are_removed,
 )

@@ -19,7 +19,7 @@ from perdure.errors import Compacted, IntegrityError
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord, EventFilter
 
-__all__ = ["NO_FLOOR", "Floor", "FloorRows", "broken_anchor", "check_floor", "compacted", "compacted_offsets"]
+__all__ = ["NO_FLOOR", "Floor", "FloorRows", "Written", "broken_anchor", "check_floor", "compacted", "compacted_offsets"]
 
 
 class Floor(NamedTuple):
@@ -36,8 +36,22 @@ NO_FLOOR: Final = Floor(1, bytes(32), 0, 0, 0)
 """Nothing was removed."""
 
 
+class Written(NamedTuple):
+    """What an agent wrote in a range of offsets: its newest version there, and the bytes of its payloads there."""
+
+    tenant: str
+    agent: str
+    agent_key: int
+    version: int
+    bytes: int
+
+
 class FloorRows(Protocol):
-    """The part of `LogStore` that removes events. All methods may raise `Unavailable`."""
+    """The part of `LogStore` that removes events, and that tells how much was written. All methods may raise `Unavailable`."""
+
+    async def written(self, partition: int, after: int, limit: int) -> list[Written]:
+        """Who wrote in the offsets after+1 … after+limit of a partition, and how much of it is there. No payload is read."""
+        ...
 
     async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
         """Where these agents' events begin, in order."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor, broken_anchor
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_snapshots import PostgresSnapshots
 from perdure.errors import VersionNotFound
@@ -27,6 +27,14 @@ class PostgresFloors(PostgresSnapshots):
 
     partitions: int
     _lock_space: int
+
+    async def written(self, partition: int, after: int, limit: int) -> list[Written]:
+        # A payload's length stands beside its pointer: nothing is read from the TOAST table.
+        sql = f"""SELECT t.name, a.agent, w.agent_key, w.version::bigint, w.bytes FROM
+                  (SELECT agent_key, max(version) AS version, sum(length(payload))::bigint AS bytes FROM events_{partition:d}
+                   WHERE "offset" > {after:d} AND "offset" <= {after + limit:d} GROUP BY agent_key) w
+                  JOIN agents a USING (agent_key) JOIN tenants t USING (tenant_key) ORDER BY w.agent_key"""  # noqa: S608 - integers
+        return [Written(*row) for row in await self._rows(sql)]
 
     async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
         sql = f"SELECT agent_key, {_COLUMNS} FROM floors WHERE agent_key = ANY(%s)"  # noqa: S608 - constants

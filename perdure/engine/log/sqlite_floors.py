@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor, broken_anchor
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor
 from perdure.errors import VersionNotFound
 
 __all__ = ["SqliteFloors", "floor_of", "partition_floor"]
@@ -16,6 +16,13 @@ T = TypeVar("T")
 
 _FLOOR: Final = "SELECT version, chain, epoch, time_us, offset FROM floors WHERE agent_key = ? AND tenant_key = ?"
 _BEFORE: Final = "SELECT chain, epoch, time_us, offset FROM events WHERE agent_key = ? AND tenant_key = ? AND version = ?"
+# SQLite knows the length of a blob without reading it.
+_WRITTEN: Final = """
+SELECT t.name, a.agent, a.agent_key, w.version, w.bytes FROM
+  (SELECT agent_key, max(version) AS version, sum(length(payload)) AS bytes FROM events
+   WHERE partition = ? AND offset > ? AND offset <= ? GROUP BY agent_key) w
+JOIN agents a USING (agent_key) JOIN tenants t USING (tenant_key) ORDER BY a.agent_key
+"""
 _DOOMED: Final = "agent_key = ? AND version < ? AND version < (SELECT min(version) FROM events WHERE agent_key = ?) + ?"
 
 
@@ -24,6 +31,11 @@ class SqliteFloors:
 
     _read: Callable[..., Awaitable[Any]]
     _commit: Callable[..., Awaitable[Any]]
+
+    async def written(self, partition: int, after: int, limit: int) -> list[Written]:
+        """See `FloorRows.written`."""
+        written: list[Written] = await self._read(_written, partition, after, limit)
+        return written
 
     async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
         """See `FloorRows.floors`."""
@@ -44,6 +56,11 @@ class SqliteFloors:
         """See `FloorRows.partition_floors`."""
         floors: dict[int, int] = await self._read(_partition_floors)
         return floors
+
+
+def _written(connection: sqlite3.Connection, partition: int, after: int, limit: int) -> list[Written]:
+    rows = connection.execute(_WRITTEN, (partition, after, after + limit)).fetchall()
+    return [Written(*row) for row in rows]
 
 
 def floor_of(connection: sqlite3.Connection, agent: AgentRecord) -> Floor:
