@@ -6,7 +6,7 @@
             await case(log)
 
 `log_under_test` takes what opens the log (a new one for each case) once more, as another process would; it must survive pickling, because some
-cases do start processes.
+cases do start processes. `TAIL_CASES` also need `log_under_test(opener, surroundings)`: what your test can do to the log from outside.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from perdure.testing import (
     log_process_cases,
     log_read_cases,
     log_snapshot_cases,
+    log_tail_cases,
 )
 from perdure.testing.log_rows import LogUnderTest, log_under_test
+from perdure.testing.log_surroundings import Surroundings
 
-__all__ = ["LOG_CASES", "STORE_CASES", "Case", "LogUnderTest", "log_under_test", "name_of"]
+__all__ = ["LOG_CASES", "STORE_CASES", "TAIL_CASES", "Case", "LogUnderTest", "Surroundings", "log_under_test", "name_of"]
 
 Case = Callable[[LogUnderTest], Awaitable[None]]
 
@@ -41,6 +43,9 @@ STORE_CASES: tuple[Case, ...] = (
 
 LOG_CASES: tuple[Case, ...] = (*log_event_cases.CASES, *log_event_process_cases.CASES)
 """Of the log over it: expectations, retries, epochs, chains, live streams."""
+
+TAIL_CASES: tuple[Case, ...] = log_tail_cases.CASES
+"""The adversarial ones, about what readers of the log's tail are shown while things happen around it: they ask for `Surroundings`."""
 
 
 def name_of(case: Case) -> str:

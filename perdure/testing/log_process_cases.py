@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -14,16 +14,15 @@ from uuid import UUID
 
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Position, Proposal, TailEvent
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, read_all, row
+from perdure.testing.log_surroundings import Opener
 
-__all__ = ["CASES"]
-
-Opener = Callable[[], Awaitable[LogStore]]
+__all__ = ["CASES", "Follower", "finish", "follow_writers", "processes", "start"]
 
 WRITERS = 3
 APPENDS = 30
 CHILD_TIMEOUT_S = 40.0
 
-_processes = multiprocessing.get_context("spawn")
+processes = multiprocessing.get_context("spawn")
 
 
 def write_many(opener: Opener, names: Sequence[AgentName], appends: int) -> None:
@@ -75,41 +74,66 @@ def _holding(record: AgentRecord, known: Position, how: str, holding: Event, rel
     return propose
 
 
-def _start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    child = _processes.Process(target=work, args=arguments, daemon=True)
+def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A child that does this; it ends with this process at the latest."""
+    child = processes.Process(target=work, args=arguments, daemon=True)
     child.start()
     return child
 
 
-async def _finish(*children: BaseProcess) -> None:
+async def finish(*children: BaseProcess) -> None:
+    """Wait for children to end well."""
     for child in children:
         await asyncio.to_thread(child.join, CHILD_TIMEOUT_S)
         assert child.exitcode == 0, f"a writer process ended with {child.exitcode}"
 
 
-async def writer_processes_leave_no_hole(log: LogUnderTest) -> None:
+class Follower:
+    """Reads the partitions of some agents, from wherever it stands, and holds every event against the one before it."""
+
+    def __init__(self, records: Sequence[AgentRecord]) -> None:
+        self.seen = dict.fromkeys(sorted({record.partition for record in records}), 0)
+        self.versions = {record.agent_key: 0 for record in records}
+
+    async def step(self, store: LogStore) -> int:
+        """Read on; how many events there were."""
+        before = sum(self.seen.values())
+        for partition, after in list(self.seen.items()):
+            for event in await store.read(partition, after, 50):
+                self.seen[partition] += 1
+                self.versions[event.agent_key] += 1
+                assert (event.offset, event.version) == (self.seen[partition], self.versions[event.agent_key])
+        return sum(self.seen.values()) - before
+
+    async def rest(self, store: LogStore) -> None:
+        """Read to the end."""
+        while await self.step(store):
+            pass
+
+
+async def follow_writers(store: LogStore, opener: Opener, records: Sequence[AgentRecord], follower: Follower) -> None:
+    """Several processes write to these agents while the follower reads, until it has all of it; nothing is there that it did not see."""
+    names = [AgentName(record.tenant, record.agent) for record in records]
+    total = sum(follower.seen.values()) + WRITERS * sum(1 + turn % 3 for turn in range(APPENDS))
+    children = [start(write_many, opener, names, APPENDS) for _ in range(WRITERS)]
+    try:
+        while sum(follower.seen.values()) < total:
+            if not await follower.step(store):
+                assert all(child.exitcode in (None, 0) for child in children), "a writer process failed"
+                await store.signal().wait(0.01)
+        await finish(*children)
+    finally:
+        for child in children:
+            child.kill()
+    for partition, count in follower.seen.items():
+        assert len(await read_all(store, partition)) == count
+
+
+async def writerprocesses_leave_no_hole(log: LogUnderTest) -> None:
     """A reader that follows several processes sees every committed event once, in order, with no look ahead of one still open."""
     store = await log.open()
     records = [await agent_of(store, f"agent {number}", "t") for number in range(4)]
-    names = [AgentName(record.tenant, record.agent) for record in records]
-    seen = dict.fromkeys({record.partition for record in records}, 0)
-    versions = {record.agent_key: 0 for record in records}
-    total = WRITERS * sum(1 + turn % 3 for turn in range(APPENDS))
-    children = [_start(write_many, log.opener, names, APPENDS) for _ in range(WRITERS)]
-    while sum(seen.values()) < total:
-        found = False
-        for partition, after in list(seen.items()):
-            for event in await store.read(partition, after, 50):
-                seen[partition] += 1
-                versions[event.agent_key] += 1
-                assert (event.offset, event.version) == (seen[partition], versions[event.agent_key])
-                found = True
-        if not found:
-            assert all(child.exitcode in (None, 0) for child in children), "a writer process failed"
-            await store.signal().wait(0.01)
-    await _finish(*children)
-    for partition, count in seen.items():
-        assert len(await read_all(store, partition)) == count
+    await follow_writers(store, log.opener, records, Follower(records))
 
 
 async def _beside_a_holder(log: LogUnderTest, how: str) -> list[str]:
@@ -117,8 +141,8 @@ async def _beside_a_holder(log: LogUnderTest, how: str) -> list[str]:
     store = await log.open()
     record, writer = await agent_of(store), RawWriter(store)
     await writer.add(record, type="before")
-    holding, release = _processes.Event(), _processes.Event()
-    child = _start(hold_lock, log.opener, AgentName(record.tenant, record.agent), how, holding, release)
+    holding, release = processes.Event(), processes.Event()
+    child = start(hold_lock, log.opener, AgentName(record.tenant, record.agent), how, holding, release)
     assert await asyncio.to_thread(holding.wait, CHILD_TIMEOUT_S), "the child did not begin its append"
     mine = asyncio.create_task(writer.add(record, type="after"))
     # Whatever the other has done so far is not committed: readers are neither blocked nor shown any of it.
@@ -126,7 +150,7 @@ async def _beside_a_holder(log: LogUnderTest, how: str) -> list[str]:
         assert [event.type for event in await store.read(record.partition, 0, 10)] in (["before"], ["before", "after"])
     release.set()
     await mine
-    await _finish(child)
+    await finish(child)
     events = await read_all(store, record.partition)
     assert [event.version for event in events] == list(range(1, len(events) + 1))
     return [event.type for event in events]
@@ -150,7 +174,7 @@ async def a_writer_that_dies_frees_the_lock(log: LogUnderTest) -> None:
 
 
 CASES = (
-    writer_processes_leave_no_hole,
+    writerprocesses_leave_no_hole,
     an_open_writer_is_neither_shown_nor_lost,
     a_writer_that_fails_burns_no_offset,
     a_writer_that_dies_frees_the_lock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,6 +19,7 @@ from perdure.identifiers import partition_of, uuid7
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import EnvironmentKeyProvider
 from perdure.security.ring import KeyRing
+from perdure.testing.log_surroundings import Opener, Surroundings
 
 __all__ = ["LogUnderTest", "RawWriter", "agent_of", "log_under_test", "read_all", "row"]
 
@@ -30,11 +31,12 @@ ROOT_KEY = base64.b64encode(bytes(range(32))).decode()
 class LogUnderTest:
     """One new log that may be opened several times, as by several processes.
 
-    opener: opens the log once more; to be given to child processes it must survive pickling (a module's function, a `functools.partial`).
+    surroundings: only the cases of `TAIL_CASES` ask for them.
     """
 
-    def __init__(self, opener: Callable[[], Awaitable[LogStore]]) -> None:
+    def __init__(self, opener: Opener, surroundings: Surroundings | None = None) -> None:
         self.opener = opener
+        self._surroundings = surroundings
         self._opened: list[LogStore | EventLog] = []
 
     async def open(self) -> LogStore:
@@ -51,6 +53,12 @@ class LogUnderTest:
         self._opened.append(log)
         return log
 
+    @property
+    def surroundings(self) -> Surroundings:
+        """What can be done around the log."""
+        assert self._surroundings is not None, "this case needs surroundings: log_under_test(opener, surroundings)"
+        return self._surroundings
+
     async def close(self) -> None:
         """Close whatever the case opened."""
         while self._opened:
@@ -58,9 +66,9 @@ class LogUnderTest:
 
 
 @asynccontextmanager
-async def log_under_test(opener: Callable[[], Awaitable[LogStore]]) -> Any:
+async def log_under_test(opener: Opener, surroundings: Surroundings | None = None) -> Any:
     """A log for one case, closed afterwards; a case that hangs fails."""
-    log = LogUnderTest(opener)
+    log = LogUnderTest(opener, surroundings)
     try:
         async with asyncio.timeout(CASE_TIMEOUT_S):
             yield log

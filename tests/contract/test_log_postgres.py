@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import psycopg
 import pytest
@@ -11,9 +12,11 @@ from perdure.engine.log import migrations
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_open import SCHEMA
 from perdure.errors import ConfigurationError
-from perdure.testing.log_kit import LOG_CASES, STORE_CASES, Case, log_under_test, name_of
+from perdure.testing.log_kit import LOG_CASES, STORE_CASES, TAIL_CASES, Case, log_under_test, name_of
 from perdure.testing.log_rows import agent_of
 from perdure.testing.log_snapshot_cases import snapshot_row
+from tests.contract.log_surroundings import PostgresSurroundings
+from tests.fix_services import PrivateServices
 
 
 @pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
@@ -25,6 +28,26 @@ async def test_log(case: Case, fresh_database: str) -> None:
 @pytest.mark.parametrize("case", LOG_CASES, ids=name_of)
 async def test_log_over_many_segments(case: Case, fresh_database: str) -> None:
     async with log_under_test(partial(PostgresStore.open, fresh_database, segment_offsets=7)) as log:
+        await case(log)
+
+
+@pytest.fixture(scope="module")
+def younger_server(private_services: Callable[..., PrivateServices]) -> Callable[[], str]:
+    """A server that has counted fewer transactions than the shared one; started when it is asked for."""
+
+    @cache
+    def url() -> str:
+        service = private_services("postgres").services.postgres
+        assert service is not None
+        return service.url
+
+    return url
+
+
+@pytest.mark.parametrize("case", TAIL_CASES, ids=name_of)
+async def test_tail(case: Case, fresh_database: str, younger_server: Callable[[], str]) -> None:
+    surroundings = PostgresSurroundings(fresh_database, younger_server)
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=2, segment_offsets=20), surroundings) as log:
         await case(log)
 
 

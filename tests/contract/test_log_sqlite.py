@@ -19,13 +19,21 @@ from perdure.engine.log.decide import FENCED, OWNED
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.errors import ConfigurationError, IntegrityError, Unavailable
 from perdure.limits import PARTITIONS_MAX
-from perdure.testing.log_kit import LOG_CASES, STORE_CASES, Case, log_under_test, name_of
+from perdure.testing.log_kit import LOG_CASES, STORE_CASES, TAIL_CASES, Case, log_under_test, name_of
 from perdure.testing.log_rows import RawWriter, agent_of, read_all, row
+from tests.contract.log_surroundings import SqliteSurroundings
 
 
 @pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
 async def test_log(case: Case, tmp_path: Path) -> None:
     async with log_under_test(partial(SqliteStore.open, tmp_path)) as log:
+        await case(log)
+
+
+@pytest.mark.parametrize("case", TAIL_CASES, ids=name_of)
+async def test_tail(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    async with log_under_test(partial(SqliteStore.open, folder, partitions=2), SqliteSurroundings(folder)) as log:
         await case(log)
 
 
