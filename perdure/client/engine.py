@@ -14,6 +14,7 @@ from perdure.client.directory import AgentDirectory
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
 from perdure.client.log import Log
 from perdure.client.quarantine import QuarantineDesk
+from perdure.client.recovery import Recovery
 from perdure.client.snapshots import Snapshots
 from perdure.client.states import States
 from perdure.client.training import Trained, Trainer, train
@@ -63,6 +64,7 @@ class Engine:
         self.directory = AgentDirectory(log.vault)
         self.projections = Projections(log.store, log.vault)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault)
+        self.recovery = Recovery(self)
 
     def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT, type: str = "") -> Agent:
         """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.log import EventLog
 from perdure.errors import Unavailable
 from perdure.identifiers import uuid7
@@ -21,14 +21,25 @@ from perdure.recovery.journal import Journal
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.nodes import NodeState, list_nodes
 from perdure.recovery.plan import Room, spread
+from perdure.recovery.policy import Policy, list_policies, policy_of
 
 __all__ = ["LEASE_NAME", "Supervisor"]
 
 LEASE_NAME: Final = "supervisor"
 LOOK_S: Final = 0.25
 """Pause between two looks at the nodes' leases."""
+TAKE_S: Final = 2.0
+"""How long a node may take to pick up what it was given, before the wait for the next try begins."""
 AGENTS_AT_ONCE_MAX: Final = 1_000
 """Agents of a lost node that are given away before it is looked again who has them: it limits what hits the nodes that are left."""
+
+
+class _Given(NamedTuple):
+    """An agent that a node was told to take. tries: how often it was given to any."""
+
+    node: str
+    at: float
+    tries: int
 
 
 class _Recovery:
@@ -39,7 +50,7 @@ class _Recovery:
         self.node = node
         self.began_at = time.monotonic()
         self.agents = 0
-        self.given: dict[tuple[str, str, int], str] = {}  # (tenant, agent, epoch it was taken at) → node
+        self.given: dict[tuple[str, str, int], _Given] = {}  # by (tenant, agent, epoch that it is to be taken from)
 
 
 class Supervisor:
@@ -90,8 +101,9 @@ class Supervisor:
                 await self._journal.ended(recovery.id, "void", {"node": name, "reason": "the node came back"})
 
     async def _empty(self, lost: str, states: list[NodeState]) -> None:
-        """Give away what the lost node still owns; end its recovery when that is nothing."""
-        agents = await self._store.list_owned(lost, limit=AGENTS_AT_ONCE_MAX)
+        """Give away what the lost node still owns and may be given away; end its recovery when that is nothing."""
+        policies = await list_policies(self._store)
+        agents = await self._owned(lost, policies)
         recovery = self._recoveries.get(lost)
         if not agents:
             if recovery is not None:
@@ -102,20 +114,34 @@ class Supervisor:
             recovery = self._recoveries[lost] = _Recovery(lost)
             await self._journal.begun(recovery.id, {"node": lost, "agents": len(agents), "strategy": "migrate"})
             steps.reach("supervisor.began")
-        await self._give(recovery, agents, states)
+        waiting = [agent for agent in agents if self._due(recovery, agent, states, policies)]
+        if waiting:
+            await self._give(recovery, waiting, states)
 
-    async def _give(self, recovery: _Recovery, agents: list[AgentRecord], states: list[NodeState]) -> None:
+    async def _owned(self, lost: str, policies: dict[str, Policy]) -> list[AgentRecord]:
+        """The first of its agents that auto-recovery may act on."""
+        found: list[AgentRecord] = []
+        after = 0
+        while page := await self._store.list_owned(lost, after=after, limit=AGENTS_AT_ONCE_MAX):
+            after = page[-1].agent_key
+            found += [agent for agent in page if policy_of(policies, AgentName(agent.tenant, agent.agent)).enabled]
+            if len(found) >= AGENTS_AT_ONCE_MAX or len(page) < AGENTS_AT_ONCE_MAX:
+                break
+        return found[:AGENTS_AT_ONCE_MAX]
+
+    async def _give(self, recovery: _Recovery, waiting: list[AgentRecord], states: list[NodeState]) -> None:
         alive = {node.name: node for node, alive in states if alive and not node.draining}
-        waiting = [agent for agent in agents if recovery.given.get(_key(agent)) not in alive]
-        if not waiting:
-            return
         rooms = {name: Room(await self._store.count_owned(name), node.agents_max) for name, node in alive.items()}
         given, homeless = spread(waiting, rooms, recovery.id)
+        now = time.monotonic()
         for name, assignments in given.items():
             await assign(self._store, name, assignments)
             steps.reach("supervisor.assigned")
-            recovery.given.update(((each.tenant, each.agent, each.epoch), name) for each in assignments)
-            recovery.agents += len(assignments)
+            for each in assignments:
+                key = (each.tenant, each.agent, each.epoch)
+                before = recovery.given.get(key)
+                recovery.given[key] = _Given(name, now, before.tries + 1 if before else 1)
+                recovery.agents += before is None
         if given:
             facts = {
                 "node": recovery.node,
@@ -123,6 +149,14 @@ class Supervisor:
                 "homeless": len(homeless),
             }
             await self._journal.went_on(recovery.id, "assigned", facts)
+
+    def _due(self, recovery: _Recovery, agent: AgentRecord, states: list[NodeState], policies: dict[str, Policy]) -> bool:
+        """Whether the agent is to be given to a node now: not again before its backoff, and only so often."""
+        given = recovery.given.get(_key(agent))
+        if given is None or not any(alive and node.name == given.node for node, alive in states):
+            return True
+        policy = policy_of(policies, AgentName(agent.tenant, agent.agent))
+        return given.tries <= policy.retries and time.monotonic() - given.at > TAKE_S + policy.wait_s(given.tries)
 
     def _summary(self, recovery: _Recovery) -> dict[str, Any]:
         return {"node": recovery.node, "agents": recovery.agents, "duration_s": round(time.monotonic() - recovery.began_at, 3)}
