@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -71,15 +72,30 @@ def s3_url(services_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/test-{uuid.uuid4().hex}"))
 
 
+@pytest.fixture(scope="session")
+def drop_database(postgres_url: str) -> Iterator[Callable[[str], None]]:
+    """Drops databases of the shared Postgres beside the tests: a drop waits for a checkpoint of the whole server, and no test need do so."""
+
+    def drop(name: str) -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    drops: list[Future[None]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="drop-databases") as beside:
+        beside.submit(int).result()  # its thread belongs to the session, not to the first test
+        yield lambda name: drops.append(beside.submit(drop, name))
+    for each in drops:
+        each.result()
+
+
 @pytest.fixture
-def fresh_database(postgres_url: str) -> Iterator[str]:
+def fresh_database(postgres_url: str, drop_database: Callable[[str], None]) -> Iterator[str]:
     """URL of a new empty database, dropped afterwards with whatever is still connected to it."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    drop_database(name)
 
 
 @pytest.fixture(scope="module")

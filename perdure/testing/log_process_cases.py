@@ -129,7 +129,7 @@ async def follow_writers(store: LogStore, opener: Opener, records: Sequence[Agen
         assert len(await read_all(store, partition)) == count
 
 
-async def writerprocesses_leave_no_hole(log: LogUnderTest) -> None:
+async def writer_processes_leave_no_hole(log: LogUnderTest) -> None:
     """A reader that follows several processes sees every committed event once, in order, with no look ahead of one still open."""
     store = await log.open()
     records = [await agent_of(store, f"agent {number}", "t") for number in range(4)]
@@ -174,7 +174,7 @@ async def a_writer_that_dies_frees_the_lock(log: LogUnderTest) -> None:
 
 
 CASES = (
-    writerprocesses_leave_no_hole,
+    writer_processes_leave_no_hole,
     an_open_writer_is_neither_shown_nor_lost,
     a_writer_that_fails_burns_no_offset,
     a_writer_that_dies_frees_the_lock,

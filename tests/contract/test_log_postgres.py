@@ -18,16 +18,19 @@ from perdure.testing.log_snapshot_cases import snapshot_row
 from tests.contract.log_surroundings import PostgresSurroundings
 from tests.fix_services import PrivateServices
 
+PARTITIONS = 4
+"""Each costs a dozen relations, which are made anew for every case."""
+
 
 @pytest.mark.parametrize("case", [*STORE_CASES, *LOG_CASES], ids=name_of)
 async def test_log(case: Case, fresh_database: str) -> None:
-    async with log_under_test(partial(PostgresStore.open, fresh_database)) as log:
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=PARTITIONS)) as log:
         await case(log)
 
 
 @pytest.mark.parametrize("case", LOG_CASES, ids=name_of)
 async def test_log_over_many_segments(case: Case, fresh_database: str) -> None:
-    async with log_under_test(partial(PostgresStore.open, fresh_database, segment_offsets=7)) as log:
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=PARTITIONS, segment_offsets=7)) as log:
         await case(log)
 
 
