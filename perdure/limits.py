@@ -63,6 +63,20 @@ DICTIONARY_PLAINTEXT_BYTES_MAX: Final = 256 * KIB
 TENANT_KEY_VERSIONS_MAX: Final = 255
 """Rotations of one tenant's key; the version is one byte of every sealed value."""
 TENANT_KEYS_CACHED_MAX: Final = 10_000
+KEY_CACHE_LIFETIME_S: Final = 60.0
+"""A tenant's key is used so long before the log and the key provider are asked for it again."""
+KEY_CACHE_OUTAGE_S: Final = 900.0
+"""A tenant's key goes on to be used so long while the log or the key provider is away."""
+KEY_CACHE_RETRY_S: Final = 5.0
+"""Pause between two attempts to renew a key while one of them is away."""
+KEY_SERVICE_TIMEOUT_S: Final = 5.0
+"""Of one request to a key service."""
+KEY_SERVICE_ATTEMPTS_MAX: Final = 4
+KEY_SERVICE_RETRY_S: Final = 15.0
+"""A request to a key service that is away is repeated for so long, and at most so often."""
+REWRAP_PAGE_AGENTS: Final = 500
+"""Agents whose data keys are wrapped anew in one transaction."""
+REWRAP_PASSES_MAX: Final = 4
 KEY_FILE_BYTES_MAX: Final = MIB
 ROOT_KEYS_MAX: Final = 1_000
 CONTROL_WRITE_ATTEMPTS_MAX: Final = 16
@@ -120,6 +134,9 @@ SNAPSHOTTER_AGENTS_MAX: Final = 100_000
 """Agents whose distance from their newest snapshot a snapshotter remembers."""
 SNAPSHOTTER_WAITING_MAX: Final = 1_000
 """Agents that may wait for a snapshot before the snapshotter stops reading the log."""
+SNAPSHOTTER_PAGE_OFFSETS: Final = 5_000
+SNAPSHOTTER_STATE_BYTES_MAX: Final = 512 * MIB
+"""About what the states take that a snapshotter has in memory at once; a larger one is worked on alone."""
 CHECKPOINTS_PER_COMPACTION_MAX: Final = 1_000
 
 # --- schemas, dictionaries by themselves, the fast path ---
@@ -129,6 +146,16 @@ SCHEMAS_MAX: Final = 1_000
 """Agent types with a published schema."""
 LABELS_MAX: Final = 100
 """Labels of one agent."""
+FAST_EVENTS_DEFAULT: Final = 100
+FAST_EVENTS_MAX: Final = 5_000
+"""Events of one agent that the fast path may merge into one."""
+FAST_AGE_DEFAULT_S: Final = 1.0
+FAST_AGE_MAX_S: Final = 3_600.0
+"""How long an event may wait on the fast path, not durable."""
+FAST_BYTES_MAX: Final = MIB
+"""Of the events of one agent that wait on the fast path; then they are written."""
+FAST_BYTES_TOTAL_MAX: Final = 64 * MIB
+"""The same of all agents of a process; then whoever appends writes its agent's at once."""
 TRAINING_EVENTS_MIN: Final = 2_000
 """Events of a tenant after which it gets a dictionary by itself."""
 TRAINING_GROWTH: Final = 8

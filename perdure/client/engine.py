@@ -57,10 +57,11 @@ class Engine:
         self.cache = cache
         self.snapshots = Snapshots(log, objects)
         reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
-        log.reader = reader
+        log.read_with(reader)
         self.states = States(reader, log)
         self.schemas = log.schemas
         self.upcasters = log.upcasters
+        self.fidelity = log.fidelity
         self.directory = AgentDirectory(log.vault)
         self.projections = Projections(log.store, log.vault)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault)

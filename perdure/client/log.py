@@ -13,6 +13,7 @@ import msgspec
 
 from perdure import limits
 from perdure.client.checked import append_checked
+from perdure.client.fidelity import Fidelity
 from perdure.client.filters import check_expected, check_limit, event_filter
 from perdure.client.replaying import Replayed, Replaying
 from perdure.client.schemas import Schemas
@@ -41,25 +42,32 @@ class EventPage(msgspec.Struct, frozen=True):
 class Log(EventLog):
     """Appends and reads of one log. What stands in `EventLog` holds here too.
 
-    schemas: checked before anything is written. upcasters: bring events of an older schema version up to date when they are read; states
-    are folded from events as they are stored, always.
+    schemas: checked before anything is written. fidelity: which agents' events may be merged. upcasters: bring events of an older schema version
+    up to date when they are read; states are folded from events as they are stored, always.
     """
 
     def __init__(self, store: LogStore, vault: Vault) -> None:
         super().__init__(store, vault)
         self.schemas = Schemas(store)
         self.upcasters = UpcasterRegistry()
+        self.fidelity = Fidelity(vault, self.schemas, self._write)
         self.trainer: Trainer | None = None
         """Trains dictionaries by itself; None: nobody does."""
         self._turns = Turns()
         self.reader: StateReader | None = None
-        """Reads the states that schemas are checked against."""
+
+    def read_with(self, reader: StateReader) -> None:
+        """The reader of the states that schemas are checked against and that batches are merged on."""
+        self.reader = self.fidelity.reader = reader
 
     async def close(self) -> None:
-        """Write what is queued, finish a training that is under way, and close the store."""
-        if self.trainer is not None:
-            await self.trainer.close()
-        await super().close()
+        """Write what waits and what is queued, finish a training that is under way, and close the store."""
+        try:
+            await self.fidelity.close()
+            if self.trainer is not None:
+                await self.trainer.close()
+        finally:
+            await super().close()
 
     # --- appending ---
     # Not `async`, and the common case first: what nobody has asked for shall cost an append nothing.
@@ -97,26 +105,39 @@ class Log(EventLog):
         """Whether an append needs nothing but the log itself. Raises InvalidInput."""
         if type(expected) is not int or expected < 0:
             check_expected(expected)
-        return not self.schemas.types and not self.schemas.stale
+        return not self.schemas.types and not self.schemas.stale and self.fidelity.idle
 
     async def _append_one(self, append: AgentAppend) -> Appended:
         return (await self._append_checked([append]))[0]
 
     async def _append_checked(self, appends: Sequence[AgentAppend]) -> list[Appended]:
+        for append in appends:
+            check_names(append.name)
         if self.schemas.stale:
             await self.schemas.refresh()
-        if self.schemas.types and self.reader is not None:
-            for append in appends:
-                check_names(append.name)
-            async with self._turns.of(append.name for append in appends):
-                return await append_checked(appends, self.vault, self.schemas, self.reader, super().append_many)
-        return await super().append_many(appends)
+        return await (self._write(appends) if self.fidelity.idle else self.fidelity.append(appends))
+
+    async def _write(self, appends: Sequence[AgentAppend]) -> list[Appended]:
+        if not self.schemas.types:
+            return await super().append_many(appends)
+        async with self._turns.of(append.name for append in appends):
+            return await append_checked(appends, self.vault, self.schemas, self._reader(), super().append_many)
+
+    def _reader(self) -> StateReader:
+        assert self.reader is not None, "the engine gives the log its reader"
+        return self.reader
+
+    async def settle(self, name: AgentName) -> None:
+        """Write what waits of an agent on the fast path, so that a reader of what is newest sees it."""
+        if not self.fidelity.idle:
+            await self.fidelity.flush(name)
 
     # --- reading ---
     async def get_event(self, name: AgentName, id: UUID, *, as_stored: bool = False) -> RecordedEvent:
         """The agent's event with this id. Raises AgentNotFound, EventNotFound, InvalidInput."""
         if not isinstance(id, UUID):
             raise InvalidInput(f"an event's id is a UUID, not {id!r:.60}", hint="uuid.UUID(text) makes one of a text")
+        await self.settle(name)
         event = await super().get_event(name, id)
         return event if as_stored else self.upcasters.upcast(event)
 
@@ -130,6 +151,7 @@ class Log(EventLog):
         as_stored: bool = False,
     ) -> list[RecordedEvent]:
         """At most `limit` of the agent's events that pass the filter, in order of version; as_stored: without upcasters. Raises AgentNotFound."""
+        await self.settle(name)
         events = await super().get_events(name, where, limit=check_limit(limit), descending=descending)
         return events if as_stored or not self.upcasters else [self.upcasters.upcast(event) for event in events]
 
@@ -172,6 +194,7 @@ class Log(EventLog):
         self, name: AgentName, where: EventFilter | None = None, *, follow: bool = False, as_stored: bool = False
     ) -> AsyncGenerator[RecordedEvent, None]:
         """The agent's events in order; with `follow`, also those to come, for ever. None is skipped and none comes twice."""
+        await self.settle(name)
         async with aclosing(super().stream_events(name, where, follow=follow)) as events:  # type: ignore[type-var]
             async for event in events:
                 yield event if as_stored else self.upcasters.upcast(event)
@@ -190,7 +213,13 @@ class Log(EventLog):
         handler: gets each event of the range (of these types, replayable ones only), upcast; it may be a coroutine function. What it raises
         is counted, and the replay goes on. The state is folded from the first event to `to_version`, from events as they are stored.
         """
+        await self.settle(name)
         replaying = Replaying(self.upcasters, event_filter(from_version=from_version, types=types), handler)
         started = time.perf_counter()
         await replaying.run(super().stream_events(name, event_filter(to_version=to_version)))
         return replaying.result(name, time.perf_counter() - started)
+
+    async def version(self, name: AgentName) -> int:
+        """The agent's newest version in the log. Raises AgentNotFound."""
+        await self.settle(name)
+        return await super().version(name)

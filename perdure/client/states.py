@@ -46,15 +46,19 @@ class States:
         """
         if at_least is not None:
             check_version("at_least", at_least)
+        if consistency == "strong":
+            await self._log.settle(name)
         return _state(name, await self._reader.state(*name, consistency=consistency, at_least=at_least))
 
     async def project_state(self, name: AgentName, version: int) -> State:
         """The state at a version, 0 being the empty one. Raises VersionNotFound, AgentNotFound, InvalidInput."""
+        await self._log.settle(name)
         return _state(name, await self._reader.state_at_version(*name, check_version("version", version)))
 
     async def project_state_at_time(self, name: AgentName, time: datetime) -> State:
         """The state at a moment: of the newest version at or before it; version 0 before the first event."""
         moment("time", time)
+        await self._log.settle(name)
         return _state(name, await self._reader.state_at_time(*name, time))
 
     async def diff(self, name: AgentName, from_version: int, to_version: int) -> tuple[Change, ...]:
