@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -31,30 +32,56 @@ WRAPPED_BYTES: Final = _HEADER_BYTES + _SALT_BYTES + KEY_BYTES + _TAG_BYTES
 class _Version:
     """The keys for one purpose each that are derived from one version of the tenant's key."""
 
-    __slots__ = ("chunks", "marks", "names", "seals", "wraps")
+    __slots__ = ("agents", "chunks", "marks", "names", "seals", "wraps")
 
     def __init__(self, key: bytes) -> None:
         self.wraps, self.names, self.seals = (hmac.digest(key, b"perdure tenant " + use, "sha256") for use in (b"wrap", b"name", b"seal"))
         self.chunks, self.marks = (hmac.digest(key, b"perdure tenant " + use, "sha256") for use in (b"chunk", b"mark"))
+        self.agents = hmac.digest(key, b"perdure tenant data", "sha256")
 
 
 class TenantKey:
-    """All versions of one tenant's key. keys: version (1 … 255) → 32 bytes; the highest version is used for whatever is new."""
+    """All versions of one tenant's key. keys: version (1 … 255) → 32 bytes; the highest version is used for whatever is new.
 
-    def __init__(self, tenant: str, keys: dict[int, bytes]) -> None:
+    A process has one of these per tenant: what it learns, every cipher of the tenant's agents uses at once.
+    """
+
+    def __init__(self, tenant: str, keys: Mapping[int, bytes]) -> None:
         self.tenant = tenant
-        self.version = max(keys)
-        self._versions = {version: _Version(key) for version, key in keys.items()}
-        self._newest = self._versions[self.version]
-        self._header = bytes((_VERSION, self.version))
+        self._versions: dict[int, _Version] = {}
+        self.version = 0
+        self.learn(keys)
+
+    def learn(self, keys: Mapping[int, bytes]) -> None:
+        """Take in versions that another process has made; those that are known stay."""
+        # A new dict, and the number after it: threads that seal meanwhile never meet a version that is not there.
+        self._versions = {version: _Version(key) for version, key in keys.items() if version not in self._versions} | self._versions
+        self.version = max(self._versions)
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that are known, oldest first."""
+        return sorted(self._versions)
 
     # --- data keys of agents ---
     def new_data_key(self, agent: str) -> tuple[bytes, bytes]:
         """A new data key for an agent: (wrapped, 74 bytes, to be stored with the agent; the key, 32 bytes, for its Cipher)."""
-        key, salt = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES)
-        associated = self._associated(agent, self._header)
-        sealed = AESGCM(hmac.digest(self._newest.wraps, salt, "sha256")).encrypt(_NONCE, key, associated)
-        return self._header + salt + sealed, key
+        key = os.urandom(KEY_BYTES)
+        return self.wrap_data_key(agent, key), key
+
+    def wrap_data_key(self, agent: str, key: bytes) -> bytes:
+        """A data key wrapped by the newest version."""
+        version, salt = self.version, os.urandom(_SALT_BYTES)
+        header = bytes((_VERSION, version))
+        wrapping = AESGCM(hmac.digest(self._versions[version].wraps, salt, "sha256"))
+        return header + salt + wrapping.encrypt(_NONCE, key, self._associated(agent, header))
+
+    def agent_key(self, version: int, data_key: bytes) -> bytes:
+        """The key, 32 bytes, that seals an agent's values under a version of the tenant's key. Raises KeyUnavailable.
+
+        Both keys are needed for it: whoever destroys the data key has destroyed it, and whoever knew an old version does not know the new one.
+        """
+        return data_key if version == 1 else hmac.digest(self._find(version).agents, data_key, "sha256")
 
     def unwrap_data_key(self, agent: str, wrapped: bytes) -> bytes:
         """The data key of an agent. Raises KeyUnavailable (destroyed, or the version has to be loaded first), SealBroken."""
@@ -71,14 +98,14 @@ class TenantKey:
             raise SealBroken("the agent's wrapped key failed its authentication", hint=hint, tenant=self.tenant, agent=agent) from error
 
     def holds(self, wrapped: bytes) -> bool:
-        """Whether the key version that a wrapped or sealed value names is loaded; True also for what unwrapping will refuse."""
+        """Whether the key version that a wrapped or sealed value names is known; True also for what is too short to name one."""
         return len(wrapped) < _HEADER_BYTES or wrapped[1] in self._versions
 
     # --- what belongs to the tenant as a whole ---
     def blob_name(self, plaintext: bytes) -> bytes:
         """The content-derived name of a blob, 32 bytes: equal content has equal names within one tenant and key version only."""
         # HMAC over the digest, so that a large blob is hashed at the speed of plain SHA-256.
-        return hmac.digest(self._newest.names, hashlib.sha256(plaintext).digest(), "sha256")
+        return hmac.digest(self._versions[self.version].names, hashlib.sha256(plaintext).digest(), "sha256")
 
     def seal_blob(self, plaintext: bytes) -> tuple[bytes, bytes]:
         """(name, sealed bytes) of a blob. Raises LimitExceeded."""
@@ -92,6 +119,10 @@ class TenantKey:
     def chunk_key(self, version: int, content: bytes) -> bytes:
         """The key of a snapshot's chunk, 32 bytes. content: what tells the chunk's content and how it is compressed. Raises KeyUnavailable."""
         return hmac.digest(self._find(version).chunks, content, "sha256")
+
+    def snapshot_secrets(self) -> tuple[dict[int, bytes], bytes]:
+        """What a checker that derives keys and marks by itself needs: the chunk secret of each version, and the secret of marks."""
+        return {version: keys.chunks for version, keys in self._versions.items()}, self._versions[min(self._versions)].marks
 
     def mark(self, what: bytes) -> bytes:
         """What stands for a name of the tenant in the names of stored objects, 32 bytes; the same under every version of the key."""
@@ -118,6 +149,7 @@ class TenantKey:
                 hint="load the tenant's key again: another process may have rotated it",
                 tenant=self.tenant,
                 reason="unknown_version",
+                key_version=version,
             )
         return found
 

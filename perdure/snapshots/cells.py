@@ -21,7 +21,7 @@ LIST: Final = 0
 MAP: Final = 1
 HEADS: Final = 2
 """Kinds of runs, as they are stored."""
-LIST_STEP: Final = 16
+LIST_STEP: Final = 8
 """A list's elements are taken so many at a time, from an index that this divides."""
 _INDEX_BYTES: Final = 4
 _Names = list[tuple[bytes, str]]
@@ -107,8 +107,7 @@ def _list_units(member: str, value: Sequence[Any], start: int) -> Iterator[Unit]
         encoded = _encode(value[at:end])
         # A walk starts between two steps only where they were parted before.
         if len(encoded) <= limits.CHUNK_UNIT_BYTES_MAX and at % LIST_STEP == 0:
-            # Without the array's header, which is longer from 16 elements on.
-            yield Unit(LIST, member, at, "", end - at, encoded[1 if end - at < 16 else 3 :])
+            yield Unit(LIST, member, at, "", end - at, encoded[1:])  # without the array's header of one byte
         else:
             for index in range(at, end):
                 yield Unit(LIST, member, index, "", 1, _encode(value[index]))

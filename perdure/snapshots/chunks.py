@@ -87,18 +87,21 @@ def cut(units: Iterable[Unit]) -> Iterator[Cut]:
     """
     open_units: list[Unit] = []
     size_bytes = 0
+    at_least, at_most, large_bytes = limits.CHUNK_BYTES_MIN, limits.CHUNK_BYTES_MAX, limits.INLINE_BYTES_MAX
     for unit in units:
-        unit_bytes = len(unit.encoded)
-        large = unit_bytes > limits.INLINE_BYTES_MAX
-        if large and open_units:
-            yield _finish(open_units)
-            open_units, size_bytes = [], 0
-        if unit_bytes > limits.CHUNK_CELL_BYTES_MAX:
-            limit = limits.CHUNK_CELL_BYTES_MAX
-            raise LimitExceeded(f"a cell has {unit_bytes} bytes, the limit is {limit}", member=unit.member or unit.key)
+        encoded = unit[5]
+        unit_bytes = len(encoded)
+        if unit_bytes > large_bytes:
+            if open_units:
+                yield _finish(open_units)
+                open_units = []
+            if unit_bytes > limits.CHUNK_CELL_BYTES_MAX:
+                limit = limits.CHUNK_CELL_BYTES_MAX
+                raise LimitExceeded(f"a cell has {unit_bytes} bytes, the limit is {limit}", member=unit.member or unit.key)
+            size_bytes = at_most
         open_units.append(unit)
         size_bytes += unit_bytes
-        if large or size_bytes >= limits.CHUNK_BYTES_MAX or (size_bytes >= limits.CHUNK_BYTES_MIN and _ends(unit.encoded)):
+        if size_bytes >= at_least and (size_bytes >= at_most or _ends(encoded)):
             yield _finish(open_units)
             open_units, size_bytes = [], 0
     if open_units:
@@ -158,7 +161,8 @@ def seal_chunk(content: Cut, *, keys: SnapshotKeys, codec: Codec, dictionary: Ch
         compressed = plaintext
     header = _HEADER.pack(_VERSION, *stored, len(plaintext))
     secret, nonce = chunk_secrets(key, compressed)
-    sealed = header + nonce + AESGCM(secret).encrypt(nonce, compressed, _associated(keys.tenant, chunk_name(key), header))
+    associated = _associated(keys.tenant, chunk_name(key), header)
+    sealed = b"".join((header, nonce, AESGCM(secret).encrypt(nonce, compressed, associated)))
     sizes = (content.cells, len(plaintext), len(sealed))
     reference = ChunkReference(content.digest, sha256(sealed).digest(), *stored, *sizes, content.first, key)
     return reference, sealed

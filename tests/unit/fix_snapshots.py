@@ -13,6 +13,7 @@ from perdure.engine.replay import Folded
 from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
 from perdure.security.tenant_key import TenantKey
+from perdure.snapshots.check import CheckKeys
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.manifest import Manifest
 from perdure.snapshots.pack import pack
@@ -66,3 +67,10 @@ def small_chunks() -> Iterator[None]:
             patch.setattr(limits, f"CHUNK_{name if 'UNIT' in name else 'BYTES_' + name}", size)
         patch.setattr(limits, "INLINE_BYTES_MAX", 500)
         yield
+
+
+def check_keys(tenant: str = "acme", agent: str = "one", *, secret: int = 1, data_key: int = 2) -> CheckKeys:
+    """The same keys as `make_keys`, for the checker."""
+    secrets, mark = TenantKey(tenant, {1: bytes([secret]) * 32}).snapshot_secrets()
+    builtin = {1: BUILTIN.newest.content}.get
+    return CheckKeys(tenant, agent, bytes([data_key]) * 32, secrets, mark, builtin, builtin)
