@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -14,7 +15,7 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.codec import StoredPayload, decode_payload, event_context, recorded_event
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
 from perdure.engine.log.heads import KnownHeads
-from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, PerdureError
+from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
@@ -24,6 +25,8 @@ __all__ = ["Vault"]
 
 AGENTS_MAX = 200_000
 CREATE_BATCH_MAX = 512
+
+Result = TypeVar("Result")
 
 
 class Vault:
@@ -47,7 +50,7 @@ class Vault:
 
     async def cipher(self, tenant: str, agent: str) -> Cipher:
         """The agent's cipher. Raises AgentNotFound, KeyUnavailable."""
-        known = self._known.get(AgentName(tenant, agent))
+        known = await self._renewed(AgentName(tenant, agent))
         return (known or await self._look(AgentName(tenant, agent)))[1]
 
     async def look_up(self, names: Iterable[AgentName]) -> None:
@@ -65,12 +68,12 @@ class Vault:
                         raise
 
     def known(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
-        """What is remembered of an agent."""
-        return self._known.get(name)
+        """What is remembered of an agent; None also when the tenant's key has to be asked for again before it is used."""
+        return self._known.get(name) if self.ring.is_fresh(name.tenant) else None
 
     async def obtain(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
         """The agent's row and cipher; the agent is made when it is not there. Many callers share one round trip."""
-        known = self._known.get(name)
+        known = await self._renewed(name)
         if known is not None:
             return known
         wanted = self._wanted.get(name)
@@ -80,17 +83,30 @@ class Vault:
                 self._creator = asyncio.create_task(self._create(), name="perdure-agents")
         return await asyncio.shield(wanted)
 
+    async def opening(self, tenant: str, work: Callable[[], Result]) -> Result:
+        """Run what opens sealed values of a tenant. What it misses, because another process has made it since, is loaded, and it runs again.
+
+        Raises what it raises, and SealBroken for a value that names a version of the tenant's key which there is not.
+        """
+        for _ in range(2):
+            try:
+                return work()
+            except DictionaryNotFound:
+                await self.book.load(tenant)  # ciphers share the book's set and see it at once
+            except KeyUnavailable as problem:
+                if problem.details.get("reason") != "unknown_version":
+                    raise
+                key = await self.ring.tenant_key(tenant, refresh=True)  # the same for keys
+                version = problem.details["key_version"]
+                if version not in key.versions:
+                    raise SealBroken(f"a sealed value names version {version} of the tenant's key, which there is not") from problem
+        return work()
+
     async def open(self, sealed: SealedEvent) -> RecordedEvent:
         """The event inside. Raises SealBroken, KeyUnavailable, AgentNotFound, IntegrityError; each names tenant, agent and version."""
         try:
             cipher = await self.cipher(sealed.tenant, sealed.agent)
-            context = event_context(sealed.id)
-            try:
-                plaintext = cipher.open(context, sealed.payload)
-            except DictionaryNotFound:
-                # Trained since by another process; the cipher shares the book's set and sees it at once.
-                await self.book.load(sealed.tenant)
-                plaintext = cipher.open(context, sealed.payload)
+            plaintext = await self.opening(sealed.tenant, lambda: cipher.open(event_context(sealed.id), sealed.payload))
             return await self._whole(sealed, plaintext)
         except PerdureError as problem:
             problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
@@ -100,15 +116,15 @@ class Vault:
         """The events inside, in order; the first that cannot be opened raises."""
         opened: list[RecordedEvent] = []
         for sealed in events:
-            known = self._known.get(AgentName(sealed.tenant, sealed.agent))
+            known = self.known(AgentName(sealed.tenant, sealed.agent))
             if known is not None:
                 try:
                     payload = decode_payload(sealed, known[1].open(event_context(sealed.id), sealed.payload))
                     if not payload.references:
                         opened.append(recorded_event(sealed, payload))
                         continue
-                except DictionaryNotFound:
-                    await self.book.load(sealed.tenant)
+                except (DictionaryNotFound, KeyUnavailable):
+                    pass  # `open` loads what is missing
                 except PerdureError as problem:
                     problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
                     raise
@@ -141,12 +157,11 @@ class Vault:
         return recorded_event(sealed, await self._put_back(sealed, payload) if payload.references else payload)
 
     async def _put_back(self, sealed: SealedEvent, payload: StoredPayload) -> StoredPayload:
-        key = await self.ring.tenant_key(sealed.tenant)
-
         async def fetch(reference: blobs.Reference) -> bytes:
             content = await self.store.get_blob(sealed.tenant, reference.name)
             if content is None:
                 raise IntegrityError(f"a large value ({reference.size_bytes} bytes) of event {sealed.id} is not there")
+            key = await self.ring.key_for(sealed.tenant, content)
             return key.open_blob(reference.name, content)
 
         changes = [Change(change.op, change.path, await blobs.put_back(change.value, fetch)) for change in payload.changes]
@@ -155,6 +170,13 @@ class Vault:
     def forget(self, name: AgentName) -> None:
         """Drop what is remembered of an agent, e.g. after its row changed."""
         self._known.pop(name, None)
+
+    async def _renewed(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
+        """What is remembered of an agent, after the tenant's key was asked for again where it is time to."""
+        known = self._known.get(name)
+        if known is not None and not self.ring.is_fresh(name.tenant):
+            await self.ring.tenant_key(name.tenant)
+        return known
 
     async def _look(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
         known = self._known.get(name)
@@ -168,7 +190,8 @@ class Vault:
     async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
         data_key = await self.ring.unwrap_data_key(record.tenant, record.agent, record.data_key)
         dictionaries = await self.book.ensure(record.tenant)
-        cipher = Cipher(record.tenant, record.agent, data_key, dictionaries)
+        versions = await self.ring.tenant_key(record.tenant)
+        cipher = Cipher(record.tenant, record.agent, data_key, dictionaries, versions=versions)
         while len(self._known) >= AGENTS_MAX:
             del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)
@@ -179,12 +202,21 @@ class Vault:
             names = list(self._wanted)[:CREATE_BATCH_MAX]
             try:
                 records = await self._create_records(names)
-                for name, record in zip(names, records, strict=True):
-                    known = await self._remember(record)
-                    self._settle(name, known)
             except Exception as problem:
                 for name in names:
                     self._settle(name, problem)
+            else:
+                for name, record in records.items():
+                    await self._settle_record(name, record)
+
+    async def _settle_record(self, name: AgentName, record: AgentRecord) -> None:
+        """Tell those who wait for an agent; what is wrong with its key, or its tenant's, is told to nobody else."""
+        try:
+            known = await self._remember(record)
+        except Exception as problem:
+            self._settle(name, problem)
+        else:
+            self._settle(name, known)
 
     def _settle(self, name: AgentName, result: tuple[AgentRecord, Cipher] | Exception) -> None:
         wanted = self._wanted.pop(name, None)
@@ -196,20 +228,26 @@ class Vault:
         else:
             wanted.set_result(result)
 
-    async def _create_records(self, names: Sequence[AgentName]) -> list[AgentRecord]:
-        found = await self.store.agents(names)
-        missing = [name for name, record in zip(names, found, strict=True) if record is None]
-        made: dict[AgentName, AgentRecord] = {}
-        if missing:
-            now_us = time.time_ns() // 1000
-            rows = []
-            for name in missing:
+    async def _create_records(self, names: Sequence[AgentName]) -> dict[AgentName, AgentRecord]:
+        """The rows of these agents, made where they are missing; without those whose tenant has no key to be had, who are told here."""
+        records = {name: record for name, record in zip(names, await self.store.agents(names), strict=True) if record is not None}
+        now_us = time.time_ns() // 1000
+        rows = []
+        for name in names:
+            if name in records:
+                continue
+            try:
                 wrapped, _ = (await self.ring.tenant_key(name.tenant)).new_data_key(name.agent)
-                partition = partition_of(name.tenant, name.agent, self.store.partitions)
-                rows.append(AgentRecord(name.tenant, name.agent, 0, 0, partition, "", 0, "", {}, wrapped, now_us))
+            except PerdureError as problem:
+                self._settle(name, problem)
+                continue
+            partition = partition_of(name.tenant, name.agent, self.store.partitions)
+            rows.append(AgentRecord(name.tenant, name.agent, 0, 0, partition, "", 0, "", {}, wrapped, now_us))
+        if rows:
             before = self.heads.before_birth()
             keys = {row.data_key for row in rows}
-            made = {AgentName(row.tenant, row.agent): row for row in await self.store.create_agents(rows)}
+            made = await self.store.create_agents(rows)
             # Whose key is not the one given here was made by somebody else at the same moment.
-            self.heads.born(before, [(row.agent_key, row.partition) for row in made.values() if row.data_key in keys])
-        return [record or made[name] for name, record in zip(names, found, strict=True)]
+            self.heads.born(before, [(row.agent_key, row.partition) for row in made if row.data_key in keys])
+            records.update({AgentName(row.tenant, row.agent): row for row in made})
+        return records

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
-from perdure.errors import DictionaryNotFound
 from perdure.projections.cells_codec import Layout, Opened, open_state
 from perdure.projections.contract import CachedState, Token
 from perdure.projections.hot import HotState
@@ -28,10 +27,6 @@ async def fold_state(store: LogStore, vault: Vault, record: AgentRecord, base: B
 
 
 async def open_cached(vault: Vault, tenant: str, agent: str, cached: CachedState) -> Opened:
-    """The cached state, opened; raises as `open_state`, after a newer dictionary of the tenant was looked for."""
+    """The cached state, opened; raises as `open_state`, after newer dictionaries and keys of the tenant were looked for."""
     cipher = await vault.cipher(tenant, agent)
-    try:
-        return open_state(cipher, cached)
-    except DictionaryNotFound:
-        await vault.book.load(tenant)
-        return open_state(cipher, cached)
+    return await vault.opening(tenant, lambda: open_state(cipher, cached))

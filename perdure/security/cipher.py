@@ -16,7 +16,7 @@ from perdure.errors import DictionaryNotFound, LimitExceeded, SealBroken
 from perdure.security.compression import NO_DICTIONARY, Dictionary, FrameBroken
 from perdure.security.framing import join_fields, read_varint, write_varint
 
-__all__ = ["KEY_BYTES", "OVERHEAD_BYTES_MAX", "Cipher", "Dictionaries", "key_version_of"]
+__all__ = ["KEY_BYTES", "OVERHEAD_BYTES_MAX", "Cipher", "Dictionaries", "KeyVersions", "key_version_of"]
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -43,6 +43,19 @@ class Dictionaries(Protocol):
         ...
 
 
+class KeyVersions(Protocol):
+    """The versions of a tenant's key, for the ciphers of its agents."""
+
+    @property
+    def version(self) -> int:
+        """The one for new seals."""
+        ...
+
+    def agent_key(self, version: int, data_key: bytes) -> bytes:
+        """The key that seals under a version. Raises KeyUnavailable."""
+        ...
+
+
 def key_version_of(sealed: bytes) -> int:
     """The key version that a sealed value claims; authenticated only by opening it. Raises SealBroken for fewer than two bytes."""
     if len(sealed) < 2:
@@ -53,11 +66,23 @@ def key_version_of(sealed: bytes) -> int:
 class Cipher:
     """Seals and opens values of one agent under its data key.
 
-    data_key: 32 bytes. key_version: 0 … 255, written into every seal. dictionaries: the tenant's set, shared by its ciphers.
-    plaintext_bytes_max: larger plaintexts are refused on both ways.
+    data_key: 32 bytes. versions: the tenant's key; a value is then sealed by what its newest version and the data key give together, and opened
+    by what the version that it names gives. Without: by the data key itself. key_version: 0 … 255, written into every seal then.
+    dictionaries: the tenant's set, shared by its ciphers. plaintext_bytes_max: larger plaintexts are refused on both ways.
     """
 
-    __slots__ = ("_aead", "_bound", "_dictionaries", "_headers", "_key_version", "_plaintext_bytes_max", "agent", "tenant")
+    __slots__ = (
+        "_aeads",
+        "_bound",
+        "_data_key",
+        "_dictionaries",
+        "_headers",
+        "_key_version",
+        "_plaintext_bytes_max",
+        "_versions",
+        "agent",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -67,16 +92,19 @@ class Cipher:
         dictionaries: Dictionaries,
         *,
         key_version: int = 1,
+        versions: KeyVersions | None = None,
         plaintext_bytes_max: int = limits.SEALED_PLAINTEXT_BYTES_MAX,
     ) -> None:
         if len(data_key) != KEY_BYTES:
             raise ValueError(f"a data key has {KEY_BYTES} bytes, not {len(data_key)}")
         self.tenant = tenant
         self.agent = agent
-        self._aead = AESGCM(data_key)
+        self._data_key = data_key
+        self._versions = versions
+        self._aeads: dict[int, AESGCM] = {}
         self._bound = join_fields(_DOMAIN, tenant.encode(), agent.encode())
         self._dictionaries = dictionaries
-        self._headers: dict[int, bytes] = {}
+        self._headers: dict[tuple[int, int], bytes] = {}
         self._key_version = key_version
         self._plaintext_bytes_max = plaintext_bytes_max
 
@@ -87,30 +115,36 @@ class Cipher:
             raise LimitExceeded(
                 f"{size} bytes are to be sealed, the limit is {self._plaintext_bytes_max}", tenant=self.tenant, agent=self.agent
             )
+        version = self._key_version if self._versions is None else self._versions.version
+        aead = self._aeads.get(version) or self._make_aead(version)
         dictionary = self._dictionaries.newest if size <= limits.DICTIONARY_PLAINTEXT_BYTES_MAX else NO_DICTIONARY
         content = dictionary.compress(plaintext)
         if len(content) < size:
-            header = self._headers.get(dictionary.id) or self._make_header(dictionary.id)
+            header = self._headers.get((version, dictionary.id)) or self._make_header(version, dictionary.id)
         else:
             content = plaintext
-            header = bytes((_VERSION, self._key_version, 0))
+            header = bytes((_VERSION, version, 0))
         nonce = os.urandom(NONCE_BYTES)
-        return header + nonce + self._aead.encrypt(nonce, content, self._associated(context, header))
+        return header + nonce + aead.encrypt(nonce, content, self._associated(context, header))
 
     def open(self, context: bytes, sealed: bytes) -> bytes:
         """The plaintext of a sealed value.
 
-        Raises SealBroken when a byte, the key, the tenant, the agent or the context is another one, and DictionaryNotFound (only for an
-        authentic value) when its dictionary has to be loaded first.
+        Raises SealBroken when a byte, the key, the tenant, the agent or the context is another one; KeyUnavailable when the tenant's key has to
+        be loaded again, because the value names a version that is not known here; and DictionaryNotFound (only for an authentic value) when
+        its dictionary has to be loaded first.
         """
         if len(sealed) < _SIZE_MIN:
             raise self._broken("it is cut off")
         if sealed[0] & ~_COMPRESSED != _VERSION:
             raise self._broken(f"its format {sealed[0]:#04x} is unknown to this release")
+        # Under the data key alone the byte says nothing: a changed one is noticed as a part of the header.
+        version = self._key_version if self._versions is None else sealed[1]
+        aead = self._aeads.get(version) or self._make_aead(version)
         try:
             id, start = read_varint(sealed, 2)
             body = start + NONCE_BYTES
-            content = self._aead.decrypt(sealed[start:body], sealed[body:], self._associated(context, sealed[:start]))
+            content = aead.decrypt(sealed[start:body], sealed[body:], self._associated(context, sealed[:start]))
         except (InvalidTag, ValueError) as error:
             raise self._broken("its authentication failed") from error
         # Only from here on are the header's fields known to be what was written.
@@ -135,8 +169,13 @@ class Cipher:
         except FrameBroken as error:
             raise self._broken(f"its content does not decompress: {error}") from error
 
-    def _make_header(self, id: int) -> bytes:
-        header = self._headers[id] = bytes((_VERSION | _COMPRESSED, self._key_version)) + write_varint(id)
+    def _make_aead(self, version: int) -> AESGCM:
+        key = self._data_key if self._versions is None else self._versions.agent_key(version, self._data_key)
+        aead = self._aeads[version] = AESGCM(key)
+        return aead
+
+    def _make_header(self, version: int, id: int) -> bytes:
+        header = self._headers[version, id] = bytes((_VERSION | _COMPRESSED, version)) + write_varint(id)
         return header
 
     def _associated(self, context: bytes, header: bytes) -> bytes:

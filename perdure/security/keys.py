@@ -22,7 +22,7 @@ from perdure.errors import ConfigurationError, KeyUnavailable, SealBroken
 from perdure.security.framing import join_fields
 from perdure.security.keyfile import KEY_BYTES, KeyFile, RootKeys, root_key_id
 
-__all__ = ["EnvironmentKeyProvider", "FileKeyProvider", "KeyProvider", "open_provider"]
+__all__ = ["EnvironmentKeyProvider", "FileKeyProvider", "KeyProvider", "key_id_of", "open_provider"]
 
 ENVIRONMENT_VARIABLE: Final = "PERDURE_ROOT_KEY"
 
@@ -84,7 +84,7 @@ class FileKeyProvider:
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See KeyProvider. An id that is not known makes the file be read again: another process may have added the key."""
-        id = _key_id_of(wrapped)
+        id = key_id_of(wrapped)
         keys = await asyncio.to_thread(self._loaded)
         if id not in keys.keys:
             keys = self._keys = await asyncio.to_thread(self._file.load)
@@ -129,7 +129,7 @@ class EnvironmentKeyProvider:
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See KeyProvider."""
-        id = _key_id_of(wrapped)
+        id = key_id_of(wrapped)
         if id not in self._keys:
             raise KeyUnavailable(
                 f"the root key {id} is not in {self._name}", hint=f"append the old key to {self._name} after a comma", key_id=id
@@ -166,7 +166,8 @@ def _wrap(id: str, key: bytes, plaintext: bytes, context: bytes) -> bytes:
     return header + salt + aead.encrypt(nonce, plaintext, associated)
 
 
-def _key_id_of(wrapped: bytes) -> str:
+def key_id_of(wrapped: bytes) -> str:
+    """The id of the root key that a wrapped key names; authenticated only by unwrapping it. Raises SealBroken."""
     if len(wrapped) < 2 or wrapped[0] != _VERSION or len(wrapped) < 2 + wrapped[1]:
         raise SealBroken("a key wrapped by the root key is cut off or of an unknown format")
     return wrapped[2 : 2 + wrapped[1]].decode("ascii", "replace")

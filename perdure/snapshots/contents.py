@@ -17,7 +17,7 @@ from perdure.engine import steps
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
-from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, ObjectNotFound
+from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, ObjectNotFound, PerdureError
 from perdure.snapshots.chunks import OVERHEAD_BYTES, ChunkReference, as_stored, open_plaintext
 from perdure.snapshots.feeding import Feed
 from perdure.snapshots.keys import SnapshotKeys
@@ -87,25 +87,27 @@ class Contents:
     # --- out of the store ---
 
     async def sealed_manifest(self, row: SnapshotRow) -> bytes:
-        """The manifest of a row, as it is stored. Raises ObjectNotFound, LimitExceeded, Unavailable."""
-        return await self.objects.get(row.manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+        """The manifest of a row, as it is stored. Raises ObjectNotFound, IntegrityError, Unavailable."""
+        return await self._get(row.manifest, limits.MANIFEST_BYTES_MAX)
 
     async def manifest(self, row: SnapshotRow) -> Manifest:
         """The manifest of a row. Raises IntegrityError, SealBroken, KeyUnavailable, DictionaryNotFound and what `sealed_manifest` raises."""
         sealed = await self.sealed_manifest(row)
         keys = await self.keys(row.tenant, row.agent)
-        try:
-            manifest = _open_manifest(sealed, keys, row)
-        except DictionaryNotFound:
-            await self._vault.book.load(row.tenant)
-            manifest = _open_manifest(sealed, keys, row)
+        manifest = await self._vault.opening(row.tenant, lambda: _open_manifest(sealed, keys, row))
         if (manifest.chain, manifest.epoch, manifest.state_digest) != (row.chain, row.epoch, row.state_digest):
             raise IntegrityError("a manifest is of another state than its row", tenant=row.tenant, agent=row.agent, version=row.version)
         return manifest
 
     async def read(self, row: SnapshotRow) -> Opened:
-        """The state of a row. Raises as `manifest`."""
-        manifest = await self.manifest(row)
+        """The state of a row. Raises as `manifest`; each error names tenant, agent and version."""
+        try:
+            return await self._read(row, await self.manifest(row))
+        except PerdureError as problem:
+            problem.tenant, problem.agent, problem.version = row.tenant, row.agent, row.version
+            raise
+
+    async def _read(self, row: SnapshotRow, manifest: Manifest) -> Opened:
         keys, dictionaries = await self.keys(row.tenant, row.agent), await self.book.known(row.tenant)
         feed = Feed()
         unpacking = asyncio.create_task(asyncio.to_thread(unpack, manifest, feed, keys=keys, dictionaries=dictionaries))
@@ -131,8 +133,13 @@ class Contents:
             feed.end(whole=whole)
 
     async def _fetch(self, keys: SnapshotKeys, references: Sequence[ChunkReference]) -> list[bytes]:
-        get = self.objects.get
-        return await all_of(get(keys.chunk_object(reference.name), bytes_max=reference.stored_bytes) for reference in references)
+        return await all_of(self._get(keys.chunk_object(reference.name), reference.stored_bytes) for reference in references)
+
+    async def _get(self, name: str, bytes_max: int) -> bytes:
+        try:
+            return await self.objects.get(name, bytes_max=bytes_max)
+        except LimitExceeded as problem:
+            raise IntegrityError(f"{name} is larger than what was stored", object=name) from problem
 
     # --- into the store ---
 
