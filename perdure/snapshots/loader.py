@@ -39,12 +39,11 @@ _log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
-    """A state, the row it was found by, its manifest. skipped: newer snapshots that were stepped over, each with the reason."""
+    """A state, the row it was found by, its manifest."""
 
     folded: Folded
     row: SnapshotRow
     manifest: Manifest
-    skipped: tuple[str, ...]
 
 
 class LoaderStatus(msgspec.Struct):
@@ -70,9 +69,10 @@ class SnapshotLoader:
         loaded = await self.load(agent, to_version)
         return loaded.folded if loaded is not None else None
 
-    async def load(self, agent: AgentRecord, to_version: int | None = None) -> Loaded | None:
-        """The newest state at or before a version (None: the newest there is); None: the log has to serve."""
-        skipped: list[str] = []
+    async def load(self, agent: AgentRecord, to_version: int | None = None, *, skipped: list[str] | None = None) -> Loaded | None:
+        """The newest state at or before a version (None: the newest there is); None: the log has to serve. skipped: gets a line for each
+        newer snapshot that was stepped over."""
+        skipped = [] if skipped is None else skipped
         for row in await self._store.snapshots(agent, to_version=to_version, limit=LADDER_MAX, good=True):
             try:
                 await self.check_log(agent, row)
@@ -87,7 +87,7 @@ class SnapshotLoader:
                 self._step_down(row, problem, skipped)
             else:
                 self.status.loads += 1
-                return Loaded(opened.folded, row, opened.manifest, tuple(skipped))
+                return Loaded(opened.folded, row, opened.manifest)
         self.status.misses += 1
         return None
 

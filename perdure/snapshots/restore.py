@@ -70,14 +70,15 @@ class Restorer:
             raise VersionNotFound(
                 message, hint=f"its versions are 0 to {head.version}", tenant=name.tenant, agent=name.agent, version=version
             )
-        loaded = await self._loader.load(agent, version)
+        skipped: list[str] = []
+        loaded = await self._loader.load(agent, version, skipped=skipped)
         if loaded is None:
             folded = await fold_log(self._log.store, self._log.vault, agent, to_version=version)
-            return RestoredState(agent, folded, None, ("no snapshot could be used: the log was replayed", *folded.warnings))
+            return RestoredState(agent, folded, None, (*skipped, "no snapshot was used: the log was replayed", *folded.warnings))
         folded = loaded.folded
         if version is not None:
             folded = await fold_log(self._log.store, self._log.vault, agent, start=folded, to_version=version)
-        return RestoredState(agent, folded, loaded.row, (*loaded.skipped, *folded.warnings))
+        return RestoredState(agent, folded, loaded.row, (*skipped, *folded.warnings))
 
     async def snapshot(self, row: SnapshotRow) -> RestoredState:
         """The state of one snapshot. Raises IntegrityError, SealBroken, ObjectNotFound (marked as damaged then), Unavailable, KeyUnavailable."""

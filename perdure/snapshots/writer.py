@@ -74,6 +74,7 @@ class _State(NamedTuple):
     agent: AgentRecord
     folded: Folded
     base: Loaded | None
+    warnings: tuple[str, ...]
 
 
 class SnapshotWriter:
@@ -147,18 +148,18 @@ class SnapshotWriter:
         sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
         row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
         await self._contents.put_manifest(row, sealed, stored.manifest)
-        skipped = state.base.skipped if state.base else ()
-        return await self._register(row, stored, turn, (*skipped, *state.folded.warnings))
+        return await self._register(row, stored, turn, state.warnings)
 
     async def _fold(self, agent: AgentRecord, version: int) -> _State:
-        base = await self._loader.load(agent, version)
+        skipped: list[str] = []
+        base = await self._loader.load(agent, version, skipped=skipped)
         start = base.folded if base else None
         folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version)
         if folded.version != version:
             message = f"the log of agent {agent.agent!r} ends at version {folded.version}"
             raise VersionNotFound(message, tenant=agent.tenant, agent=agent.agent, version=version)
         steps.reach("snapshot.folded")
-        return _State(agent, folded, base)
+        return _State(agent, folded, base, (*skipped, *folded.warnings))
 
     async def _replaced(self, agent: AgentRecord, version: int) -> UUID | None:
         rows = await self._store.snapshots(agent, to_version=version, limit=1)
