@@ -94,11 +94,7 @@ class Contents:
         """The manifest of a row. Raises IntegrityError, SealBroken, KeyUnavailable, DictionaryNotFound and what `sealed_manifest` raises."""
         sealed = await self.sealed_manifest(row)
         keys = await self.keys(row.tenant, row.agent)
-        try:
-            manifest = _open_manifest(sealed, keys, row)
-        except DictionaryNotFound:
-            await self._vault.book.load(row.tenant)
-            manifest = _open_manifest(sealed, keys, row)
+        manifest = await self._vault.opening(row.tenant, lambda: _open_manifest(sealed, keys, row))
         if (manifest.chain, manifest.epoch, manifest.state_digest) != (row.chain, row.epoch, row.state_digest):
             raise IntegrityError("a manifest is of another state than its row", tenant=row.tenant, agent=row.agent, version=row.version)
         return manifest
