@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.engine.log.contract import Document, Lease, LogStore
-from perdure.testing.log_rows import LogUnderTest
+import msgspec
+
+from perdure.engine.log.contract import AgentName, Document, Lease, LogStore
+from perdure.testing.log_rows import LogUnderTest, agent_of
 
 __all__ = ["CASES"]
 
@@ -119,6 +121,25 @@ async def leases_that_run_are_listed(log: LogUnderTest) -> None:
     assert len(await store.list_leases("")) == 4
 
 
+async def data_keys_are_swapped_where_they_still_are(log: LogUnderTest) -> None:
+    """Of two who swap at once one does; a row that has another key already is left alone; nothing else of the row changes."""
+    stores = [await log.open(), await log.open()]
+    records = [await agent_of(stores[0], f"agent {number}") for number in range(20)]
+    assert await stores[0].swap_data_keys([], []) == 0
+    swaps = [store.swap_data_keys(records, [bytes([number]) * 74] * 20) for number, store in enumerate(stores, 1)]
+    assert sum(await asyncio.gather(*swaps)) == 20
+    found = [record for record in await stores[0].agents([AgentName(r.tenant, r.agent) for r in records]) if record is not None]
+    assert {record.data_key for record in found} <= {bytes([1]) * 74, bytes([2]) * 74}
+    assert [msgspec.structs.replace(record, data_key=b"") for record in found] == [
+        msgspec.structs.replace(record, data_key=b"") for record in records
+    ]
+    assert await stores[1].swap_data_keys([records[0], found[1]], [b"x", b"y"]) == 1
+    assert [record and record.data_key for record in await stores[0].agents([AgentName(r.tenant, r.agent) for r in records[:2]])] == [
+        found[0].data_key,
+        b"y",
+    ]
+
+
 CASES = (
     documents_are_compared_and_set,
     one_of_many_sets_wins,
@@ -129,4 +150,5 @@ CASES = (
     a_lease_given_back_goes_to_the_next,
     a_lease_that_ran_out_goes_to_the_next,
     leases_that_run_are_listed,
+    data_keys_are_swapped_where_they_still_are,
 )

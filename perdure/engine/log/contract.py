@@ -228,6 +228,10 @@ class LogStore(SnapshotRows, FloorRows, Protocol):
         """Set the directory facts of an agent."""
         ...
 
+    async def swap_data_keys(self, agents: Sequence[AgentRecord], data_keys: Sequence[bytes]) -> int:
+        """Give each agent's row another wrapped data key where it still has the record's; in how many rows. All in one transaction."""
+        ...
+
     # --- events ---
     async def positions(self) -> dict[int, Position]:
         """Where every partition stands."""
@@ -243,6 +247,12 @@ class LogStore(SnapshotRows, FloorRows, Protocol):
         """At most `limit` events of a partition, offsets after+1 and on. For the engine's own processes: it crosses tenants.
 
         Raises Compacted where some of them were removed; sparse: takes what is left, which then has holes."""
+        ...
+
+    async def read_tails(self, after: Mapping[int, int], limit: int) -> list[SealedEvent]:
+        """The newest events of several partitions, for whoever is near their ends: of each at most `limit` events, offsets after[partition]+1
+        and on, in order of partition and offset. It may end early, e.g. at the end of a segment, and where the next offset is not there,
+        because it was removed, it gives nothing or what comes after the hole: `read` then tells. One round trip; crosses tenants."""
         ...
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:

@@ -26,6 +26,7 @@ from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.errors import ConfigurationError, Unavailable
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
@@ -53,6 +54,7 @@ class PostgresStore(PostgresFloors):
         self._writing: AsyncConnection[Any] | None = None
         self._write_lock = asyncio.Lock()
         self._hub = SignalHub()
+        self._tails = Tails(url, self._pool)
         self._closed = False
 
     @classmethod
@@ -102,6 +104,7 @@ class PostgresStore(PostgresFloors):
         """Leave the server. Again is no error."""
         self._closed = True
         await self._segments.close()
+        await self._tails.close()
         if self._writing is not None:
             await self._writing.close()
         await self._pool.close()
@@ -206,6 +209,18 @@ class PostgresStore(PostgresFloors):
         sql = "UPDATE agents SET type = %s, labels = %s::jsonb WHERE tenant_key = %s AND agent_key = %s"
         await self._rows(sql, type, encoded, agent.tenant_key, agent.agent_key)
 
+    async def swap_data_keys(self, agents: Sequence[AgentRecord], data_keys: Sequence[bytes]) -> int:
+        # Locked in the order of their keys: two who swap at once wait for each other, and none for ever.
+        sql = """WITH n AS MATERIALIZED (
+                   SELECT a.tenant_key, a.agent_key, n.new_key
+                   FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[]) n(tenant_key, agent_key, old_key, new_key)
+                   JOIN agents a ON a.tenant_key = n.tenant_key AND a.agent_key = n.agent_key AND a.data_key = n.old_key
+                   ORDER BY a.agent_key FOR NO KEY UPDATE OF a)
+                 UPDATE agents a SET data_key = n.new_key FROM n WHERE a.tenant_key = n.tenant_key AND a.agent_key = n.agent_key
+                 RETURNING a.agent_key"""
+        keys = [agent.tenant_key for agent in agents], [agent.agent_key for agent in agents], [agent.data_key for agent in agents]
+        return len(await self._rows(sql, *keys, list(data_keys)))
+
     # --- events ---
 
     async def positions(self) -> dict[int, Position]:
@@ -264,6 +279,9 @@ class PostgresStore(PostgresFloors):
         if not dense and not sparse and (floor := await self._partition_floor(partition)) > after:
             raise compacted_offsets(partition, after, floor)
         return events
+
+    async def read_tails(self, after: Mapping[int, int], limit: int) -> list[SealedEvent]:
+        return await self._tails.read(self._segments, after, limit) if after else []
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         filters, values = conditions(where)

@@ -153,6 +153,10 @@ class SqliteStore(SqliteSnapshots, SqliteFloors):
         """See `LogStore.describe_agent`."""
         await self._commit(sqlite_rows.describe_agent, agent, type, labels)
 
+    async def swap_data_keys(self, agents: Sequence[AgentRecord], data_keys: Sequence[bytes]) -> int:
+        """See `LogStore.swap_data_keys`."""
+        return await self._commit(sqlite_rows.swap_data_keys, agents, data_keys)
+
     # --- events ---
 
     async def positions(self) -> dict[int, Position]:
@@ -171,6 +175,10 @@ class SqliteStore(SqliteSnapshots, SqliteFloors):
     async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""
         return await self._read(sqlite_rows.read, partition, after, limit, sparse)
+
+    async def read_tails(self, after: Mapping[int, int], limit: int) -> list[SealedEvent]:
+        """See `LogStore.read_tails`."""
+        return await self._read(sqlite_rows.read_tails, after, limit)
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         """See `LogStore.read_agent`."""

@@ -29,7 +29,9 @@ __all__ = [
     "positions",
     "read",
     "read_agent",
+    "read_tails",
     "read_tenant",
+    "swap_data_keys",
     "tenants",
     "version_at",
 ]
@@ -160,6 +162,13 @@ def describe_agent(connection: sqlite3.Connection, agent: AgentRecord, type_: st
     )
 
 
+def swap_data_keys(connection: sqlite3.Connection, agents: Sequence[AgentRecord], data_keys: Sequence[bytes]) -> int:
+    """Put other wrapped data keys in place of the records'; how many rows still had them."""
+    sql = "UPDATE agents SET data_key = ? WHERE agent_key = ? AND tenant_key = ? AND data_key = ?"
+    rows = [(new, agent.agent_key, agent.tenant_key, agent.data_key) for agent, new in zip(agents, data_keys, strict=True)]
+    return connection.executemany(sql, rows).rowcount if rows else 0
+
+
 # --- events ---
 
 
@@ -190,6 +199,11 @@ def read(connection: sqlite3.Connection, partition: int, after: int, limit: int,
         if event.offset != expected:
             raise IntegrityError(f"partition {partition} has no offset {expected}", hint="run `perdure verify`", partition=partition)
     return events
+
+
+def read_tails(connection: sqlite3.Connection, after: Mapping[int, int], limit: int) -> list[SealedEvent]:
+    """Of each partition, offsets after its own and on."""
+    return [event for partition, offset in sorted(after.items()) for event in read(connection, partition, offset, limit, True)]
 
 
 def read_agent(connection: sqlite3.Connection, agent: AgentRecord, where: EventFilter, limit: int, descending: bool) -> list[SealedEvent]:
