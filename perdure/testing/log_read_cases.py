@@ -108,6 +108,30 @@ async def pages_of_a_partition_end(log: LogUnderTest) -> None:
     assert await store.read(record.partition, 10_000, 4) == []
 
 
+async def tails_of_many_partitions_are_read_together(log: LogUnderTest) -> None:
+    """Each from its own offset on, in order; another process's appends are seen, and following a tail misses nothing."""
+    store, other = await log.open(), await log.open()
+    records = [await agent_of(other, f"a{number}") for number in range(12)]
+    after = dict.fromkeys(range(store.partitions), 0)
+    assert await store.read_tails(after, 10) == []
+    assert await store.read_tails({}, 10) == []
+    found: dict[int, list[SealedEvent]] = {partition: [] for partition in after}
+    writer = RawWriter(other)
+    for count in (1, 2, 5):
+        for record in records:
+            await writer.add(record, count)
+        end = {partition: position.offset for partition, position in (await other.positions()).items()}
+        while any(len(found[partition]) < offset for partition, offset in end.items()):
+            events = await store.read_tails(after, 4)
+            assert events == sorted(events, key=lambda event: (event.partition, event.offset))
+            for event in events:
+                found[event.partition].append(event)
+                assert event.offset == after[event.partition] + 1
+                after[event.partition] = event.offset
+    for partition, events in found.items():
+        assert events == await read_all(other, partition)
+
+
 async def events_of_an_agent_are_filtered(log: LogUnderTest) -> None:
     """Versions, types, times, correlation and trace narrow; both directions; limits."""
     store = await log.open()
@@ -192,6 +216,7 @@ CASES = (
     directory_facts_can_be_set,
     tenants_are_listed_and_kept_apart,
     pages_of_a_partition_end,
+    tails_of_many_partitions_are_read_together,
     events_of_an_agent_are_filtered,
     events_of_a_tenant_are_filtered_and_paged,
     events_are_found_by_id,
