@@ -159,13 +159,17 @@ def seal_chunk(content: Cut, *, keys: SnapshotKeys, codec: Codec, dictionary: Ch
     stored = (codec.id, used.id) if len(compressed) < len(plaintext) else (NONE.id, NO_DICTIONARY.id)
     if stored[0] == NONE.id:
         compressed = plaintext
-    header = _HEADER.pack(_VERSION, *stored, len(plaintext))
-    secret, nonce = chunk_secrets(key, compressed)
-    associated = _associated(keys.tenant, chunk_name(key), header)
-    sealed = b"".join((header, nonce, AESGCM(secret).encrypt(nonce, compressed, associated)))
-    sizes = (content.cells, len(plaintext), len(sealed))
-    reference = ChunkReference(content.digest, sha256(sealed).digest(), *stored, *sizes, content.first, key)
-    return reference, sealed
+    sizes = (content.cells, len(plaintext), len(compressed) + OVERHEAD_BYTES)
+    reference = ChunkReference(content.digest, b"", *stored, *sizes, content.first, key)
+    sealed = _seal(compressed, reference, keys.tenant)
+    return msgspec.structs.replace(reference, sha256=sha256(sealed).digest()), sealed
+
+
+def _seal(compressed: bytes, reference: ChunkReference, tenant: str) -> bytes:
+    header = _HEADER.pack(_VERSION, reference.codec, reference.dictionary, reference.plain_bytes)
+    secret, nonce = chunk_secrets(reference.key, compressed)
+    associated = _associated(tenant, reference.name, header)
+    return b"".join((header, nonce, AESGCM(secret).encrypt(nonce, compressed, associated)))
 
 
 def open_chunk(sealed: bytes, reference: ChunkReference, *, keys: SnapshotKeys, dictionaries: ChunkDictionaries) -> list[tuple[bytes, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from perdure import limits
-from perdure.errors import IntegrityError, LimitExceeded, SealBroken
+from perdure.errors import IntegrityError, KeyUnavailable, LimitExceeded, SealBroken
 from perdure.snapshots.chunks import OVERHEAD_BYTES, ChunkReference
 from perdure.snapshots.keys import SnapshotKeys
 
@@ -156,17 +156,28 @@ def open_manifest(sealed: bytes, *, keys: SnapshotKeys, tenant: str, agent: str,
         raise wrong(SealBroken, "its authentication failed") from error
     except msgspec.MsgspecError as error:
         raise wrong(IntegrityError, f"it is not readable: {error}") from error
-    if any(not _possible(row) for row in body.chunks):
-        raise wrong(IntegrityError, "it lists a chunk that cannot be")
-
-    def reference(row: _Row) -> ChunkReference:
-        key = keys.chunk_key(body.key_version, body.codec, body.dictionary, row.digest)
-        return ChunkReference(**{name: getattr(row, name) for name in _ROW}, key=key)
-
+    if not _possible(body):
+        raise wrong(IntegrityError, "it says what cannot be")
+    try:
+        chunks = tuple(_reference(row, body, keys) for row in body.chunks)
+    except KeyUnavailable as error:
+        error.agent, error.version = agent, version
+        raise
     fields: dict[str, Any] = {name: getattr(body, name) for name in _FIELDS}
-    return Manifest(tenant, agent, version, generation, chunks=tuple(map(reference, body.chunks)), **fields)
+    return Manifest(tenant, agent, version, generation, chunks=chunks, **fields)
 
 
-def _possible(row: _Row) -> bool:
+def _reference(row: _Row, body: Body, keys: SnapshotKeys) -> ChunkReference:
+    key = keys.chunk_key(body.key_version, body.codec, body.dictionary, row.digest)
+    return ChunkReference(**{name: getattr(row, name) for name in _ROW}, key=key)
+
+
+def _possible(body: Body) -> bool:
+    made_with = 0 <= body.codec < 1 << 8 and 0 <= body.dictionary < 1 << 32
+    return made_with and len(body.chain) == _DIGEST_BYTES and all(map(_possible_row, body.chunks))
+
+
+def _possible_row(row: _Row) -> bool:
     sizes_fit = 0 < row.plain_bytes <= limits.CHUNK_PLAIN_BYTES_MAX and 0 < row.stored_bytes <= row.plain_bytes + OVERHEAD_BYTES
-    return len(row.digest) == len(row.sha256) == _DIGEST_BYTES and sizes_fit and row.cells > 0
+    made_with = 0 <= row.codec < 1 << 8 and 0 <= row.dictionary < 1 << 32
+    return sizes_fit and made_with and len(row.digest) == len(row.sha256) == _DIGEST_BYTES and row.cells > 0
