@@ -8,8 +8,10 @@ from uuid import UUID, uuid4
 
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Proposal, SealedEvent, TailEvent
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written
-from perdure.errors import Compacted, IntegrityError, VersionNotFound
+from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotMark
+from perdure.errors import Compacted, Conflict, IntegrityError, VersionNotFound
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, row
+from perdure.testing.log_snapshot_cases import snapshot_row
 
 __all__ = ["CASES"]
 
@@ -29,7 +31,13 @@ async def _two(store: LogStore) -> tuple[AgentRecord, AgentRecord, list[SealedEv
     return ours, other, mine, theirs
 
 
+async def _snapshots(store: LogStore, agent: AgentRecord, events: list[SealedEvent], *versions: int) -> None:
+    for version in versions:
+        await store.add_snapshot(snapshot_row(agent, version, kind=CHECKPOINT, chain=events[version - 1].chain))
+
+
 async def _shorten(store: LogStore, agent: AgentRecord, events: list[SealedEvent], version: int) -> Floor:
+    await _snapshots(store, agent, events, version - 1, 16, 17, 18)
     floor = await store.raise_floor(agent, version, events[version - 2].chain)
     while await store.remove_events(agent, 3):
         pass
@@ -105,6 +113,7 @@ async def a_floor_only_rises_and_keeps_the_newest(log: LogUnderTest) -> None:
     """Another history, a version that is not there, and a lower floor change nothing."""
     store = await log.open()
     ours, _, mine, _ = await _two(store)
+    await _snapshots(store, ours, mine, 4, 8, 19, 20)
     for version, chain, error in ((5, bytes(32), IntegrityError), (21, mine[19].chain, VersionNotFound), (22, b"", VersionNotFound)):
         try:
             await store.raise_floor(ours, version, chain)
@@ -117,9 +126,39 @@ async def a_floor_only_rises_and_keeps_the_newest(log: LogUnderTest) -> None:
     assert await store.raise_floor(ours, 4, mine[2].chain) == high
     assert await store.raise_floor(ours, 9, b"whatever") == high
     # Its rows need not be gone before it rises again.
-    assert (await store.raise_floor(ours, 20, mine[18].chain)).version == 20
-    assert [await store.remove_events(ours, 8) for _ in range(4)] == [8, 8, 3, 0]
-    assert await store.read_agent(ours, EventFilter(from_version=20), 10) == mine[19:]
+    await _snapshots(store, ours, mine, 17, 18)
+    assert (await store.raise_floor(ours, 18, mine[16].chain)).version == 18
+    assert [await store.remove_events(ours, 8) for _ in range(4)] == [8, 8, 1, 0]
+    assert await store.read_agent(ours, EventFilter(from_version=18), 10) == mine[17:]
+
+
+async def a_floor_stands_on_snapshots(log: LogUnderTest) -> None:
+    """It needs a good one right before it and three in all, of which it is not above the third; and what it stands on is not deleted."""
+    store = await log.open()
+    ours, _, mine, _ = await _two(store)
+
+    async def refused(version: int) -> bool:
+        try:
+            await store.raise_floor(ours, version, mine[version - 2].chain)
+        except Conflict:
+            return await store.floors([ours]) == [NO_FLOOR]
+        return False
+
+    await _snapshots(store, ours, mine, 7, 12)
+    assert await refused(8), "two are too few"
+    await _snapshots(store, ours, mine, 15)
+    assert await refused(9), "there is none at version 8"
+    assert await refused(13), "version 7 is among the newest three"
+    rows = await store.snapshots(ours)
+    await store.mark_snapshot(rows[-1], SnapshotMark(damage="cut"))
+    await _snapshots(store, ours, mine, 16)
+    assert await refused(8), "the one at version 7 is damaged"
+    await _snapshots(store, ours, mine, 7, 14)
+    assert (await store.raise_floor(ours, 8, mine[6].chain)).version == 8
+    ids = [row.id for row in await store.snapshots(ours)]
+    gone = await store.delete_snapshots(ours, ids, keep_newest=3, even_permanent=True)
+    assert [row.version for row in await store.snapshots(ours)] == [16, 15, 14, 7]
+    assert len(gone) == 2
 
 
 async def removed_events_are_not_appended_again(log: LogUnderTest) -> None:
@@ -155,12 +194,11 @@ async def who_wrote_how_much_is_told(log: LogUnderTest) -> None:
     both = sorted([*mine, *theirs], key=lambda event: event.offset)
     for after, limit in ((0, 100), (3, 4), (39, 10), (40, 10)):
         some = [event for event in both if after < event.offset <= after + limit]
-        expected = {}
+        expected: dict[int, Written] = {}
         for event in some:
-            bytes_before = expected[event.agent_key].bytes if event.agent_key in expected else 0
-            expected[event.agent_key] = Written(
-                event.tenant, event.agent, event.agent_key, event.version, bytes_before + len(event.payload)
-            )
+            before = expected.get(event.agent_key, Written("", "", 0, 0, 0, 0))
+            whose = (event.tenant, event.agent, event.agent_key)
+            expected[event.agent_key] = Written(*whose, event.version, before.events + 1, before.bytes + len(event.payload))
         assert await store.written(ours.partition, after, limit) == [expected[key] for key in sorted(expected)]
     await _shorten(store, ours, mine, 8)
     assert [each.agent for each in await store.written(ours.partition, 0, mine[6].offset)] == [other.agent]
@@ -193,6 +231,7 @@ CASES = (
     reading_below_a_floor_names_the_first_version,
     a_partition_says_where_its_offsets_are_dense,
     a_floor_only_rises_and_keeps_the_newest,
+    a_floor_stands_on_snapshots,
     removed_events_are_not_appended_again,
     who_wrote_how_much_is_told,
     appending_goes_on_while_events_are_removed,

@@ -3,7 +3,9 @@
 - **A floor is committed before anything goes.** From then on the versions below it count as removed, whether their rows are gone yet or not;
   `remove_events` takes the rows away, a bounded number at a time, and may be repeated or left off at any moment.
 - **No hole.** All of an agent's versions from its floor on are there; a floor only rises, and never above the agent's newest version.
-- **Anchored.** The floor keeps the chain hash, epoch and time of the version before it, which were the log's own when it was committed.
+- **Anchored.** The floor keeps the chain hash, epoch and time of the version before it, which were the log's own when it was committed, and a
+  good snapshot of that version is registered: `delete_snapshots` does not take it. So are at least three, and all events after the oldest of
+  the newest three are there.
 - **Not again.** The ids of removed events stay known: appending one of them again is answered as if it were there.
 - **A hole in the offsets is told.** Where events of a partition were removed, `read` of offsets at or below them raises `Compacted` naming the
   first offset from which on all are there, but for readers that say that they take what is left.
@@ -14,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from perdure.errors import Compacted, IntegrityError
+from perdure.errors import Compacted, Conflict, IntegrityError
 
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord, EventFilter
 
-__all__ = ["NO_FLOOR", "Floor", "FloorRows", "Written", "broken_anchor", "check_floor", "compacted", "compacted_offsets"]
+__all__ = ["NO_FLOOR", "Floor", "FloorRows", "Written", "broken_anchor", "check_floor", "compacted", "compacted_offsets", "no_anchor"]
 
 
 class Floor(NamedTuple):
@@ -37,12 +39,13 @@ NO_FLOOR: Final = Floor(1, bytes(32), 0, 0, 0)
 
 
 class Written(NamedTuple):
-    """What an agent wrote in a range of offsets: its newest version there, and the bytes of its payloads there."""
+    """What an agent wrote in a range of offsets: its newest version there, how many events, and the bytes of their payloads."""
 
     tenant: str
     agent: str
     agent_key: int
     version: int
+    events: int
     bytes: int
 
 
@@ -60,8 +63,8 @@ class FloorRows(Protocol):
     async def raise_floor(self, agent: AgentRecord, version: int, chain: bytes) -> Floor:
         """Let the agent's events begin at `version`; the floor that then stands, which is a higher one where somebody else was ahead.
 
-        chain: what the caller holds to be the chain hash of version - 1. Raises IntegrityError, with nothing done, when the log's is another,
-        and VersionNotFound when the agent has no event `version`."""
+        chain: what the caller holds to be the chain hash of version - 1. With nothing done raises IntegrityError when the log's is another,
+        VersionNotFound when the agent has no event `version`, and Conflict when the snapshots are not there that must be."""
         ...
 
     async def remove_events(self, agent: AgentRecord, limit: int) -> int:
@@ -98,6 +101,17 @@ def compacted_offsets(partition: int, after: int, floor: int) -> Compacted:
         hint=f"begin after offset {floor}, with the agents' states as they are there",
         partition=partition,
         first_offset=floor + 1,
+    )
+
+
+def no_anchor(agent: AgentRecord, version: int) -> Conflict:
+    """Snapshots that the floor would need are gone, or were found damaged."""
+    return Conflict(
+        f"the snapshots that would stand for the events before version {version} are not there",
+        hint="make snapshots of the agent first",
+        tenant=agent.tenant,
+        agent=agent.agent,
+        version=version,
     )
 
 

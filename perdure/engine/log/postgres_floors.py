@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_snapshots import PostgresSnapshots
 from perdure.errors import VersionNotFound
+from perdure.limits import SNAPSHOTS_NEWEST_MIN
 
 __all__ = ["PostgresFloors"]
 
 _COLUMNS: Final = 'version, chain, epoch, time_us, "offset"'
+_GOOD: Final = "SELECT version FROM snapshots WHERE agent_key = %s AND damage = '' ORDER BY version DESC"
 # A floor is raised under the agent's row lock, so that two that shorten one agent come one after the other.
 _LOCK: Final = "SELECT agent_key FROM agents WHERE tenant_key = %s AND agent_key = %s FOR NO KEY UPDATE"
 _PUT: Final = f"""INSERT INTO floors (agent_key, tenant_key, partition, {_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
@@ -30,8 +32,8 @@ class PostgresFloors(PostgresSnapshots):
 
     async def written(self, partition: int, after: int, limit: int) -> list[Written]:
         # A payload's length stands beside its pointer: nothing is read from the TOAST table.
-        sql = f"""SELECT t.name, a.agent, w.agent_key, w.version::bigint, w.bytes FROM
-                  (SELECT agent_key, max(version) AS version, sum(length(payload))::bigint AS bytes FROM events_{partition:d}
+        sql = f"""SELECT t.name, a.agent, w.agent_key, w.version::bigint, w.events, w.bytes FROM
+                  (SELECT agent_key, max(version) AS version, count(*) AS events, sum(length(payload))::bigint AS bytes FROM events_{partition:d}
                    WHERE "offset" > {after:d} AND "offset" <= {after + limit:d} GROUP BY agent_key) w
                   JOIN agents a USING (agent_key) JOIN tenants t USING (tenant_key) ORDER BY w.agent_key"""  # noqa: S608 - integers
         return [Written(*row) for row in await self._rows(sql)]
@@ -61,6 +63,10 @@ class PostgresFloors(PostgresSnapshots):
                     )
                 if rows[0][0] != version or rows[0][1] != chain:
                     raise broken_anchor(agent, version - 1)
+                cursor = await connection.execute(_GOOD, (agent.agent_key,), binary=True)
+                good = [version for (version,) in await cursor.fetchall()]
+                if version - 1 not in good or version - 1 > min(good[:SNAPSHOTS_NEWEST_MIN]) or len(good) < SNAPSHOTS_NEWEST_MIN:
+                    raise no_anchor(agent, version)
                 floor = Floor(*rows[0])
                 await connection.execute(_PUT.encode(), (*keys, *floor))
         return floor

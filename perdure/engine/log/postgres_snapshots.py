@@ -81,6 +81,7 @@ class PostgresSnapshots(PostgresControl):
     ) -> list[UUID]:
         sql = """DELETE FROM snapshots WHERE tenant_key = %s AND agent_key = %s AND id = ANY(%s) AND (%s OR NOT permanent) AND id NOT IN
                    (SELECT id FROM snapshots WHERE agent_key = %s AND damage = '' ORDER BY version DESC LIMIT %s)
+                 AND NOT (damage = '' AND version IN (SELECT f.version - 1 FROM floors f WHERE f.agent_key = snapshots.agent_key))
                  RETURNING id"""
         with translated():
             async with self._pool.connection() as connection, connection.transaction():

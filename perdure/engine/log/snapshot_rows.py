@@ -111,5 +111,5 @@ class SnapshotRows(Protocol):
         self, agent: AgentRecord, ids: Sequence[UUID], *, keep_newest: int, even_permanent: bool = False
     ) -> list[UUID]:
         """Delete rows of one agent, in one step; the ids that are gone. Permanent ones stay unless told, and so do those among the agent's
-        `keep_newest` newest good rows."""
+        `keep_newest` newest good rows and the one that the agent's kept events follow (`FloorRows`)."""
         ...

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor
+from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
 from perdure.errors import VersionNotFound
+from perdure.limits import SNAPSHOTS_NEWEST_MIN
 
 __all__ = ["SqliteFloors", "floor_of", "partition_floor"]
 
@@ -16,10 +17,11 @@ T = TypeVar("T")
 
 _FLOOR: Final = "SELECT version, chain, epoch, time_us, offset FROM floors WHERE agent_key = ? AND tenant_key = ?"
 _BEFORE: Final = "SELECT chain, epoch, time_us, offset FROM events WHERE agent_key = ? AND tenant_key = ? AND version = ?"
+_GOOD: Final = "SELECT version FROM snapshots WHERE agent_key = ? AND damage = '' ORDER BY version DESC"
 # SQLite knows the length of a blob without reading it.
 _WRITTEN: Final = """
-SELECT t.name, a.agent, a.agent_key, w.version, w.bytes FROM
-  (SELECT agent_key, max(version) AS version, sum(length(payload)) AS bytes FROM events
+SELECT t.name, a.agent, a.agent_key, w.version, w.events, w.bytes FROM
+  (SELECT agent_key, max(version) AS version, count(*) AS events, sum(length(payload)) AS bytes FROM events
    WHERE partition = ? AND offset > ? AND offset <= ? GROUP BY agent_key) w
 JOIN agents a USING (agent_key) JOIN tenants t USING (tenant_key) ORDER BY a.agent_key
 """
@@ -95,6 +97,9 @@ def _raise(connection: sqlite3.Connection, agent: AgentRecord, version: int, cha
     rows = connection.execute(_BEFORE, (*key, version - 1)).fetchall()
     if not rows or rows[0][0] != chain:
         raise broken_anchor(agent, version - 1)
+    good = [row[0] for row in connection.execute(_GOOD, (agent.agent_key,)).fetchall()]
+    if version - 1 not in good or version - 1 > min(good[:SNAPSHOTS_NEWEST_MIN]) or len(good) < SNAPSHOTS_NEWEST_MIN:
+        raise no_anchor(agent, version)
     floor = Floor(version, *rows[0])
     connection.execute("INSERT OR REPLACE INTO floors VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, agent.partition, *floor))
     return floor

@@ -120,7 +120,8 @@ def _mark(connection: sqlite3.Connection, row: SnapshotRow, mark: SnapshotMark) 
 
 def _delete(connection: sqlite3.Connection, agent: AgentRecord, ids: Sequence[UUID], keep_newest: int, even_permanent: bool) -> list[UUID]:
     sql = """DELETE FROM snapshots WHERE tenant_key = ? AND agent_key = ? AND id = ? AND (? OR NOT permanent) AND id NOT IN
-               (SELECT id FROM snapshots WHERE agent_key = ? AND damage = '' ORDER BY version DESC LIMIT ?)"""
+               (SELECT id FROM snapshots WHERE agent_key = ? AND damage = '' ORDER BY version DESC LIMIT ?)
+             AND NOT (damage = '' AND version IN (SELECT f.version - 1 FROM floors f WHERE f.agent_key = snapshots.agent_key))"""
     deleted = []
     for id in sorted(set(ids)):
         values = (agent.tenant_key, agent.agent_key, id.bytes, even_permanent, agent.agent_key, keep_newest)
