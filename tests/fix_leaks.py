@@ -14,13 +14,17 @@ JOIN_S = 5.0
 EXIT_S = 60.0
 """How long the interpreter may take to end after the last test; then every thread's stack is printed and the run fails."""
 
+OF_THE_SESSION = ("drop-databases",)
+"""Threads of session fixtures, which may begin with whichever test asks for them first."""
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Threads and child processes of the test that are still alive after it (daemons aside) fail it."""
     before = set(threading.enumerate())
     yield
-    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon and not _ends(thread)]
+    new = [thread for thread in threading.enumerate() if thread not in before and not thread.name.startswith(OF_THE_SESSION)]
+    left = [thread for thread in new if not thread.daemon and not _ends(thread)]
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

@@ -13,9 +13,10 @@ from perdure import config
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
-from perdure.engine.log.snapshot_rows import SnapshotMark
+from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
-from perdure.errors import AgentNotFound, ConfigurationError, Conflict, InvalidInput, SnapshotNotFound, VersionNotFound
+from perdure.errors import AgentNotFound, ConfigurationError, Conflict, InvalidInput, SnapshotNotFound, Unavailable, VersionNotFound
+from perdure.snapshots.turns import Turn
 from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
 
@@ -232,3 +233,43 @@ async def test_the_mark_of_damage_stays_with_the_row_alone(shelved: Shelved) -> 
     await shelved.engine.log.store.mark_snapshot(await shelved.row(made), SnapshotMark(damage="by hand"))
     assert (await shelved.snapshots.get_snapshot(TENANT, made.id)).damage == "by hand"
     assert (await shelved.snapshot("a")).replaces == made.id
+
+
+class Stalled:
+    """Stands in for `Turn.lost`: told so many times that all is well, then that the lease ran out."""
+
+    def __init__(self, well: int) -> None:
+        self.well = well
+
+    def __get__(self, *_: object) -> bool:
+        self.well -= 1
+        return self.well < 0
+
+
+@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+async def test_a_writer_that_stood_still_registers_nothing_that_may_have_been_swept(
+    shelved: Shelved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shelved.talk("a", 5)
+    monkeypatch.setattr(Turn, "lost", Stalled(0))
+    with pytest.raises(Unavailable, match="stood still"):
+        await shelved.snapshots.create_snapshot(NAME)
+    assert await shelved.snapshots.list_snapshots(NAME) == []
+    # Right after the row: everything is there, so it counts.
+    monkeypatch.setattr(Turn, "lost", Stalled(1))
+    kept = await shelved.snapshot("a")
+    await shelved.talk("a", 5, start=5)
+    registry = shelved.engine.log.store
+    add = registry.add_snapshot
+
+    async def add_and_sweep(row: SnapshotRow) -> object:
+        answer = await add(row)
+        (shelved.folder / row.manifest).unlink()
+        return answer
+
+    monkeypatch.setattr(Turn, "lost", Stalled(1))
+    monkeypatch.setattr(registry, "add_snapshot", add_and_sweep)
+    with pytest.raises(Unavailable, match="swept"):
+        await shelved.snapshots.create_snapshot(NAME)
+    assert [(each.version, bool(each.damage)) for each in await shelved.snapshots.list_snapshots(NAME)] == [(10, True), (5, False)]
+    assert (await shelved.snapshots.verify_snapshot(TENANT, kept.id)).ok
