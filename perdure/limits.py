@@ -138,12 +138,19 @@ SNAPSHOTTER_PAGE_OFFSETS: Final = 5_000
 SNAPSHOTTER_STATE_BYTES_MAX: Final = 512 * MIB
 """About what the states take that a snapshotter has in memory at once; a larger one is worked on alone."""
 CHECKPOINTS_PER_COMPACTION_MAX: Final = 1_000
+COMPACTION_PAGE_EVENTS: Final = 2_000
+"""Events that are removed in one transaction; it bounds the time that appends to the partition wait for it."""
+SNAPSHOTS_PER_AGENT_MAX: Final = 10_000
+"""Snapshots of one agent that retention and compaction look at, the newest."""
+SNAPSHOT_HOLDS_MAX: Final = 1_000
+"""Restores that may run at once."""
 
 # --- schemas, dictionaries by themselves, the fast path ---
 SCHEMA_BYTES_MAX: Final = 256 * KIB
 """A JSON Schema as text."""
 SCHEMAS_MAX: Final = 1_000
 """Agent types with a published schema."""
+IMPORT_CONCURRENCY_MAX: Final = 1_000
 LABELS_MAX: Final = 100
 """Labels of one agent."""
 FAST_EVENTS_DEFAULT: Final = 100

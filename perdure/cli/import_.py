@@ -46,12 +46,12 @@ async def import_(
         with Progress("importing", quiet=options.json) as progress:
             report = await engine.import_conversations(
                 records(files, format),
-                tenant=options.tenant_name,
+                tenant=options.tenant_given,
                 concurrency=concurrency,
                 skip_bad=skip_bad,
                 progress=lambda _, events: progress(events),
             )
-    facts = {"tenant": options.tenant_name, **plain(report)}
+    facts = plain(report)
     emit(facts, as_json=options.json, text=_summary(report))
     return 0 if skip_bad or not report.broken else ImportFailed.exit_code
 
@@ -59,7 +59,12 @@ async def import_(
 def records(files: tuple[str, ...], format: str) -> Iterator[Conversation | BrokenRecord]:
     """The conversations of all files, one after the other, none held longer than needed."""
     for name in files:
-        yield from read_conversations(name, format=format)
+        if name == "-":
+            # A reader of its own: a process that ends while it waits for stdin shall not wait for the lock of sys.stdin.
+            with open(0, "rb", closefd=False) as stdin:
+                yield from read_conversations(name, format=format, stdin=stdin)
+        else:
+            yield from read_conversations(name, format=format)
 
 
 def _summary(report: ImportReport) -> str:

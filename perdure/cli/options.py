@@ -48,9 +48,14 @@ class Options:
         return config.load({name: value for name, value in flags.items() if value is not None})
 
     @property
+    def tenant_given(self) -> str | None:
+        """The tenant that somebody has named."""
+        return self.tenant or os.environ.get("PERDURE_TENANT") or None
+
+    @property
     def tenant_name(self) -> str:
         """The tenant that the command works in."""
-        return self.tenant or os.environ.get("PERDURE_TENANT") or TENANT_DEFAULT
+        return self.tenant_given or TENANT_DEFAULT
 
 
 DEFAULTS: Final = Options()

@@ -12,6 +12,7 @@ from perdure import config
 from perdure.client.agent import Agent
 from perdure.client.directory import AgentDirectory
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
+from perdure.client.keys import Keys
 from perdure.client.log import Log
 from perdure.client.quarantine import QuarantineDesk
 from perdure.client.recovery import Recovery
@@ -65,6 +66,7 @@ class Engine:
         self.directory = AgentDirectory(log.vault)
         self.projections = Projections(log.store, log.vault)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault)
+        self.keys = Keys(log.store, log.vault.ring)
         self.recovery = Recovery(self)
 
     def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT, type: str = "") -> Agent:
@@ -84,13 +86,15 @@ class Engine:
         self,
         records: Iterable[Conversation | BrokenRecord],
         *,
-        tenant: str = TENANT_DEFAULT,
+        tenant: str | None = None,
         concurrency: int = CONCURRENCY_DEFAULT,
         skip_bad: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> ImportReport:
-        """Append what `read_conversations` yields; see `perdure.client.importer`."""
-        return await import_conversations(self.log, records, tenant=tenant, concurrency=concurrency, skip_bad=skip_bad, progress=progress)
+        """Append what `read_conversations` yields. tenant: for all of them; None: each record's own. See `perdure.client.importer`."""
+        return await import_conversations(
+            self.log, self.directory, records, tenant=tenant, concurrency=concurrency, skip_bad=skip_bad, progress=progress
+        )
 
     async def train(self, tenant: str = TENANT_DEFAULT) -> Trained:
         """Learn a compression dictionary from the tenant's own events; later events are written with it."""
