@@ -39,6 +39,7 @@ COMMANDS: Final = (
     Command("relay", "run:relay", "Publish the log to the bus.", _OPERATE),
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
     Command("verify", "verify:verify", "Check chains and seals, and that log, topic and cache agree.", _OPERATE),
+    Command("keys", "keys:app", "Tenants' keys: list, rotate.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
 )
 

@@ -97,6 +97,11 @@ class TenantKey:
             hint = "the stored key was changed, or it belongs to another agent"
             raise SealBroken("the agent's wrapped key failed its authentication", hint=hint, tenant=self.tenant, agent=agent) from error
 
+    @staticmethod
+    def wrapped_by(wrapped: bytes) -> int:
+        """The version that a wrapped data key names; 0 for what is destroyed or damaged."""
+        return wrapped[1] if len(wrapped) == WRAPPED_BYTES and wrapped[0] == _VERSION else 0
+
     def holds(self, wrapped: bytes) -> bool:
         """Whether the key version that a wrapped or sealed value names is known; True also for what is too short to name one."""
         return len(wrapped) < _HEADER_BYTES or wrapped[1] in self._versions
