@@ -17,6 +17,7 @@ import msgspec
 
 from perdure.engine.bus.contract import Bus, Consumer, Delivery
 from perdure.engine.log.contract import LogStore
+from perdure.engine.steps import reach
 from perdure.engine.vault import Vault
 from perdure.errors import Unavailable
 from perdure.projections.batch import BatchWork
@@ -147,6 +148,7 @@ class Projector:
 
     async def _project(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> None:
         await self._refresh_quarantine()
+        reach("projector.received")
         work = BatchWork(self._store, self._cache, self._vault, self._hot, self._base, self._aside)
         try:
             await work.run(await self._readable(deliveries))
@@ -154,12 +156,14 @@ class Projector:
             # The states were folded on in place and may be ahead of the cache by now.
             work.forget()
             raise
+        reach("projector.applied")
         for (tenant, agent), (version, problem) in work.broken.items():
             await self._put_aside(tenant, agent, version, problem)
         positions: dict[int, int] = {}
         for delivery in deliveries:
             positions[delivery.partition] = delivery.bus_offset + 1
         await consumer.commit(positions)
+        reach("projector.committed")
         self.status.messages += len(deliveries)
         self.status.applied_agents += work.applied
         self.status.rebuilt_agents += work.rebuilt
