@@ -19,7 +19,7 @@ class Command(NamedTuple):
 _START, _WRITE, _READ, _OPERATE = "Start", "Write", "Read", "Operate"
 
 COMMANDS: Final = (
-    Command("demo", "demo:demo", "Many agents, a real crash and a look into the past, in a temporary folder.", _START),
+    Command("demo", "demo:app", "Many agents, a real crash and a look into the past; `demo recovery` kills a node.", _START),
     Command("init", "init:init", "Make the log, its keys and the topic, where they are missing.", _START),
     Command("services", "services:app", "Local Postgres, Redis, Kafka and S3 for development: up, down, status, logs.", _START),
     Command("doctor", "doctor:doctor", "Check this installation and the servers that are configured.", _START),
@@ -38,6 +38,8 @@ COMMANDS: Final = (
     Command("run", "run:run", "Relay and projector in one process.", _OPERATE),
     Command("relay", "run:relay", "Publish the log to the bus.", _OPERATE),
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
+    Command("host", "host:host", "A node that owns agents and applies commands to them.", _OPERATE),
+    Command("recover", "recover:app", "Nodes, failures, and what is done about them.", _OPERATE),
     Command("verify", "verify:verify", "Check chains and seals, and that log, topic and cache agree.", _OPERATE),
     Command("keys", "keys:app", "Tenants' keys: list, rotate.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),

@@ -1,4 +1,4 @@
-"""perdure demo"""
+"""perdure demo | demo recovery"""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cyclopts import App
+
 from perdure.cli.demo_scenes import Stage, play
 from perdure.cli.options import DEFAULTS, Options
 from perdure.cli.output import count, emit, size
 
-__all__ = ["demo"]
+__all__ = ["app"]
 
 _INTEGRITY = 5
 
+app = App(name="demo", help="Many agents, a real crash and a look into the past; `demo recovery`: a node is killed, another goes on.")
 
+
+@app.default
 async def demo(*files: str, agents: int = 120, seed: int = 1, folder: Path | None = None, options: Options = DEFAULTS) -> int:
     """Many agents write at once; one is shown live, and as it was before; a process is killed in the middle; nothing is lost.
 
@@ -36,6 +41,25 @@ async def demo(*files: str, agents: int = 120, seed: int = 1, folder: Path | Non
         facts = await play(stage, say=_silent if options.json else _say)
         kept = f"kept in {place}" if folder else "the temporary folder is removed"
     emit(facts, as_json=options.json, text=f"\n{_summary(facts)}\n{kept}")
+    return 0 if facts["ok"] else _INTEGRITY
+
+
+@app.command
+async def recovery(*, agents: int = 40, folder: Path | None = None, options: Options = DEFAULTS) -> int:
+    """Two nodes serve agents that somebody talks to all the time; one is killed; the other serves its agents, and nothing is lost.
+
+    Parameters
+    ----------
+    agents
+        How many agents.
+    folder
+        Keep log and key there [default: a temporary folder, removed at the end].
+    """
+    from perdure.cli.demo_recovery import play as play_recovery
+
+    with _place(folder) as place:
+        facts = await play_recovery(place, agents, _silent if options.json else _say)
+    emit(facts, as_json=options.json, text=f"\n{_recovered(facts)}")
     return 0 if facts["ok"] else _INTEGRITY
 
 
@@ -69,5 +93,20 @@ def _summary(facts: dict[str, Any]) -> str:
             f"  crash      {count(crash['acknowledged'])} events acknowledged before kill -9, {crash['lost']} lost",
             f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
             f"  took       {facts['took_s']:.1f} s",
+        ]
+    )
+
+
+def _recovered(facts: dict[str, Any]) -> str:
+    rows = [f"  {entry['time'][11:23]}  {entry['what']:<22}{entry.get('to') or entry.get('agents') or ''}" for entry in facts["journal"]]
+    return "\n".join(
+        [
+            "What the journal tells",
+            *rows,
+            "Summary",
+            f"  killed     the owner of {facts['killed_agents']} of {facts['agents']} agents; they had new owners after {facts['taken_s']:.1f} s",
+            f"  silence    {facts['longest_silence_s']:.1f} s was the longest that any agent did not answer",
+            f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice",
+            f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
         ]
     )

@@ -15,7 +15,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain
 from perdure.cli.render import excerpt
 
-__all__ = ["project", "relay", "run"]
+__all__ = ["project", "relay", "run", "stop_signals"]
 
 Drained = Annotated[bool, Parameter(help="End when everything that is in the log now has arrived.", negative=())]
 
@@ -37,7 +37,7 @@ async def project(*, until_drained: Drained = False, options: Options = DEFAULTS
 
 async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool) -> None:
     async with session(options, create=True) as engine:
-        with _stop_signals() as stop:
+        with stop_signals() as stop:
             if not until_drained:
                 print("running; Ctrl-C ends it", file=sys.stderr, flush=True)
             await engine.run(relay=relay, projector=projector, until_drained=until_drained, stop=stop)
@@ -46,7 +46,7 @@ async def _work(options: Options, *, relay: bool, projector: bool, until_drained
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
+def stop_signals() -> Iterator[asyncio.Event]:
     """An event that SIGINT and SIGTERM set: what is in hand is finished, positions are kept, leases given back."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)

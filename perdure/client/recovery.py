@@ -16,6 +16,7 @@ from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
 from perdure.recovery.ladder import Ladder, RecoveredState, Validation
+from perdure.recovery.leases import LEASE_S
 from perdure.recovery.nodes import NodeState, list_nodes
 from perdure.recovery.plan import Room, spread
 from perdure.recovery.policy import Policy, get_policy, set_policy
@@ -60,14 +61,16 @@ class Recovery:
         self._store = engine.log.store
         self._vault = engine.log.vault
         self._diagnosis = Diagnosis(self._store, self._vault, engine.cache)
-        self._journal = Journal(engine.log)
+        assert engine.log.reader is not None
+        self._reader = engine.log.reader
+        self._journal = Journal(engine.log, self._reader)
 
     # --- nodes ---
-    def host(self, node: str, handler: Handler, *, address: str = "", agents_max: int = AGENTS_MAX_DEFAULT) -> AgentHost:
+    def host(
+        self, node: str, handler: Handler, *, address: str = "", agents_max: int = AGENTS_MAX_DEFAULT, lease_s: float = LEASE_S
+    ) -> AgentHost:
         """A node that serves agents with `handler(state, command) -> events`; `async with` it. See `AgentHost`."""
-        reader = self._log.reader
-        assert reader is not None
-        return AgentHost(self._log, reader, node, handler, address=address, agents_max=agents_max)
+        return AgentHost(self._log, self._reader, node, handler, address=address, agents_max=agents_max, lease_s=lease_s)
 
     async def nodes(self) -> list[NodeState]:
         """Every node that has announced itself."""
@@ -75,7 +78,7 @@ class Recovery:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Give the agents of lost nodes to others until `stop` is set; several may watch, one leads."""
-        await Supervisor(self._log).run(stop)
+        await Supervisor(self._log, self._reader).run(stop)
 
     # --- one agent ---
     async def detect_agent_failure(self, name: AgentName) -> Failure | None:

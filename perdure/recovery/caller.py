@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -67,7 +68,8 @@ class Caller:
         command = command or Command(body)
         content = _encode({"id": command.id, "body": command.body})
         deadline = time.monotonic() + self._timeout_s
-        turn, pause_s = 0, PAUSE_S
+        # Agents that nobody serves yet spread over the nodes.
+        turn, pause_s = zlib.crc32(name.agent.encode()), PAUSE_S
         problem = "no node answered"
         while time.monotonic() < deadline:
             address = self._routes.get(name) or self._addresses[turn % len(self._addresses)]

@@ -11,6 +11,7 @@ from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.log import EventLog
 from perdure.errors import AgentNotFound
+from perdure.projections.reader import StateReader
 
 __all__ = ["JOURNAL", "SYSTEM_TENANT", "Entry", "Journal"]
 
@@ -32,8 +33,9 @@ class Entry(msgspec.Struct, frozen=True):
 class Journal:
     """Writes and reads entries."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, reader: StateReader) -> None:
         self._log = log
+        self._reader = reader
 
     async def begun(self, recovery: str, data: dict[str, Any]) -> None:
         """A recovery begins."""
@@ -47,6 +49,14 @@ class Journal:
         """It is over: `recovery_completed`, `recovery_failed`, `recovery_void`."""
         event = Event(f"recovery_{how}", changes=(delete(f"/open/{recovery}"),), data=data, correlation_id=recovery)
         await self._log.append_event(JOURNAL, event)
+
+    async def open(self) -> dict[str, dict[str, Any]]:
+        """The recoveries that were begun and have not ended, by id, with what was told of them at the beginning."""
+        try:
+            found: dict[str, dict[str, Any]] = (await self._reader.state(*JOURNAL)).document.get("open", {})
+        except AgentNotFound:
+            return {}
+        return found
 
     async def entries(self, *, limit: int = 100, recovery: str | None = None) -> list[Entry]:
         """The newest entries, newest first."""

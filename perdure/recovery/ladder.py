@@ -133,11 +133,12 @@ class Ladder:
         if self._loader is None:
             steps.append(StepDown("snapshot", "no store of snapshots is configured"))
             return None
-        loaded = await self._loader.load(record)
+        skipped: list[str] = []
+        loaded = await self._loader.load(record, skipped=skipped)
+        steps.extend(StepDown("snapshot", reason) for reason in skipped)
         if loaded is None:
             steps.append(StepDown("snapshot", "none is usable"))
             return None
-        steps.extend(StepDown("snapshot", reason) for reason in loaded.skipped)
         since = loaded.folded.version
         try:
             return await fold_log(self._store, self._vault, record, start=loaded.folded), since

@@ -15,6 +15,7 @@ from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.log import EventLog
 from perdure.errors import Unavailable
 from perdure.identifiers import uuid7
+from perdure.projections.reader import StateReader
 from perdure.recovery.assignments import assign
 from perdure.recovery.detection import Detector
 from perdure.recovery.journal import Journal
@@ -45,8 +46,8 @@ class _Given(NamedTuple):
 class _Recovery:
     """One lost node being emptied."""
 
-    def __init__(self, node: str) -> None:
-        self.id = uuid7().hex
+    def __init__(self, node: str, id: str | None = None) -> None:
+        self.id = id or uuid7().hex
         self.node = node
         self.began_at = time.monotonic()
         self.agents = 0
@@ -56,10 +57,12 @@ class _Recovery:
 class Supervisor:
     """Run it with `run`. leads: whether this one leads at the moment."""
 
-    def __init__(self, log: EventLog, *, holder: str | None = None, look_s: float = LOOK_S, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, log: EventLog, reader: StateReader, *, holder: str | None = None, look_s: float = LOOK_S, lease_s: float = LEASE_S
+    ) -> None:
         self.leads = False
         self._store: LogStore = log.store
-        self._journal = Journal(log)
+        self._journal = Journal(log, reader)
         self._holder = holder or uuid7().hex
         self._look_s = look_s
         self._lease_s = lease_s
@@ -78,8 +81,10 @@ class Supervisor:
             await _pause(stop, self._look_s)
 
     async def _lead(self, lease: KeptLease, stop: asyncio.Event) -> None:
-        # What was seen by an earlier leadership says nothing about now.
-        self._detector, self._recoveries = Detector(), {}
+        # What was seen by an earlier leadership says nothing about now; what it began is gone on with.
+        self._detector = Detector()
+        begun = [(id, facts.get("node")) for id, facts in (await self._journal.open()).items()]
+        self._recoveries = {node: _Recovery(node, id) for id, node in begun if node}
         self.leads = True
         try:
             while lease.holds() and not stop.is_set():

@@ -44,8 +44,12 @@ async def engine_in(folder: Path) -> AsyncIterator[Engine]:
 
 
 def host_of(engine: Engine, name: str, **options: Any) -> AgentHost:
-    reader = StateReader(engine.log.store, engine.cache, engine.log.vault)
-    return AgentHost(engine.log, reader, name, count, lease_s=LEASE_S, **options)
+    return engine.recovery.host(name, count, lease_s=LEASE_S, **options)
+
+
+def reader_of(engine: Engine) -> StateReader:
+    assert engine.log.reader is not None
+    return engine.log.reader
 
 
 async def total(engine: Engine, name: AgentName = NAME) -> int:
@@ -119,7 +123,7 @@ async def test_agents_of_a_lost_node_are_served_by_the_others_and_the_journal_te
         await asyncio.gather(*(lost.command(name, Command(1)) for name in names))
         async with host_of(engine, "a") as first, host_of(engine, "b") as second:
             stop = asyncio.Event()
-            supervisor = Supervisor(engine.log, look_s=0.05, lease_s=LEASE_S)
+            supervisor = Supervisor(engine.log, reader_of(engine), look_s=0.05, lease_s=LEASE_S)
             running = asyncio.create_task(supervisor.run(stop))
             freeze(lost)
             async with asyncio.timeout(20):
@@ -133,7 +137,7 @@ async def test_agents_of_a_lost_node_are_served_by_the_others_and_the_journal_te
                 host = first if name in first.names() else second
                 await host.command(name, Command(1))
                 assert await total(engine, name) == 2
-            journal = Journal(engine.log)
+            journal = Journal(engine.log, reader_of(engine))
             async with asyncio.timeout(20):
                 while "recovery_completed" not in [entry.type for entry in await journal.entries()]:
                     await asyncio.sleep(0.02)

@@ -1,0 +1,57 @@
+"""perdure host"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import emit_line
+from perdure.cli.run import stop_signals
+from perdure.errors import MissingDependency, Unavailable
+
+__all__ = ["host"]
+
+
+async def host(
+    *,
+    node: Annotated[str, Parameter(help="Name of this node; one process at a time has it.")],
+    handler: Annotated[str, Parameter(help="package.module:function, (state, command) -> events.")],
+    address: Annotated[str, Parameter(help="Address to listen on; there is no access control, keep it on this machine.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="0: a free one.")] = 0,
+    agents_max: Annotated[int, Parameter(help="How many agents it takes.")] = 10_000,
+    lease_s: Annotated[float, Parameter(help="For how long it is trusted without a sign of life.")] = 2.5,
+    options: Options = DEFAULTS,
+) -> None:
+    """A node: owns agents, applies commands to them, and serves them over HTTP until it is told to end (Ctrl-C, SIGTERM)."""
+    try:
+        from perdure.recovery.http import bind, serving
+    except ImportError as problem:
+        raise MissingDependency(f"{problem.name} is not installed", hint="pip install 'perdure[server]'") from problem
+    from perdure.recovery.handlers import load_handler
+
+    function = load_handler(handler)
+    async with session(options, create=True) as engine:
+        listening = bind(address, port)
+        url = f"http://{address}:{listening.getsockname()[1]}"
+        serving_host = engine.recovery.host(node, function, address=url, agents_max=agents_max, lease_s=lease_s)
+        async with serving_host, serving(serving_host, listening):
+            emit_line({"node": node, "address": url}, as_json=options.json, text=f"node {node} serves on {url}; Ctrl-C ends it")
+            with stop_signals() as stop:
+                lost = await _first(stop.wait(), serving_host.wait_lost())
+        if lost:
+            raise Unavailable(
+                f"node {node!r} lost its lease", hint="the log was away for too long, or the process stood still; start it again"
+            )
+
+
+async def _first(stopped: object, lost: object) -> bool:
+    """Whether the second came first."""
+    tasks = [asyncio.ensure_future(work) for work in (stopped, lost)]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return not tasks[1].cancelled()

@@ -1,0 +1,127 @@
+"""perdure recover watch | nodes | list | show | diagnose | run | auto"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import emit, plain, table
+from perdure.cli.run import stop_signals
+from perdure.engine.log.contract import AgentName
+from perdure.errors import InvalidInput
+
+__all__ = ["app"]
+
+app = App(name="recover", help="Nodes, failures and what is done about them: watch, nodes, list, show, diagnose, run, auto.")
+
+
+@app.command
+async def watch(*, options: Options = DEFAULTS) -> None:
+    """Give the agents of lost nodes to others, until it is told to end. Several may watch; one leads."""
+    async with session(options) as engine:
+        with stop_signals() as stop:
+            print("watching; Ctrl-C ends it", file=sys.stderr, flush=True)
+            await engine.recovery.watch(stop)
+    emit({"watched": True}, as_json=options.json, text="done")
+
+
+@app.command
+async def nodes(*, options: Options = DEFAULTS) -> None:
+    """Every node that has announced itself, whether it lives, and how many agents belong to it."""
+    async with session(options) as engine:
+        rows = [
+            {**plain(node), "alive": alive, "agents": await engine.log.store.count_owned(node.name)}
+            for node, alive in await engine.recovery.nodes()
+        ]
+    lines = [(row["name"], "alive" if row["alive"] else "lost", row["agents"], row["address"]) for row in rows]
+    text = table(("NODE", "STATE", "AGENTS", "ADDRESS"), lines) if rows else "no node has announced itself"
+    emit({"nodes": rows}, as_json=options.json, text=text)
+
+
+@app.command(name="list")
+async def list_(*, limit: int = 50, options: Options = DEFAULTS) -> None:
+    """The newest entries of the journal, newest first."""
+    async with session(options) as engine:
+        entries = [plain(entry) for entry in await engine.recovery.journal(limit=limit)]
+    emit({"entries": entries}, as_json=options.json, text=_lines(entries) or "nothing was recovered yet")
+
+
+@app.command
+async def show(recovery: str, /, *, options: Options = DEFAULTS) -> None:
+    """Everything that the journal tells of one recovery."""
+    async with session(options) as engine:
+        entries = [plain(entry) for entry in await engine.recovery.monitor_recovery(recovery)]
+    emit({"entries": entries}, as_json=options.json, text=_lines(entries))
+
+
+@app.command
+async def diagnose(agent: str, /, *, options: Options = DEFAULTS) -> int:
+    """What is wrong with an agent, and what would be done; nothing is changed. Exit code 1 when something is wrong."""
+    async with session(options) as engine:
+        plan = await engine.recovery.plan_recovery(AgentName(options.tenant_name, agent))
+    report = plan.report
+    wrong = [f"  {failure.kind}: {failure.evidence}" for failure in report.failures]
+    steps = [f"  {number}. {step}" for number, step in enumerate(plan.steps, 1)]
+    text = "\n".join([f"{agent}: wrong are", *wrong, f"strategy {plan.strategy}:", *steps]) if wrong else f"{agent} is well"
+    emit(plain(plan), as_json=options.json, text=text)
+    return 1 if wrong else 0
+
+
+@app.command
+async def run(
+    agent: str,
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(help="Say what would be done.", negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Find out what is wrong with an agent and do something about it."""
+    async with session(options) as engine:
+        plan = await engine.recovery.plan_recovery(AgentName(options.tenant_name, agent))
+        if dry_run:
+            emit(
+                {"plan": plain(plan)}, as_json=options.json, text=f"{agent}: would {plan.strategy}: {'; '.join(plan.steps) or 'do nothing'}"
+            )
+            return
+        result = await engine.recovery.execute_recovery(plan)
+    emit({"plan": plain(plan), "result": plain(result)}, as_json=options.json, text=f"{agent}: {result.strategy}: {result.detail}")
+
+
+@app.command
+async def auto(
+    agent: str,
+    what: str = "show",
+    /,
+    *,
+    retries: int = 5,
+    backoff_s: float = 1.0,
+    options: Options = DEFAULTS,
+) -> None:
+    """Show an agent's auto-recovery, or turn it `on` (with retries and backoff) or `off`."""
+    name = AgentName(options.tenant_name, agent)
+    async with session(options) as engine:
+        if what == "on":
+            policy = await engine.recovery.enable_auto_recovery(name, retries=retries, backoff_s=backoff_s)
+        elif what == "off":
+            policy = await engine.recovery.disable_auto_recovery(name)
+        elif what == "show":
+            policy = await engine.recovery.auto_recovery(name)
+        else:
+            raise InvalidInput(f"auto-recovery cannot be {what!r}", hint="on, off or show")
+    state = "on" if policy.enabled else "off"
+    text = f"{agent}: auto-recovery is {state}, {policy.retries} retries, the first after {policy.backoff_s:g} s"
+    emit({"agent": agent, "policy": plain(policy)}, as_json=options.json, text=text)
+
+
+def _lines(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    rows = [(entry["time"], entry["type"], entry["recovery"][-8:], _facts(entry["data"])) for entry in entries]
+    return table(("TIME", "WHAT", "RECOVERY", "FACTS"), rows)
+
+
+def _facts(data: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.items() if value not in ("", None, []))
