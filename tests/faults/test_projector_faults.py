@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from redis.asyncio import Redis
 
 import perdure
 from perdure.client.engine import Engine
@@ -16,6 +17,7 @@ from perdure.projections.cache_check import check_cache
 from perdure.projections.projector import Projector
 from tests.fix_installation import Installation
 from tests.fix_projections import World
+from tests.fix_services import PrivateServices
 
 KILL_POINTS = ("projector.received", "projector.received:3", "projector.applied", "projector.applied:3", "projector.committed:2")
 AGENTS = 6
@@ -104,3 +106,31 @@ async def test_a_topic_with_repeated_and_reordered_messages_is_projected_right(i
         for number in range(AGENTS):
             state = await engine.agent(f"agent {number}", tenant=installation.tenant).state(consistency="eventual")
             assert [message["content"] for message in state.document["messages"]] == [f"turn {turn}" for turn in range(20)]
+
+
+async def test_a_redis_that_is_flushed_under_load_serves_no_empty_agent(
+    installation: Installation, private_services: Callable[..., PrivateServices]
+) -> None:
+    redis_url = private_services("redis").services.redis.url
+    installation.variables["PERDURE_CACHE"] = redis_url
+    names = [f"agent {number}" for number in range(AGENTS)]
+    async with installation.engine() as engine, Redis.from_url(redis_url) as redis:
+        await talk(engine, installation.tenant, 1)
+        await talk(engine, installation.tenant, 3, team="silent")
+        async with installation.process("relay", "projector"):
+            for turn in range(2, 12):
+                await talk(engine, installation.tenant, 1)
+                if turn % 3 == 0:
+                    await redis.flushall()
+                for name in names:
+                    state = await engine.agent(name, tenant=installation.tenant).state()
+                    assert (state.version, len(state.document["messages"])) == (turn, turn)
+            await redis.flushall()
+            for number in range(AGENTS):
+                state = await engine.agent(f"silent {number}", tenant=installation.tenant).state(consistency="eventual")
+                assert state.version == 3
+        await engine.run(until_drained=True)
+        for name in names:
+            assert (await engine.agent(name, tenant=installation.tenant).state(consistency="eventual")).version == 11
+        report = await installation.settled(engine)
+    assert report.log.agents == 2 * AGENTS
