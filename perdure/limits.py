@@ -121,6 +121,8 @@ SNAPSHOT_CHUNKS_MAX: Final = 40_000
 MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
 SNAPSHOT_WRITERS_MAX: Final = 256
 """Processes that write snapshots into one store at once."""
+SNAPSHOT_BASES_BYTES_MAX: Final = 64 * MIB
+"""States that a writer keeps at hand for the next snapshots, encoded; decoded they take about three times as much."""
 SNAPSHOT_TURN_WAIT_S: Final = 60.0
 """How long a writer waits for the sweep of unreferenced chunks, and the sweep for writers."""
 

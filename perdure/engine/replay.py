@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from perdure.engine.cells import shape, touched
 from perdure.engine.fold import apply
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
@@ -33,10 +34,12 @@ async def fold_log(
     *,
     start: Folded | None = None,
     to_version: int | None = None,
+    cells: set[bytes] | None = None,
 ) -> Folded:
     """Fold the events after `start` (the empty state) up to a version (the newest), checking the hash chain on the way.
 
-    The document of `start` is given away: it is changed in place. Raises ChainBroken, SealBroken, KeyUnavailable.
+    The document of `start` is given away: it is changed in place. cells: gets the names of all cells that were put or removed on the way.
+    Raises ChainBroken, SealBroken, KeyUnavailable, Compacted.
     """
     document, version, epoch, time_us, chain, warnings = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
     where = EventFilter(from_version=version + 1, to_version=to_version)
@@ -45,7 +48,10 @@ async def fold_log(
     async for page in read_pages(store, record, where):
         version, chain = check_chain(page, version=version, chain=chain)
         for event in await vault.open_all(page):
+            before = None if cells is None else shape(document, event.changes)
             document, surprises = apply(document, event.changes, own=True)
+            if cells is not None and before is not None:
+                cells.update(*touched(event.changes, before, document))
             if surprises and len(warnings) < WARNINGS_KEPT_MAX:
                 warnings = [*warnings, *(f"version {event.version}: {surprise}" for surprise in surprises)][:WARNINGS_KEPT_MAX]
         epoch, time_us = page[-1].epoch, page[-1].time_us

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, INCREMENTAL, SnapshotMark, SnapshotRow
@@ -23,11 +24,12 @@ from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
 from perdure.identifiers import uuid7
+from perdure.projections.hot import HotStates
 from perdure.snapshots.codecs import codec_named
 from perdure.snapshots.contents import Contents, Stored, all_of
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.loader import Loaded, SnapshotLoader
-from perdure.snapshots.manifest import Kind, seal_manifest
+from perdure.snapshots.manifest import Kind, Manifest, seal_manifest
 from perdure.snapshots.pack import pack
 from perdure.snapshots.turns import Turn, Turns
 
@@ -70,10 +72,21 @@ class Created(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class _State(NamedTuple):
-    agent: AgentRecord
+class _Base(NamedTuple):
+    """A state at hand, and the snapshot that it was taken by."""
+
     folded: Folded
-    base: Loaded | None
+    row: SnapshotRow
+    manifest: Manifest
+    size_bytes: int
+
+
+class _State(NamedTuple):
+    """The state to be packed. cells: that differ from those of the base, None where there is none."""
+
+    folded: Folded
+    base: Loaded | _Base | None
+    cells: set[bytes] | None
     warnings: tuple[str, ...]
 
 
@@ -87,6 +100,7 @@ class SnapshotWriter:
         self._loader = loader
         self._turns = turns
         self._busy: WeakValueDictionary[AgentName, asyncio.Lock] = WeakValueDictionary()
+        self._bases: HotStates[_Base] = HotStates(bytes_max=limits.SNAPSHOT_BASES_BYTES_MAX)
 
     async def create(self, name: AgentName, order: SnapshotOrder | None = None, *, at_version: int | None = None) -> Created:
         """Make a snapshot of the agent's newest version, or a checkpoint of a named one; one that stands there already is returned.
@@ -142,24 +156,39 @@ class SnapshotWriter:
             dictionary=await self._contents.book.newest(agent.tenant, agent.type),
             previous=previous.manifest if previous else None,
             previous_object=previous.row.manifest if previous else "",
+            touched=state.cells,
             generation=self._store.generation,
         )
         stored = await self._contents.put_chunks(packed, keys)
         sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
         row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
         await self._contents.put_manifest(row, sealed, stored.manifest)
-        return await self._register(row, stored, turn, state.warnings)
+        created = await self._register(row, stored, turn, state.warnings)
+        if not created.already:
+            base = _Base(state.folded, row, stored.manifest, row.plain_bytes)
+            self._bases.put((agent.tenant, agent.agent), base)
+        return created
 
     async def _fold(self, agent: AgentRecord, version: int) -> _State:
         skipped: list[str] = []
-        base = await self._loader.load(agent, version, skipped=skipped)
-        start = base.folded if base else None
-        folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version)
+        base = await self._base(agent, version) or await self._loader.load(agent, version, skipped=skipped)
+        start, cells = (base.folded, set[bytes]()) if base else (None, None)
+        folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version, cells=cells)
         if folded.version != version:
             message = f"the log of agent {agent.agent!r} ends at version {folded.version}"
             raise VersionNotFound(message, tenant=agent.tenant, agent=agent.agent, version=version)
         steps.reach("snapshot.folded")
-        return _State(agent, folded, base, (*skipped, *folded.warnings))
+        return _State(folded, base, cells, (*skipped, *folded.warnings))
+
+    async def _base(self, agent: AgentRecord, version: int) -> _Base | None:
+        """The state of the newest snapshot, where it is at hand. It is folded on in place, and so no longer kept until it is a snapshot again."""
+        name = (agent.tenant, agent.agent)
+        base = self._bases.get(name)
+        if base is None or base.row.version > version:
+            return None
+        self._bases.drop(name)
+        rows = await self._store.snapshots(agent, to_version=version, limit=1, good=True)
+        return base if rows and rows[0].id == base.row.id else None
 
     async def _replaced(self, agent: AgentRecord, version: int) -> UUID | None:
         rows = await self._store.snapshots(agent, to_version=version, limit=1)
@@ -205,7 +234,7 @@ def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
     codec_named(order.codec)
 
 
-def _kind(order: SnapshotOrder, previous: Loaded | None) -> Kind:
+def _kind(order: SnapshotOrder, previous: Loaded | _Base | None) -> Kind:
     if order.kind == CHECKPOINT:
         return "checkpoint"
     return "incremental" if previous is not None else "full"

@@ -90,6 +90,8 @@ async def test_every_state_from_snapshot_and_tail_is_the_full_fold(shelved: Shel
     reader, loader = cold(shelved.engine), shelved.snapshots.shelf.loader
     names = await live(shelved, trajectories, random)
     assert len(names) > len(FILES)
+    async for made in shelved.snapshots.all_snapshots(TENANT):
+        assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
     before = loader.status.loads
     for name in names:
         newest = await shelved.engine.log.version(name)
