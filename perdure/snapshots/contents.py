@@ -7,7 +7,7 @@ wait in memory by the batch, and the heavy work is done in threads, one batch wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -41,8 +41,8 @@ class ChunkDictionaryBook(Protocol):
         """The one for new chunks of the tenant's agents of a type."""
         ...
 
-    async def known(self, tenant: str) -> ChunkDictionaries:
-        """Those that the tenant's chunks may name."""
+    async def known(self, tenant: str, needed: Collection[int] = ()) -> ChunkDictionaries:
+        """Those that the tenant's chunks may name. needed: ids that are named; those not known yet are looked up."""
         ...
 
 
@@ -50,7 +50,7 @@ class _BuiltinBook:
     async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:  # noqa: ARG002 - the protocol's
         return builtin()
 
-    async def known(self, tenant: str) -> ChunkDictionaries:  # noqa: ARG002
+    async def known(self, tenant: str, needed: Collection[int] = ()) -> ChunkDictionaries:  # noqa: ARG002
         return BUILTIN_DICTIONARIES
 
 
@@ -108,7 +108,8 @@ class Contents:
             raise
 
     async def _read(self, row: SnapshotRow, manifest: Manifest) -> Opened:
-        keys, dictionaries = await self.keys(row.tenant, row.agent), await self.book.known(row.tenant)
+        needed = {reference.dictionary for reference in manifest.chunks}
+        keys, dictionaries = await self.keys(row.tenant, row.agent), await self.book.known(row.tenant, needed)
         feed = Feed()
         unpacking = asyncio.create_task(asyncio.to_thread(unpack, manifest, feed, keys=keys, dictionaries=dictionaries))
         feeding = asyncio.create_task(self._feed(feed, keys, manifest.chunks))

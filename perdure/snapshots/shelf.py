@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perdure.engine.log.log import EventLog
-from perdure.snapshots.contents import BUILTIN_BOOK, ChunkDictionaryBook, Contents
+from perdure.snapshots.contents import ChunkDictionaryBook, Contents
+from perdure.snapshots.dictionaries import DictionaryStore
 from perdure.snapshots.loader import SnapshotLoader
 from perdure.snapshots.restore import Restorer
 from perdure.snapshots.store.contract import SnapshotStore
@@ -15,11 +16,13 @@ __all__ = ["SnapshotShelf"]
 
 
 class SnapshotShelf:
-    """objects: the store. contents: what is in it. loader, writer, verifier, restorer: what works on it. turns: of writers and the sweep."""
+    """objects: the store. contents: what is in it. dictionaries: of chunks, unless a book of another kind is handed in. loader, writer, verifier,
+    restorer: what works on it. turns: of writers and the sweep."""
 
-    def __init__(self, log: EventLog, objects: SnapshotStore, book: ChunkDictionaryBook = BUILTIN_BOOK) -> None:
+    def __init__(self, log: EventLog, objects: SnapshotStore, book: ChunkDictionaryBook | None = None) -> None:
         self.objects = objects
-        self.contents = Contents(objects, log.vault, book)
+        self.dictionaries = DictionaryStore(log.vault.ring, log.store)
+        self.contents = Contents(objects, log.vault, book or self.dictionaries)
         self.loader = SnapshotLoader(log.store, self.contents)
         self.turns = Turns(log.store)
         self.writer = SnapshotWriter(log.store, log.vault, self.contents, self.loader, self.turns)

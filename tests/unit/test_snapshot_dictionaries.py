@@ -54,7 +54,7 @@ async def test_a_newer_one_is_used_and_the_older_one_still_opens() -> None:
     documents = MemoryDocuments()
     book = open_store(documents)
     first = await book.add("acme", "support", SAMPLES)
-    keys, state = make_keys(), state_of(orders(500))
+    keys, state = make_keys(), state_of(orders(7))
     stored = store(state, keys, dictionary=await book.newest("acme", "support"))
     plain = store(state, keys, dictionary=NO_DICTIONARY)
     assert stored.manifest.stored_bytes < 0.8 * plain.manifest.stored_bytes
