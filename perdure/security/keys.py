@@ -27,6 +27,7 @@ __all__ = ["EnvironmentKeyProvider", "FileKeyProvider", "KeyProvider", "key_id_o
 ENVIRONMENT_VARIABLE: Final = "PERDURE_ROOT_KEY"
 
 _VERSION = 0x01
+_VAULT_VERSION = 0x02
 _SALT_BYTES = 32
 _NONCE_BYTES = 12
 _DOMAIN = b"perdure root wrap"
@@ -49,16 +50,20 @@ class KeyProvider(Protocol):
         ...
 
 
-def open_provider(url: str) -> FileKeyProvider | EnvironmentKeyProvider:
-    """The provider that a URL names: `file:///…/root.key`, `env:` or `env:NAME`. Raises ConfigurationError."""
+def open_provider(url: str) -> KeyProvider:
+    """The provider that a URL names: `file:///…/root.key`, `env:`, `env:NAME` or `vault://HOST:PORT/KEY`. Raises ConfigurationError."""
     parts = urlsplit(url)
+    if parts.scheme == "vault":
+        from perdure.security.vault_transit import open_vault
+
+        return open_vault(parts)
     if parts.scheme == "env":
         return EnvironmentKeyProvider(parts.path or ENVIRONMENT_VARIABLE)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/") and not parts.path.endswith("/"):
         return FileKeyProvider(Path(unquote(parts.path)))
     raise ConfigurationError(
         f"the key provider {parts.scheme or url!r} is not known, or its URL names no file",
-        hint="write file:///absolute/path/root.key, env: or env:NAME",
+        hint="write file:///absolute/path/root.key, env:, env:NAME or vault://HOST:PORT/KEY",
     )
 
 
@@ -168,7 +173,7 @@ def _wrap(id: str, key: bytes, plaintext: bytes, context: bytes) -> bytes:
 
 def key_id_of(wrapped: bytes) -> str:
     """The id of the root key that a wrapped key names; authenticated only by unwrapping it. Raises SealBroken."""
-    if len(wrapped) < 2 or wrapped[0] != _VERSION or len(wrapped) < 2 + wrapped[1]:
+    if len(wrapped) < 2 or wrapped[0] not in {_VERSION, _VAULT_VERSION} or len(wrapped) < 2 + wrapped[1]:
         raise SealBroken("a key wrapped by the root key is cut off or of an unknown format")
     return wrapped[2 : 2 + wrapped[1]].decode("ascii", "replace")
 

@@ -172,7 +172,7 @@ async def test_urls_name_providers(path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert open_provider(f"file://{str(spaced).replace(' ', '%20')}").key_id == FileKeyProvider(spaced).key_id
 
 
-@pytest.mark.parametrize("url", ["", "root.key", "file:root.key", "file://server/root.key", "file:///folder/", "vault://x", "http://x"])
+@pytest.mark.parametrize("url", ["", "root.key", "file:root.key", "file://server/root.key", "file:///folder/", "http://x"])
 def test_urls_that_name_no_provider_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_provider(url)
