@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.engine.log.archive_rows import ArchiveRows
 from perdure.engine.log.floor_rows import FloorRows
 from perdure.engine.log.snapshot_rows import SnapshotRows
 
@@ -184,7 +185,7 @@ class Lease(NamedTuple):
     expires_in_s: float
 
 
-class LogStore(SnapshotRows, FloorRows, Protocol):
+class LogStore(SnapshotRows, FloorRows, ArchiveRows, Protocol):
     """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
 
     partitions: int

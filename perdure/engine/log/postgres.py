@@ -21,8 +21,8 @@ from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Hea
 from perdure.engine.log.decide import head_after
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.postgres_append import Appender
+from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_errors import translated
-from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
@@ -37,7 +37,7 @@ FEW_SEGMENTS = 4
 """Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
 
-class PostgresStore(PostgresFloors):
+class PostgresStore(PostgresArchive):
     """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
 
     def __init__(self, url: str, segment_offsets: int) -> None:

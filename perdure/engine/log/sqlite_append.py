@@ -15,7 +15,7 @@ from perdure.engine.log.sqlite_rows import position
 from perdure.errors import IntegrityError
 from perdure.limits import TAIL_EVENTS_MAX
 
-__all__ = ["append"]
+__all__ = ["append", "insert"]
 
 Found = dict[tuple[int, UUID], int]
 
@@ -139,6 +139,11 @@ def _insert(connection: sqlite3.Connection, proposal: Proposal) -> bool:
     owners = [(owner, epoch, agent_key) for agent_key, owner, epoch in proposal.ownership]
     connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", owners)
     return True
+
+
+def insert(connection: sqlite3.Connection, events: Sequence[SealedEvent]) -> None:
+    """Put rows in as they are; the indexes refuse what stands twice."""
+    connection.executemany(_INSERT, [_row(event) for event in events])
 
 
 def _row(event: SealedEvent) -> tuple[Any, ...]:
