@@ -144,6 +144,11 @@ COMPACTION_PAGE_EVENTS: Final = 2_000
 """Events that are removed in one transaction; it bounds the time that appends to the partition wait for it."""
 SNAPSHOTS_PER_AGENT_MAX: Final = 10_000
 """Snapshots of one agent that retention and compaction look at, the newest."""
+SWEEP_GRACE_MIN_S: Final = 600.0
+"""Objects that nobody names stay at least for so long."""
+SWEEP_ROWS_PAGE: Final = 500
+SCRUB_SNAPSHOTS_MAX: Final = 100_000
+"""Snapshots that one scrub reads."""
 SNAPSHOT_HOLDS_MAX: Final = 1_000
 """Restores that may run at once."""
 

@@ -19,7 +19,9 @@ from perdure.client.recovery import Recovery
 from perdure.client.snapshots import Snapshots
 from perdure.client.states import States
 from perdure.client.training import Trained, Trainer, train
+from perdure.client.upkeep import Upkeep
 from perdure.client.verify import VerifyReport, verify
+from perdure.client.verify_snapshots import verify_snapshots
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
@@ -40,6 +42,7 @@ from perdure.projections.reader import StateReader
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import open_provider
 from perdure.security.ring import KeyRing
+from perdure.snapshots.cadence import Cadence
 from perdure.snapshots.store.contract import SnapshotStore
 
 __all__ = ["Engine", "Opening", "open_engine"]
@@ -49,7 +52,7 @@ TENANT_DEFAULT = "default"
 
 class Engine:
     """Open it with `perdure.open()`. log: events. states: reads of states. directory: agents. projections: yours. quarantine: what stands still.
-    snapshots: of agents' states, where a store is configured."""
+    snapshots: of agents' states, where a store is configured. upkeep: of snapshots and logs: retention, compaction, sweep, scrub."""
 
     def __init__(self, settings: config.Settings, log: Log, bus: Bus, cache: StateCache, objects: SnapshotStore | None = None) -> None:
         self.settings = settings
@@ -57,6 +60,7 @@ class Engine:
         self.bus = bus
         self.cache = cache
         self.snapshots = Snapshots(log, objects)
+        self.upkeep = Upkeep(log, self.snapshots)
         reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
         log.read_with(reader)
         self.states = States(reader, log)
@@ -101,12 +105,26 @@ class Engine:
         return await train(self.log.vault, tenant)
 
     async def run(
-        self, *, relay: bool = True, projector: bool = True, until_drained: bool = False, stop: asyncio.Event | None = None
+        self,
+        *,
+        relay: bool = True,
+        projector: bool = True,
+        snapshotter: bool | None = None,
+        cadence: Cadence | None = None,
+        until_drained: bool = False,
+        stop: asyncio.Event | None = None,
     ) -> None:
-        """Publish the log to the bus and project it into the cache, until `stop` is set, or once until both have caught up."""
+        """Publish the log to the bus, project it into the cache and make snapshots of agents that are due, until `stop` is set, or once until
+        all have caught up. snapshotter: None for where a store is configured and both others run. cadence: when an agent is due."""
         stop = stop or asyncio.Event()
-        await self.bus.ensure(self.log.store.partitions)
+        if snapshotter is None:
+            snapshotter = relay and projector and self.snapshots.base is not None
+        if relay or projector:
+            await self.bus.ensure(self.log.store.partitions)
         async with asyncio.TaskGroup() as group:
+            if snapshotter:
+                making = self.upkeep.snapshotter(cadence)
+                group.create_task(making.run(stop))
             if relay:
                 publishing = Relay(self.log.store, self.bus)
                 running = group.create_task(publishing.run(stop))
@@ -119,6 +137,8 @@ class Engine:
                 else:
                     group.create_task(projecting.run(stop))
             if until_drained:
+                if snapshotter:
+                    await making.drain()
                 stop.set()
                 if relay:
                     await running
@@ -139,8 +159,9 @@ class Engine:
         return {"relay": await log_lag(self.log.store, published)}
 
     async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
-        """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log."""
-        return await verify(
+        """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log; with a store, that every
+        snapshot is whole and gives the log's state."""
+        report = await verify(
             self.log.store,
             self.log.vault,
             bus=None if isinstance(self.bus, MemoryBus) else self.bus,
@@ -148,6 +169,10 @@ class Engine:
             base=self.snapshots.base,
             progress=progress,
         )
+        if self.snapshots.base is not None:
+            report.snapshots = await verify_snapshots(self.log, self.snapshots.shelf)
+            report.ok = report.ok and report.snapshots.ok
+        return report
 
     async def close(self) -> None:
         """Write what is queued and leave every server."""

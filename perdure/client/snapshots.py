@@ -20,7 +20,7 @@ from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.writer import Created, SnapshotOrder
 
-__all__ = ["Made", "Restored", "Snapshot", "Snapshots", "Verification"]
+__all__ = ["Made", "Restored", "Snapshot", "Snapshots", "Verification", "snapshot_of"]
 
 PAGE_SNAPSHOTS = 200
 
@@ -159,7 +159,7 @@ class Snapshots:
     async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
         """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""
         agent = await self._log.vault.record(*name)
-        return [_snapshot(row) for row in await self._log.store.snapshots(agent, limit=limit)]
+        return [snapshot_of(row) for row in await self._log.store.snapshots(agent, limit=limit)]
 
     async def all_snapshots(self, tenant: str) -> AsyncIterator[Snapshot]:
         """Every snapshot of a tenant, about in the order in which they were made."""
@@ -167,16 +167,16 @@ class Snapshots:
         while page := await self._log.store.list_snapshots(tenant, after=after, limit=PAGE_SNAPSHOTS):
             after = page[-1].id
             for row in page:
-                yield _snapshot(row)
+                yield snapshot_of(row)
 
     async def get_snapshot(self, tenant: str, id: UUID) -> Snapshot:
         """What is registered of a snapshot. Raises SnapshotNotFound."""
-        return _snapshot(await self._row(tenant, id))
+        return snapshot_of(await self._row(tenant, id))
 
     async def verify_snapshot(self, tenant: str, id: UUID, *, replay: bool = False) -> Verification:
         """Read it as a whole and compare it with the log (replay: also with the fold of the whole log); see `SnapshotVerifier.verify`."""
         found = await self.shelf.verifier.verify(await self._row(tenant, id), replay=replay)
-        return Verification(_snapshot(found.row), found.ok, found.problem, found.bytes_read, found.replayed)
+        return Verification(snapshot_of(found.row), found.ok, found.problem, found.bytes_read, found.replayed)
 
     async def delete_snapshot(self, tenant: str, id: UUID, *, even_permanent: bool = False) -> None:
         """Forget a snapshot; its objects are swept away later. Raises SnapshotNotFound, Conflict where it has to stay."""
@@ -246,14 +246,14 @@ def _expiry(expires: datetime | None) -> int:
 
 
 def _made(created: Created) -> Made:
-    return Made(_snapshot(created.row), created.already, created.warnings)
+    return Made(snapshot_of(created.row), created.already, created.warnings)
 
 
 def _moment(time_us: int) -> datetime | None:
     return from_microseconds(time_us) if time_us else None
 
 
-def _snapshot(row: SnapshotRow) -> Snapshot:
+def snapshot_of(row: SnapshotRow) -> Snapshot:
     fields = {name: getattr(row, name) for name in Snapshot.__struct_fields__ if hasattr(row, name)}
     fields |= {"time": from_microseconds(row.time_us), "created": from_microseconds(row.created_us)}
     return Snapshot(**fields, expires=_moment(row.expires_us), verified=_moment(row.verified_us))

@@ -4,7 +4,7 @@ A log is compacted from its beginning: the versions below a *floor* go, all othe
 
 1. The state at every version from floor - 1 on can be had: a sound snapshot stands at floor - 1 exactly, the *anchor*, whose chain hash the
    first kept event follows.
-2. The newest three sound snapshots and all events after the oldest of them stay. With fewer than three, nothing goes.
+2. The newest three sound snapshots and all events after the oldest of them stay. Where there are fewer, they are made first, or nothing goes.
 3. What a fork or a running restore needs can be had as before: either from the floor on, or from a snapshot at that very version.
 4. A floor never goes down.
 
@@ -54,12 +54,14 @@ def plan_compaction(
     snapshots: Sequence[S],
     *,
     floor: int,
+    head: int,
     wanted: int,
     strategy: Strategy,
     held_versions: Collection[int] = (),
     step_versions: int | None = None,
 ) -> CompactionPlan:
-    """Plan for one agent whose log begins at `floor` and shall begin at `wanted`. step_versions: of `merge`, how many versions one step has."""
+    """Plan for one agent whose log goes from `floor` to `head` and shall begin at `wanted`. step_versions: of `merge`, how many versions one
+    step has. Where there are too few snapshots, all strategies but delete make what is missing."""
     if (strategy == "merge") != (step_versions is not None):
         raise InvalidInput("step_versions belongs to the strategy merge", hint="give it with merge, and only there")
     if step_versions is not None and step_versions < 1:
@@ -68,16 +70,18 @@ def plan_compaction(
     nothing = CompactionPlan(floor, floor)
     if wanted <= floor:
         return nothing
-    if len(good) < SNAPSHOTS_NEWEST_MIN:
+    if len(good) < SNAPSHOTS_NEWEST_MIN and strategy == "delete":
         return msgspec.structs.replace(nothing, limited_by=FEW_SNAPSHOTS)
-    highest = good[SNAPSHOTS_NEWEST_MIN - 1].version + 1
+    few = len(good) < SNAPSHOTS_NEWEST_MIN
+    highest = head - SNAPSHOTS_NEWEST_MIN + 2 if few else good[SNAPSHOTS_NEWEST_MIN - 1].version + 1
     target, limited_by = (highest, NEWEST) if wanted > highest else (wanted, "")
     if target <= floor:
         return msgspec.structs.replace(nothing, limited_by=limited_by)
-    reachable = {version for version in held_versions if _reachable(good, version, floor)}
+    reachable = {version for version in held_versions if version < target and _reachable(good, version, floor)}
     if strategy == "delete":
         return _by_what_stands(good, floor, target, reachable, limited_by)
-    made = _to_make(good, floor, target, reachable, step_versions)
+    extra = {(target - 1 + head) // 2, head} if few else set()
+    made = _to_make(good, floor, target, reachable | extra, step_versions)
     return _plan(good, floor, target, made, limited_by)
 
 
@@ -86,7 +90,7 @@ def _reachable(good: Sequence[S], version: int, floor: int) -> bool:
 
 
 def _to_make(good: Sequence[S], floor: int, target: int, held: Collection[int], step_versions: int | None) -> list[int]:
-    wanted = {target - 1, *(version for version in held if 0 < version < target)}
+    wanted = {target - 1, *(version for version in held if version > 0)}
     if step_versions is not None:
         first = (floor - 1) // step_versions + 1
         wanted |= {step * step_versions for step in range(first, (target - 1) // step_versions + 1)}
@@ -114,6 +118,6 @@ def _by_what_stands(good: Sequence[S], floor: int, target: int, held: Collection
 
 
 def _plan(good: Sequence[S], old_floor: int, floor: int, made: list[int], limited_by: str) -> CompactionPlan:
-    newest = {snapshot.version for snapshot in good[:SNAPSHOTS_NEWEST_MIN]}
+    newest = set(sorted({*made, *(snapshot.version for snapshot in good)})[-SNAPSHOTS_NEWEST_MIN:])
     below = {snapshot.version for snapshot in good if snapshot.version < floor}
     return CompactionPlan(old_floor, floor, tuple(made), tuple(sorted(newest | below | set(made))), limited_by)

@@ -4,7 +4,7 @@ A chunk's key follows from its content and the tenant's key, and everything else
 
     digest = SHA-256(content)                                           listed in the sealed manifest, nowhere else
     key    = HMAC(tenant's chunk secret, codec | dictionary | digest)
-    name   = HMAC(key, "name")      cipher = HMAC(key, "cipher")      nonce = HMAC(HMAC(key, "nonce"), compressed content)
+    name   = HMAC(key, "name")      AES key, nonce key = the halves of HMAC-SHA-512(key, "seal")      nonce = HMAC(nonce key, compressed content)
 
 So equal chunks of a tenant are one object, chunks of two tenants never are, and when an agent's data key is destroyed, and with it every manifest
 of the agent, nobody can open a chunk that no other agent's manifest lists: not even the tenant's key does it without the digest.
@@ -19,7 +19,7 @@ from perdure.security.cipher import Cipher
 from perdure.security.framing import join_fields
 from perdure.security.tenant_key import TenantKey
 
-__all__ = ["CHUNK_KEY_BYTES", "MARK_BYTES", "SnapshotKeys", "chunk_name", "chunk_object", "chunk_secrets", "manifest_object"]
+__all__ = ["CHUNK_KEY_BYTES", "MARK_BYTES", "SnapshotKeys", "chunk_name", "chunk_object", "chunk_secrets", "manifest_object", "tenant_mark"]
 
 CHUNK_KEY_BYTES: Final = 32
 MARK_BYTES: Final = 16
@@ -39,7 +39,7 @@ class SnapshotKeys:
         self.agent = cipher.agent
         self.cipher = cipher
         self._tenant_key = tenant_key
-        self.tenant_mark = tenant_key.mark(join_fields(b"snapshots of tenant"))[:MARK_BYTES].hex()
+        self.tenant_mark = tenant_mark(tenant_key)
         self.agent_mark = tenant_key.mark(join_fields(b"snapshots of agent", self.agent.encode()))[:MARK_BYTES].hex()
 
     @property
@@ -71,13 +71,23 @@ def chunk_secrets(key: bytes, content: bytes) -> tuple[bytes, bytes]:
     One chunk key may seal different bytes, because another release of a codec may compress in another way; the nonce follows the bytes, so it is
     never used for two of them, and equal ones are sealed equally.
     """
-    nonce = hmac.digest(hmac.digest(key, b"nonce", "sha256"), content, "sha256")[:_NONCE_BYTES]
-    return cipher_key(key), nonce
+    aes_key, nonce_key = _seal_keys(key)
+    return aes_key, hmac.digest(nonce_key, content, "sha256")[:_NONCE_BYTES]
 
 
 def cipher_key(key: bytes) -> bytes:
     """The AES key of a chunk."""
-    return hmac.digest(key, b"cipher", "sha256")
+    return _seal_keys(key)[0]
+
+
+def _seal_keys(key: bytes) -> tuple[bytes, bytes]:
+    both = hmac.digest(key, b"seal", "sha512")
+    return both[:CHUNK_KEY_BYTES], both[CHUNK_KEY_BYTES:]
+
+
+def tenant_mark(tenant_key: TenantKey) -> str:
+    """What a store sees in place of the tenant's name."""
+    return tenant_key.mark(join_fields(b"snapshots of tenant"))[:MARK_BYTES].hex()
 
 
 def chunk_object(tenant_mark: str, name: bytes) -> str:

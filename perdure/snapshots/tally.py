@@ -54,17 +54,26 @@ class Tally:
         self._agents[agent] = behind
         self._agents.move_to_end(agent)
 
-    def saw(self, agent: int, version: int, size_bytes: int) -> Trigger | None:
-        """Count an event of an agent that is remembered; why a snapshot is due, if it is."""
-        self._events += 1
+    def saw(self, agent: int, version: int, size_bytes: int, events: int = 1) -> Trigger | None:
+        """Count events, up to a version, of an agent that is remembered; why a snapshot is due, if it is."""
+        self._events += events
         self._bytes += size_bytes
         behind = self._agents[agent]
         self._agents.move_to_end(agent)
         if version <= behind.snapshot_version or version <= behind.version:
             return self._due(behind)
-        behind.bytes_seen += size_bytes + self._average(version - behind.version - 1)
+        behind.bytes_seen += size_bytes + self._average(version - behind.version - events)
         behind.version = version
         return self._due(behind)
+
+    def state_bytes(self, agent: int) -> int:
+        """About how large the state of an agent is that is remembered: its last snapshot's, and what was written since."""
+        behind = self._agents[agent]
+        return behind.state_bytes + behind.bytes_seen
+
+    def forget(self, agent: int) -> None:
+        """Let it be asked for anew when it is seen again."""
+        self._agents.pop(agent, None)
 
     def trim(self) -> None:
         """Forget those seen longest ago, down to the limit."""

@@ -87,7 +87,7 @@ def test_nothing_that_can_be_had_or_is_needed_is_lost(
     for goal in (wanted, min(HEAD, wanted + 7)):
         before = reachable(snapshots, floor)
         steps = step if strategy == "merge" else None
-        plan = plan_compaction(snapshots, floor=floor, wanted=goal, strategy=strategy, held_versions=held, step_versions=steps)
+        plan = plan_compaction(snapshots, floor=floor, head=HEAD, wanted=goal, strategy=strategy, held_versions=held, step_versions=steps)
         assert floor <= plan.floor <= max(floor, goal)
         assert set(plan.checkpoints) <= before, "a checkpoint is only made of a state that can be had"
         snapshots = [*snapshots, *checkpoints(plan)]
@@ -113,7 +113,7 @@ def test_nothing_that_can_be_had_or_is_needed_is_lost(
 
 @given(histories(), st.integers(1, HEAD))
 def test_a_merge_keeps_a_state_of_every_step(snapshots: list[Kept], step: int) -> None:
-    plan = plan_compaction(snapshots, floor=1, wanted=HEAD, strategy="merge", step_versions=step)
+    plan = plan_compaction(snapshots, floor=1, head=HEAD, wanted=HEAD, strategy="merge", step_versions=step)
     left = reachable([*snapshots, *checkpoints(plan)], plan.floor)
     if plan.floor > 1:
         assert set(range(step, plan.floor, step)) <= left
@@ -131,17 +131,22 @@ def test_the_base_of_a_version_leads_there(snapshots: list[Kept], version: int, 
 
 def test_a_plan_says_why_it_stops_short() -> None:
     three = [Kept(10), Kept(20), Kept(30)]
-    cut = plan_compaction(three, floor=1, wanted=40, strategy="snapshot")
+    cut = plan_compaction(three, head=HEAD, floor=1, wanted=40, strategy="snapshot")
     assert (cut.floor, cut.checkpoints, cut.limited_by) == (11, (), "the newest three snapshots")
-    few = plan_compaction(three[:2], floor=1, wanted=5, strategy="snapshot")
+    few = plan_compaction(three[:2], head=HEAD, floor=1, wanted=5, strategy="delete")
     assert (few.events, few.limited_by) == (0, "fewer than three sound snapshots")
-    stands = plan_compaction(three, floor=1, wanted=8, strategy="delete")
+    made = plan_compaction(three[:1], head=HEAD, floor=1, wanted=21, strategy="snapshot")
+    assert (made.floor, made.checkpoints, made.verify) == (21, (20, 40, 60), (10, 20, 40, 60))
+    all_of_it = plan_compaction([], head=HEAD, floor=1, wanted=HEAD, strategy="snapshot")
+    assert (all_of_it.floor, all_of_it.checkpoints, all_of_it.limited_by) == (59, (58, 59, 60), "the newest three snapshots")
+    assert plan_compaction([], head=2, floor=1, wanted=2, strategy="snapshot").events == 0
+    stands = plan_compaction(three, head=HEAD, floor=1, wanted=8, strategy="delete")
     assert (stands.events, stands.limited_by) == (0, "no snapshot stands where the kept events would begin")
-    held = plan_compaction(three, floor=1, wanted=11, strategy="delete", held_versions=[7])
+    held = plan_compaction(three, head=HEAD, floor=1, wanted=11, strategy="delete", held_versions=[7])
     assert (held.events, held.limited_by) == (0, "a fork or a restore")
-    made = plan_compaction(three, floor=1, wanted=11, strategy="snapshot", held_versions=[7])
+    made = plan_compaction(three, head=HEAD, floor=1, wanted=11, strategy="snapshot", held_versions=[7])
     assert (made.floor, made.checkpoints, made.limited_by) == (11, (7,), "")
-    assert plan_compaction(three, floor=11, wanted=5, strategy="snapshot").events == 0
+    assert plan_compaction(three, head=HEAD, floor=11, wanted=5, strategy="snapshot").events == 0
 
 
 @pytest.mark.parametrize(
@@ -151,10 +156,10 @@ def test_a_plan_says_why_it_stops_short() -> None:
         lambda: RetentionPolicy(days=-1),
         lambda: Cadence(budget_events=0),
         lambda: Cadence(every_versions=0),
-        lambda: plan_compaction([], floor=1, wanted=2, strategy="merge"),
-        lambda: plan_compaction([], floor=1, wanted=2, strategy="delete", step_versions=3),
-        lambda: plan_compaction([], floor=1, wanted=2, strategy="merge", step_versions=0),
-        lambda: plan_compaction([Kept(5000), Kept(6000), Kept(7000)], floor=1, wanted=5001, strategy="merge", step_versions=1),
+        lambda: plan_compaction([], head=HEAD, floor=1, wanted=2, strategy="merge"),
+        lambda: plan_compaction([], head=HEAD, floor=1, wanted=2, strategy="delete", step_versions=3),
+        lambda: plan_compaction([], head=HEAD, floor=1, wanted=2, strategy="merge", step_versions=0),
+        lambda: plan_compaction([Kept(5000), Kept(6000), Kept(7000)], head=HEAD, floor=1, wanted=5001, strategy="merge", step_versions=1),
     ],
 )
 def test_wrong_settings_are_refused(wrong: object) -> None:
