@@ -175,8 +175,9 @@ def _chunk(stored: bytes, entry: list[Any], body: list[Any], keys: CheckKeys) ->
         raise _Bad("its header is another one")
     key = _chunk_key(digest, body, keys)
     associated = _fields(b"perdure chunk", keys.tenant.encode(), _hmac(key, b"name")) + stored[:10]
-    content = AESGCM(_hmac(key, b"cipher")).decrypt(stored[10:22], stored[22:], associated)
-    if stored[10:22] != _hmac(_hmac(key, b"nonce"), content)[:12]:
+    halves = hmac.new(key, b"seal", hashlib.sha512).digest()
+    content = AESGCM(halves[:32]).decrypt(stored[10:22], stored[22:], associated)
+    if stored[10:22] != _hmac(halves[32:], content)[:12]:
         raise _Bad("its nonce does not follow from its content")
     found = keys.chunk_dictionary(dictionary) if dictionary else b""
     if found is None:

@@ -152,10 +152,11 @@ def _container_header(count: int, short: int, long: int) -> bytes:
 def seal_chunk(content: Cut, *, keys: SnapshotKeys, codec: Codec, dictionary: ChunkDictionary) -> tuple[ChunkReference, bytes]:
     """(what the manifest lists, the bytes to store). Deterministic within one release of the codec's library."""
     plaintext = content.plaintext
-    used = dictionary if codec.takes_dictionary else NO_DICTIONARY
+    asked = dictionary if codec.takes_dictionary else NO_DICTIONARY
+    used = asked if len(plaintext) <= asked.helps_bytes else NO_DICTIONARY
     compressed = codec.compress(plaintext, used)
-    # The key names the codec that was asked for, so that it is known before anything is compressed; the header names the one that was used.
-    key = keys.chunk_key(keys.version, codec.id, used.id, content.digest)
+    # The key names what was asked for, so that it is known before anything is compressed; the header names what was used.
+    key = keys.chunk_key(keys.version, codec.id, asked.id, content.digest)
     stored = (codec.id, used.id) if len(compressed) < len(plaintext) else (NONE.id, NO_DICTIONARY.id)
     if stored[0] == NONE.id:
         compressed = plaintext

@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import zstandard
 
+from perdure import limits
+
 __all__ = [
     "BUILTIN_CHUNK_DICTIONARY_ID",
     "BUILTIN_DICTIONARIES",
@@ -22,6 +24,7 @@ __all__ = [
 LEVEL: Final = 3
 _FORMAT: Final = zstandard.FORMAT_ZSTD1_MAGICLESS
 BUILTIN_CHUNK_DICTIONARY_ID: Final = 1
+BUILTIN_HELPS_BYTES: Final = 32 * limits.KIB
 
 
 class CodecBroken(Exception):
@@ -31,10 +34,7 @@ class CodecBroken(Exception):
 class _Codecs(threading.local):
     """One compressor and one decompressor per thread: zstandard's objects must not be used by two threads at once."""
 
-    def __init__(self, data: zstandard.ZstdCompressionDict | None) -> None:
-        parameters = zstandard.ZstdCompressionParameters.from_level(
-            LEVEL, format=_FORMAT, write_content_size=1, write_checksum=0, write_dict_id=0
-        )
+    def __init__(self, parameters: zstandard.ZstdCompressionParameters, data: zstandard.ZstdCompressionDict | None) -> None:
         self.compressor = zstandard.ZstdCompressor(dict_data=data, compression_params=parameters)
         self.decompressor = zstandard.ZstdDecompressor(dict_data=data, format=_FORMAT)
 
@@ -42,19 +42,26 @@ class _Codecs(threading.local):
 class ChunkDictionary:
     """A dictionary for chunks, digested once and shared by all threads.
 
-    id: as chunks name it, 0 for none. content: its bytes. agent_type: of the agents it was trained on, "" for the built-in one.
+    id: as chunks name it, 0 for none. content: its bytes. agent_type: of the agents it was trained on, "" for the built-in one. helps_bytes: larger
+    plaintexts are compressed without it, because it would cost a fifth of the speed and save next to nothing.
     """
 
-    __slots__ = ("_codecs", "agent_type", "content", "id")
+    __slots__ = ("_codecs", "agent_type", "content", "helps_bytes", "id")
 
     def __init__(self, id: int, content: bytes = b"", agent_type: str = "") -> None:
         self.id = id
         self.content = content
         self.agent_type = agent_type
+        self.helps_bytes = BUILTIN_HELPS_BYTES if id == BUILTIN_CHUNK_DICTIONARY_ID else limits.CHUNK_PLAIN_BYTES_MAX
+        # A dictionary is digested for the sizes that chunks have: a twentieth faster than with zstd's own choice.
+        sizes = {"source_size": limits.CHUNK_BYTES_MIN + limits.CHUNK_BYTES_STEP, "dict_size": len(content)} if content else {}
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            LEVEL, format=_FORMAT, write_content_size=1, write_checksum=0, write_dict_id=0, **sizes
+        )
         data = zstandard.ZstdCompressionDict(content) if content else None
         if data is not None:
-            data.precompute_compress(level=LEVEL)
-        self._codecs = _Codecs(data)
+            data.precompute_compress(compression_params=parameters)
+        self._codecs = _Codecs(parameters, data)
 
     def compress(self, plaintext: bytes) -> bytes:
         """One frame that declares the size of its content."""
