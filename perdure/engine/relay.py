@@ -13,13 +13,16 @@ import os
 import random
 import socket
 import time
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
 from perdure.engine.bus.contract import Bus
-from perdure.engine.log.contract import Lease, LogStore, Position
+from perdure.engine.log.contract import Lease, LogStore, Position, SealedEvent
+from perdure.engine.relay_pages import TAIL_EVENTS
 from perdure.engine.relay_partition import SCOPE, PartitionRelay, decode_kept
 from perdure.engine.steps import reach
 from perdure.errors import Unavailable
@@ -31,13 +34,20 @@ LEASE_DURATION_S: Final = 3.0
 LEASE_MARGIN_S: Final = 0.5
 """An owner stops so much earlier than the store lets another in."""
 RENEW_INTERVAL_S: Final = LEASE_DURATION_S / 3
-POLL_HOT_S: Final = 0.005
-"""How soon the log is looked at again after it has grown; without growth the interval grows to POLL_IDLE_S."""
-POLL_IDLE_S: Final = 0.1
+POLL_HOT_S: Final = 0.003
+"""How soon the log is looked at again after it has grown (or after as long as that look took, so that a slow log is not asked all the time);
+without growth the interval grows to POLL_IDLE_S."""
+POLL_IDLE_S: Final = 0.05
+POLL_MIN_S: Final = 0.002
+"""A writer of the same process wakes the relay, but not more often than this: a little later, more events go at once."""
+POSITIONS_INTERVAL_S: Final = 0.25
+"""How often partitions that are far behind learn where the log stands."""
 POLL_GROWTH: Final = 1.5
 RETRY_S: Final = 0.5
 DRAIN_POLL_S: Final = 0.05
 STOP_TIMEOUT_S: Final = 15.0
+NOWHERE: Final = 2**62
+"""An offset beyond every log's end."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +76,7 @@ class Relay:
         self._leases: dict[int, Lease] = {}
         self._owners: dict[int, str] = {}
         self._positions: dict[int, Position] = {}
+        self._positions_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop` is set. Servers that are away are waited for; a mistake in settings at the start raises."""
@@ -127,21 +138,49 @@ class Relay:
                 await asyncio.sleep(RETRY_S)
 
     async def _watch(self) -> None:
-        """One look at where all partitions stand wakes those that have grown."""
+        """One look at the log for all partitions, again and again."""
         signal = self._store.signal()
         interval_s = POLL_HOT_S
         while True:
+            started_at = time.monotonic()
             try:
-                positions = await self._store.positions()
+                grown = await self._look()
             except Unavailable as error:
                 _log.warning("the log cannot be read: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            interval_s = POLL_HOT_S if positions != self._positions else min(POLL_IDLE_S, interval_s * POLL_GROWTH)
-            self._positions = positions
-            for partition, owned in self._owned.items():
-                owned.tell(positions.get(partition, Position(0, 0)))
+            took_s = time.monotonic() - started_at
+            interval_s = max(POLL_HOT_S, took_s) if grown else min(POLL_IDLE_S, interval_s * POLL_GROWTH)
             await signal.wait(interval_s)
+            if (early_s := started_at + POLL_MIN_S - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+
+    async def _look(self) -> bool:
+        """Bring partitions that are near the log's end their events, and tell the others where it stands. Whether anything was new."""
+        owned = dict(self._owned)
+        near = {partition: each.tail_after for partition, each in owned.items()}
+        events: list[SealedEvent] = []
+        if any(after is not None for after in near.values()):
+            # Always of the same partitions, so that the store meets the same question again.
+            after = {partition: NOWHERE if offset is None else offset for partition, offset in near.items()}
+            events = await self._store.read_tails(after, TAIL_EVENTS)
+        full = False
+        for partition, group in groupby(events, key=attrgetter("partition")):
+            tail = list(group)
+            full |= len(tail) == TAIL_EVENTS
+            owned[partition].feed(tail)
+        return await self._look_far(soon=full) or bool(events)
+
+    async def _look_far(self, *, soon: bool) -> bool:
+        now = time.monotonic()
+        if not soon and now - self._positions_at < POSITIONS_INTERVAL_S:
+            return False
+        positions = await self._store.positions()
+        grown = positions != self._positions
+        self._positions, self._positions_at = positions, now
+        for partition, owned in self._owned.items():
+            owned.tell(positions.get(partition, Position(0, 0)))
+        return grown
 
     async def _wait(self, stop: asyncio.Event, watching: asyncio.Task[None]) -> None:
         """Until the next renewal is due. What no retry heals ends the relay here."""
@@ -196,6 +235,7 @@ class Relay:
         owned = PartitionRelay(self._store, self._bus, partition, lease_epoch=lease.epoch, lease_until=until, page_events=self._page_events)
         owned.tell(self._positions.get(partition, Position(0, 0)))
         self._owned[partition] = owned
+        self._positions_at = 0.0  # what is known may be older than the partition's events
         self._tasks[partition] = asyncio.create_task(owned.run())
 
     async def _reap(self) -> None:

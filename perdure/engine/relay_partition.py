@@ -17,19 +17,19 @@ import msgspec
 
 from perdure.engine.bus.contract import Bus, BusMark
 from perdure.engine.log.contract import LogStore, Position, SealedEvent
+from perdure.engine.relay_pages import Pages
 from perdure.engine.steps import reach
-from perdure.errors import Compacted, IntegrityError, PerdureError, Unavailable
-from perdure.limits import MIB
+from perdure.errors import IntegrityError, PerdureError, Unavailable
 
 __all__ = ["SCOPE", "Kept", "PartitionRelay", "decode_kept"]
 
 SCOPE: Final = "relay"
 """Scope of the documents that hold positions; their names are the partitions' numbers."""
-PAGE_BYTES: Final = 4 * MIB
-"""What a page should hold at most: the next page's number of events follows from the last one's bytes."""
 KEEP_EVENTS_MAX: Final = 10_000
-KEEP_INTERVAL_S: Final = 0.2
+KEEP_INTERVAL_S: Final = 0.5
 """The position is written after so many events or so much time: what a successor publishes twice at most."""
+KEEP_IDLE_S: Final = 0.05
+"""It is written, too, when nothing more has come for so long; not sooner, for each writing is a commit of the log's database."""
 MARK_INTERVAL_S: Final = 1.0
 """How often the bus is asked whether it is still the one that we published to."""
 RETRY_FIRST_S: Final = 0.05
@@ -63,33 +63,41 @@ def decode_kept(value: bytes) -> Kept:
 class PartitionRelay:
     """Publishes one partition; `run` returns when it is stopped or replaced.
 
-    lease_until: on the monotonic clock; renewed from outside. target: where the log stands, told from outside by `tell`.
+    lease_until: on the monotonic clock; renewed from outside. Where the log stands is told from outside too, by `tell` and `feed`.
     """
 
     def __init__(self, store: LogStore, bus: Bus, partition: int, *, lease_epoch: int, lease_until: float, page_events: int) -> None:
         self.partition = partition
         self.lease_epoch = lease_epoch
         self.lease_until = lease_until
-        self.target = Position(0, 0)
         self.position = Kept(0, "", 0)
         self.problem: PerdureError | None = None
         self._store = store
         self._bus = bus
-        self._limit = self._page_events = page_events
+        self._pages = Pages(store, partition, page_events)
+        self._alone = False
         self._revision = 0
         self._written = Kept(0, "", 0)
         self._written_at = 0.0
         self._marked_at = 0.0
-        self._oldest_us = 0
-        self._dense_after = 0
-        self._ahead: asyncio.Task[list[SealedEvent]] | None = None
         self._stopping = False
         self._wake = asyncio.Event()
 
     def tell(self, target: Position) -> None:
         """The log's partition stands here now."""
-        if target.offset != self.target.offset:
-            self.target = target
+        self._pages.tell(target)
+        if self._pages.ready(self.position.offset):
+            self._wake.set()
+
+    @property
+    def tail_after(self) -> int | None:
+        """After which offset the common look shall bring events; None: it need not."""
+        return None if self.problem is not None else self._pages.tail_after
+
+    def feed(self, events: Sequence[SealedEvent]) -> None:
+        """Events that the common look has brought."""
+        self._pages.feed(events)
+        if self._pages.ready(self.position.offset):
             self._wake.set()
 
     def stop(self) -> None:
@@ -100,12 +108,12 @@ class PartitionRelay:
     @property
     def lag_events(self) -> int:
         """Events of the log that are not on the bus."""
-        return max(0, self.target.offset - self.position.offset)
+        return max(0, self._pages.target.offset - self.position.offset)
 
     @property
     def lag_s(self) -> float:
         """Age of the oldest event that is not on the bus (by this machine's clock)."""
-        oldest_us = self._oldest_us or self.target.time_us
+        oldest_us = self._pages.oldest_us or self._pages.target.time_us
         return max(0.0, time.time() - oldest_us / 1e6) if self.lag_events else 0.0
 
     async def run(self) -> None:
@@ -134,17 +142,17 @@ class PartitionRelay:
         except Unavailable as error:
             _log.warning("the position of partition %d could not be kept at the end: %s", self.partition, error)
         finally:
-            await self._forget_page()
+            await self._pages.forget()
 
     async def _work(self) -> None:
         while not self._stopping:
             self._check_lease()
             if time.monotonic() - self._marked_at >= MARK_INTERVAL_S:
                 await self._check_mark()
-            events = await self._page()
+            events = await self._pages.next(self.position.offset, alone=self._alone)
+            self._alone = False
             if not events:
-                await self._keep()
-                await self._wait()
+                await self._rest()
                 continue
             await self._publish(events)
             unkept = self.position.offset - self._written.offset
@@ -166,48 +174,10 @@ class PartitionRelay:
         """The bus has lost what we published: from the beginning again."""
         if self.position.offset:
             _log.warning("the bus lost partition %d; it is published again from the log", self.partition)
-        await self._forget_page()
+        await self._pages.forget()
         self.position = Kept(0, mark.incarnation, mark.end)
         await self._keep()
         reach("relay.rewound")
-
-    async def _page(self) -> list[SealedEvent]:
-        """The next events, dense from the position on; the page after them is being read already."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            if self.target.offset <= self.position.offset:
-                self._oldest_us = 0
-                return []
-            ahead = self._read(self.position.offset)
-        try:
-            events = await asyncio.shield(ahead)
-        except asyncio.CancelledError:
-            ahead.cancel()
-            raise
-        except Compacted as removed:
-            # What is left of them is published; for the others, consumers have the agents' states.
-            self._dense_after = int(removed.details["first_offset"]) - 1
-            events = await self._read(self.position.offset)
-        self._check_dense(events)
-        if not events:
-            return events
-        self._oldest_us = events[0].time_us
-        size = sum(len(event.payload) for event in events)
-        self._limit = max(1, min(self._page_events, PAGE_BYTES * len(events) // max(1, size)))
-        if self.target.offset > events[-1].offset:
-            self._ahead = self._read(events[-1].offset)
-        reach("relay.read")
-        return events
-
-    def _read(self, after: int) -> asyncio.Task[list[SealedEvent]]:
-        return asyncio.ensure_future(self._store.read(self.partition, after, self._limit, sparse=after < self._dense_after))
-
-    def _check_dense(self, events: Sequence[SealedEvent]) -> None:
-        before = self.position.offset
-        for event in events:
-            expected, before = max(before, min(self._dense_after, event.offset - 1)) + 1, event.offset
-            if event.offset != expected or event.partition != self.partition:
-                raise IntegrityError(f"partition {self.partition} of the log has offset {event.offset} where {expected} should be")
 
     async def _publish(self, events: Sequence[SealedEvent]) -> None:
         self._check_lease()
@@ -217,6 +187,7 @@ class PartitionRelay:
             await self._rewind(mark)
             return
         self.position = Kept(events[-1].offset, mark.incarnation, mark.end)
+        self._marked_at = time.monotonic()
 
     async def _keep(self) -> None:
         """Write the position when it has moved; Replaced when somebody else wrote it since."""
@@ -239,7 +210,7 @@ class PartitionRelay:
         if self.problem is None or self.problem.code != error.code:
             _log.warning("partition %d is not relayed for now: %s", self.partition, error)
         self.problem = error
-        await self._forget_page()
+        await self._pages.forget()
         self._check_lease()
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
         if not self._stopping and isinstance(error, Unavailable):
@@ -252,21 +223,20 @@ class PartitionRelay:
         except Unavailable as error:
             self.problem = error
 
-    async def _wait(self) -> None:
-        """Until the log has grown, or it is time to look at the bus."""
-        if self.target.offset > self.position.offset or self._stopping:
-            return
+    async def _rest(self) -> None:
+        """Wait until there is more, or it is time to look at the bus. The position is written once nothing has come for a moment."""
+        if not await self._woken(KEEP_IDLE_S):
+            await self._keep()
+            # What the common look cannot bring, because it was removed, is asked for alone.
+            self._alone = not await self._woken(MARK_INTERVAL_S)
+
+    async def _woken(self, timeout_s: float) -> bool:
         self._wake.clear()
+        if self._stopping or self._pages.ready(self.position.offset):
+            return True
         try:
-            async with asyncio.timeout(MARK_INTERVAL_S):
+            async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
         except TimeoutError:
-            return
-
-    async def _forget_page(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.cancel()
-            await asyncio.wait([ahead])
-            if not ahead.cancelled():
-                ahead.exception()
+            return False
+        return True
