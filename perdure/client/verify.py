@@ -45,12 +45,14 @@ class LogReport(msgspec.Struct):
 
 
 class VerifyReport(msgspec.Struct):
-    """ok: everything that was compared holds. topic, cache: None where there is none to compare (an embedded log)."""
+    """ok: everything that was compared holds. topic, cache: None where there is none to compare (an embedded log); snapshots: where there is no
+    store."""
 
     ok: bool
     log: LogReport
     topic: Any = None
     cache: Any = None
+    snapshots: Any = None
 
 
 async def verify(

@@ -72,7 +72,7 @@ class Created(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class _Base(NamedTuple):
+class _Base(msgspec.Struct):
     """A state at hand, and the snapshot that it was taken by."""
 
     folded: Folded

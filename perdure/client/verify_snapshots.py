@@ -1,0 +1,106 @@
+"""Do the snapshots hold? Each is read by the independent checker and compared with the fold of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from perdure.engine.digest import digest
+from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.floor_rows import NO_FLOOR
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.snapshot_rows import SnapshotRow
+from perdure.engine.replay import Folded, fold_log
+from perdure.errors import Denied, DictionaryNotFound, IntegrityError
+from perdure.snapshots.independent import check_independently
+from perdure.snapshots.loader import DAMAGE
+from perdure.snapshots.shelf import SnapshotShelf
+
+__all__ = ["SnapshotsReport", "verify_snapshots"]
+
+AGENTS_PAGE = 200
+SNAPSHOTS_PER_AGENT_MAX = 10_000
+PROBLEMS_KEPT_MAX = 1_000
+
+
+class SnapshotsReport(msgspec.Struct):
+    """snapshots, bytes: read. replayed: of these, compared with the fold of the log. marked: known to be damaged, not read again. problems:
+    what was found now, the first ones, each one line; problem_count: all of them."""
+
+    snapshots: int = 0
+    bytes: int = 0
+    replayed: int = 0
+    marked: int = 0
+    problem_count: int = 0
+    problems: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every snapshot that is not marked holds."""
+        return self.problem_count == 0
+
+    def note(self, row: SnapshotRow, problem: str) -> None:
+        """Keep a problem."""
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_KEPT_MAX:
+            self.problems.append(f"{row.tenant}/{row.agent} snapshot {row.id} at version {row.version}: {problem}")
+
+
+async def verify_snapshots(log: EventLog, shelf: SnapshotShelf, progress: Callable[[int], None] | None = None) -> SnapshotsReport:
+    """Check all snapshots of all tenants; what is damaged is marked. Raises Unavailable where the store or the log is away."""
+    report = SnapshotsReport()
+    for tenant in await log.store.tenants():
+        after = ""
+        while page := await log.store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
+            after = page[-1].agent
+            for record in page:
+                await _check_agent(log, shelf, record, report)
+                if progress is not None:
+                    progress(report.snapshots)
+    return report
+
+
+async def _check_agent(log: EventLog, shelf: SnapshotShelf, record: AgentRecord, report: SnapshotsReport) -> None:
+    """Oldest first, so that one walk through the log gives the states of all versions."""
+    rows = await log.store.snapshots(record, limit=SNAPSHOTS_PER_AGENT_MAX)
+    good = sorted((row for row in rows if not row.damage), key=lambda row: row.version)
+    report.marked += len(rows) - len(good)
+    (floor,) = await log.store.floors([record]) if good else (NO_FLOOR,)
+    state: Folded | None = None
+    for row in good:
+        report.snapshots += 1
+        try:
+            found = await _check(log, shelf, record, row, report)
+            if floor == NO_FLOOR:
+                state = await _replay(log, record, row, state, report)
+                if state is not None and digest(state.document) != found:
+                    raise IntegrityError("its state is not the one that the log gives")
+        except DAMAGE as problem:
+            await shelf.loader.report(row, problem)
+            report.note(row, problem.message)
+        except (Denied, DictionaryNotFound) as problem:
+            report.note(row, problem.message)
+
+
+async def _replay(log: EventLog, record: AgentRecord, row: SnapshotRow, state: Folded | None, report: SnapshotsReport) -> Folded | None:
+    """The state at the row's version, from the one before it; None: the log is broken, which is not the snapshot's fault."""
+    try:
+        state = await fold_log(log.store, log.vault, record, start=state, to_version=row.version)
+    except IntegrityError as problem:
+        report.note(row, f"the log does not give its state: {problem.message}")
+        return None
+    report.replayed += 1
+    return state
+
+
+async def _check(log: EventLog, shelf: SnapshotShelf, record: AgentRecord, row: SnapshotRow, report: SnapshotsReport) -> bytes:
+    """The digest of a snapshot's state. Raises IntegrityError for one that does not hold."""
+    await shelf.loader.check_log(record, row)
+    checked = await check_independently(shelf.contents, log.vault, row)
+    report.bytes += checked.bytes_read
+    if checked.problems or checked.document is None:
+        raise IntegrityError("; ".join(f"{problem.where}: {problem.what}" for problem in checked.problems))
+    if checked.state_digest != row.state_digest:
+        raise IntegrityError("its digest is not the registered one")
+    return digest(checked.document)
