@@ -42,5 +42,5 @@ async def _agents(engine: Engine, tenant: str) -> AsyncIterator[str]:
 
 
 async def _write(engine: Engine, tenant: str, agent: str) -> None:
-    async for event in engine.agent(agent, tenant=tenant).events():
+    async for event in engine.agent(agent, tenant=tenant).events(as_stored=True):
         sys.stdout.buffer.write(encode_line(event))

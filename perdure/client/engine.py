@@ -31,7 +31,7 @@ from perdure.engine.relay import Relay
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.vault import Vault
-from perdure.errors import MissingDependency
+from perdure.errors import InvalidInput, MissingDependency
 from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
 from perdure.projections.custom import Projections
@@ -78,6 +78,8 @@ class Engine:
 
         type: that a new agent gets with its first event (schemas and fidelity go by it); an agent of another type then refuses the write.
         """
+        if not isinstance(agent_id, str) or not isinstance(tenant, str):
+            raise InvalidInput(f"tenant {tenant!r:.80} and agent {agent_id!r:.80} are not both texts")
         name = AgentName(tenant, agent_id)
         check_names(name)
         return Agent(self, name, type)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from perdure.engine.changes import Change
 from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import apply
@@ -19,6 +20,9 @@ __all__ = ["KEPT_MAX", "Replayed", "Replaying"]
 
 KEPT_MAX: Final = 100
 """Errors, and warnings, that a result holds; all are counted."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[Change, ...])
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -63,10 +67,11 @@ class Replaying:
     async def run(self, events: AsyncIterator[RecordedEvent]) -> None:
         """Take all events, from version 1 on, as they are stored."""
         async for event in events:
+            # What a handler was given is in its hands; the state is folded from a copy.
+            changes = event.changes if self._handler is None else _copied(event.changes)
             if event.version >= self._wanted.from_version and (not self._wanted.types or event.type in self._wanted.types):
                 await self._hand_on(event)
-            # What a handler was given may still be in its hands; without one the values are nobody else's.
-            self._document, surprises = apply(self._document, event.changes, own=self._handler is None)
+            self._document, surprises = apply(self._document, changes, own=True)
             self._version = event.version
             self._warning_count += len(surprises)
             for surprise in surprises[: KEPT_MAX - len(self._warnings)]:
@@ -109,3 +114,7 @@ class Replaying:
             digest(self._document).hex(),
             self._document,
         )
+
+
+def _copied(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    return _decoder.decode(_encoder.encode(changes))

@@ -68,7 +68,7 @@ def parse_path(path: str | Path) -> Path:
             raise InvalidPath(f"path {path!r} does not start with '/'", hint="write a JSON pointer like /messages/0, or '' for the root")
         tokens = tuple(_unescape(token, path) for token in path.split("/")[1:])
     else:
-        tokens = tuple(path)
+        tokens = tuple(path) if isinstance(path, tuple | list) else (path,)
         if not all(isinstance(token, str) for token in tokens):
             raise InvalidPath(f"path {path!r} has a token that is not a string")
     if len(tokens) > limits.PATH_DEPTH_MAX:
