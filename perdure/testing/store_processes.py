@@ -58,8 +58,11 @@ async def count_creations(opener: Opener, names: Sequence[str], *, content_bytes
         _end(children)
 
 
-async def put_until_killed(opener: Opener, *, acknowledged_min: int) -> list[str]:
-    """A process puts objects named by their digest until it is killed; the names that it was told to be durable."""
+async def put_until_killed(opener: Opener, *, acknowledged_min: int, before_kill: Callable[[], None] | None = None) -> list[str]:
+    """A process puts objects named by their digest until it is killed; the names that it was told to be durable.
+
+    before_kill: what else happens to the store at that moment.
+    """
     receiver, sender = _processes.Pipe(duplex=False)
     child = _start(_put_for_ever, opener, sender)
     sender.close()
@@ -68,6 +71,8 @@ async def put_until_killed(opener: Opener, *, acknowledged_min: int) -> list[str
         while len(names) < acknowledged_min:
             assert await asyncio.to_thread(receiver.poll, CHILD_TIMEOUT_S), "the writer does not get on"
             names.append(receiver.recv())
+        if before_kill is not None:
+            before_kill()
         child.kill()
         child.join(CHILD_TIMEOUT_S)
         # What it sent before its end counts as well.
@@ -101,7 +106,7 @@ def _put_for_ever(opener: Opener, report: Connection) -> None:
             content = os.urandom(random.randrange(200_000))  # noqa: S311 - a size, no secret
             name = f"put/{hashlib.sha256(content).hexdigest()}"
             await store.put(name, content)
-            report.send(name)
+            report.send(name)  # one write to the kernel: never mixed with that of another task
 
     async def run() -> None:
         store = opener()

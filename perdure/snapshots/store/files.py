@@ -25,9 +25,9 @@ from perdure.snapshots.store.walk import walk
 
 __all__ = ["ObjectFolder"]
 
-_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-_SETTINGS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SETTINGS: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 class ObjectFolder:
@@ -63,14 +63,19 @@ class ObjectFolder:
         with _explained("get", name):
             try:
                 descriptor = os.open(path, _OPEN)
-            except _ABSENT as error:
-                raise ObjectNotFound(f"there is no object {name}", object=name) from error
-            with open(descriptor, "rb", buffering=0) as file:
+            except OSError as error:
+                if isinstance(error, _ABSENT) or error.errno == errno.ELOOP:
+                    raise ObjectNotFound(f"there is no object {name}", object=name) from error
+                raise
+            try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise ObjectNotFound(f"there is no object {name}, a folder has that name", object=name)
+                    raise ObjectNotFound(f"there is no object {name}, something else has that name", object=name)
                 check_size(name, found.st_size, bytes_max)
-                return file.readall()
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    return file.readall()
+            finally:
+                os.close(descriptor)
 
     def facts(self, name: str) -> ObjectFacts | None:
         """See SnapshotStore.facts."""
