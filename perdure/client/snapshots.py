@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from uuid import UUID
@@ -9,13 +10,15 @@ from uuid import UUID
 import msgspec
 
 from perdure.client.state import State
-from perdure.engine.log.contract import AgentName, from_microseconds, to_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds, to_microseconds
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
-from perdure.limits import SNAPSHOTS_NEWEST_MIN
+from perdure.limits import SNAPSHOTS_NEWEST_MIN, SNAPSHOTS_PER_AGENT_MAX
 from perdure.projections.fill import Base
+from perdure.snapshots.holds import held_versions, holding
 from perdure.snapshots.restore import Into, RestoredState, check_into
+from perdure.snapshots.retention import base_of
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.writer import Created, SnapshotOrder
@@ -179,14 +182,33 @@ class Snapshots:
         return Verification(snapshot_of(found.row), found.ok, found.problem, found.bytes_read, found.replayed)
 
     async def delete_snapshot(self, tenant: str, id: UUID, *, even_permanent: bool = False) -> None:
-        """Forget a snapshot; its objects are swept away later. Raises SnapshotNotFound, Conflict where it has to stay."""
+        """Forget a snapshot; its objects are swept away later. even_permanent: also one that is permanent, or promised for longer.
+
+        Raises SnapshotNotFound; Conflict for what has to stay: the newest three, what the log begins after, what a fork or a restore needs.
+        """
         row = await self._row(tenant, id)
         agent = await self._log.vault.record(row.tenant, row.agent)
+        if reason := await self._needed(agent, row, even_permanent):
+            raise Conflict(f"snapshot {id} stays: {reason}", tenant=tenant, agent=row.agent, version=row.version)
         gone = await self._log.store.delete_snapshots(agent, [id], keep_newest=SNAPSHOTS_NEWEST_MIN, even_permanent=even_permanent)
         if not gone:
             row = await self._row(tenant, id)
-            kept = "it is permanent" if row.permanent and not even_permanent else f"it is one of the newest {SNAPSHOTS_NEWEST_MIN}"
-            raise Conflict(f"snapshot {id} stays: {kept}", tenant=tenant, agent=row.agent, version=row.version)
+            reason = f"it is one of the newest {SNAPSHOTS_NEWEST_MIN}, or the log begins after it"
+            raise Conflict(f"snapshot {id} stays: {reason}", tenant=tenant, agent=row.agent, version=row.version)
+
+    async def _needed(self, agent: AgentRecord, row: SnapshotRow, even_permanent: bool) -> str:
+        """Why a snapshot stays, beyond what the registry sees to by itself; '' where nothing speaks against deleting it."""
+        if row.permanent and not even_permanent:
+            return "it is permanent"
+        if row.expires_us > time.time_ns() // 1000 and not even_permanent:
+            return f"it was promised until {from_microseconds(row.expires_us)}"
+        rows = await self._log.store.snapshots(agent, limit=SNAPSHOTS_PER_AGENT_MAX)
+        (floor,) = await self._log.store.floors([agent])
+        for version in await held_versions(self._log.store, agent):
+            base = base_of(rows, version, floor.version)
+            if base is not None and base.id == row.id:
+                return f"a fork or a restore needs version {version}"
+        return ""
 
     async def restore_snapshot(
         self,
@@ -207,16 +229,26 @@ class Snapshots:
         is damaged), Unavailable, KeyUnavailable; nothing is appended then.
         """
         check_into(into, new_agent)
-        restored = await self._restored(name, snapshot, version)
         agent, appended = name.agent, None
         restorer = self.shelf.restorer
-        if new_agent is not None:
-            agent, appended, _ = await restorer.fork(restored, new_agent, actor=actor, reason=reason)
-        elif into == "rollback":
-            agent, appended, _ = await restorer.rollback(restored, actor=actor, reason=reason, epoch=epoch)
+        async with holding(self._log.store, await self._log.vault.record(*name), await self._wanted(name, snapshot, version)):
+            restored = await self._restored(name, snapshot, version)
+            if new_agent is not None:
+                agent, appended, _ = await restorer.fork(restored, new_agent, actor=actor, reason=reason)
+            elif into == "rollback":
+                agent, appended, _ = await restorer.rollback(restored, actor=actor, reason=reason, epoch=epoch)
         used = restored.snapshot.id if restored.snapshot else None
         state = _state(name, restored)
         return Restored(into, state.version, True, used, restored.warnings, state, agent, appended)
+
+    async def _wanted(self, name: AgentName, snapshot: UUID | None, version: int | None) -> int:
+        """The version that a restore will need."""
+        if version is not None:
+            return version
+        if snapshot is not None:
+            return (await self._row(name.tenant, snapshot)).version
+        (row,) = await self._log.store.newest_snapshots([await self._log.vault.record(*name)])
+        return row.version if row is not None else 0
 
     async def _restored(self, name: AgentName, snapshot: UUID | None, version: int | None) -> RestoredState:
         if snapshot is None:
@@ -254,6 +286,7 @@ def _moment(time_us: int) -> datetime | None:
 
 
 def snapshot_of(row: SnapshotRow) -> Snapshot:
+    """A row of the registry as it is handed out."""
     fields = {name: getattr(row, name) for name in Snapshot.__struct_fields__ if hasattr(row, name)}
     fields |= {"time": from_microseconds(row.time_us), "created": from_microseconds(row.created_us)}
     return Snapshot(**fields, expires=_moment(row.expires_us), verified=_moment(row.verified_us))

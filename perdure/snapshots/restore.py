@@ -21,6 +21,7 @@ from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, InvalidInput, VersionNotFound
 from perdure.snapshots.contents import Contents
+from perdure.snapshots.holds import keep_version
 from perdure.snapshots.loader import DAMAGE, SnapshotLoader
 
 __all__ = ["FORKED", "ROLLED_BACK", "Into", "RestoredState", "Restorer", "Undertaken", "check_into"]
@@ -96,7 +97,10 @@ class Restorer:
         return RestoredState(agent, opened.folded, row, tuple(opened.folded.warnings))
 
     async def fork(self, restored: RestoredState, new_agent: str, *, actor: str = "", reason: str = "") -> Undertaken:
-        """Make a new agent of the same tenant whose first event sets the whole state. Raises AlreadyExists, LimitExceeded."""
+        """Make a new agent of the same tenant whose first event sets the whole state. The version that it was made from stays within reach.
+
+        Raises AlreadyExists, LimitExceeded.
+        """
         source, target = restored.agent, AgentName(restored.agent.tenant, new_agent)
         changes = diff({}, restored.folded.document) or (Change("set", (), {}),)
         event = Event(
@@ -111,6 +115,7 @@ class Restorer:
         except Conflict as problem:
             message = f"there is an agent {new_agent!r} already"
             raise AlreadyExists(message, hint="choose another name", tenant=target.tenant, agent=new_agent) from problem
+        await keep_version(self._log.store, source, restored.folded.version, f"fork {new_agent}")
         record, _ = await self._log.vault.obtain(target)
         await self._log.store.describe_agent(record, type=source.type, labels=source.labels)
         self._log.vault.forget(target)

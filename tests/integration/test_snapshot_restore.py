@@ -16,6 +16,7 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import (
     AgentNotFound,
     AlreadyExists,
+    Conflict,
     Fenced,
     IntegrityError,
     InvalidInput,
@@ -206,3 +207,15 @@ async def test_one_of_many_forks_of_a_name_wins(shelved: Shelved) -> None:
     assert len([answer for answer in answers if isinstance(answer, AlreadyExists)]) == 4
     (won,) = [answer for answer in answers if not isinstance(answer, BaseException)]
     assert (await shelved.engine.agent("b").state()).document == won.state.document
+
+
+async def test_what_a_fork_was_made_from_is_not_deleted(shelved: Shelved) -> None:
+    first, _ = await history(shelved)
+    await shelved.snapshots.restore_snapshot(NAME, snapshot=first.id, into="fork", new_agent="b")
+    for number in range(3):
+        await shelved.talk("a", 1, start=number)
+        await shelved.snapshot("a")
+    with pytest.raises(Conflict, match="needs version 10"):
+        await shelved.snapshots.delete_snapshot(TENANT, first.id)
+    assert (await shelved.snapshots.verify_snapshot(TENANT, first.id)).ok
+    assert await shelved.engine.log.store.list_leases("snapshots/") == []

@@ -12,7 +12,7 @@ import perdure
 from perdure import config
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.contract import AgentName, to_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import AgentNotFound, ConfigurationError, Conflict, InvalidInput, SnapshotNotFound, Unavailable, VersionNotFound
@@ -21,6 +21,7 @@ from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 async def test_a_snapshot_says_what_it_is_and_holds_the_state(shelved: Shelved) -> None:
@@ -60,7 +61,7 @@ async def test_the_next_snapshot_shares_what_did_not_change(shelved: Shelved) ->
 
 async def test_a_snapshot_that_stands_is_returned_and_only_promised_more(shelved: Shelved) -> None:
     await shelved.talk("a", 5)
-    made = await shelved.snapshot("a", permanent=True, expires=datetime(2100, 1, 1, tzinfo=UTC))
+    made = await shelved.snapshot("a", permanent=True, expires=FAR)
     again = await shelved.snapshots.create_snapshot(NAME, critical=True, expires=datetime(2050, 1, 1, tzinfo=UTC))
     assert again.already
     assert again.snapshot.id == made.id
@@ -180,6 +181,10 @@ async def test_the_newest_three_and_permanent_snapshots_are_not_deleted(shelved:
             await shelved.snapshots.delete_snapshot(TENANT, kept.id, even_permanent=True)
     with pytest.raises(Conflict, match="permanent"):
         await shelved.snapshots.delete_snapshot(TENANT, made[0].id)
+    await shelved.engine.log.store.mark_snapshot(await shelved.row(made[1]), SnapshotMark(expires_us=to_microseconds(FAR)))
+    with pytest.raises(Conflict, match="promised until 2100"):
+        await shelved.snapshots.delete_snapshot(TENANT, made[1].id)
+    await shelved.engine.log.store.mark_snapshot(await shelved.row(made[1]), SnapshotMark(expires_us=1))
     await shelved.snapshots.delete_snapshot(TENANT, made[0].id, even_permanent=True)
     await shelved.snapshots.delete_snapshot(TENANT, made[1].id)
     with pytest.raises(SnapshotNotFound):
