@@ -18,7 +18,7 @@ from perdure.projections.cache_check import check_cache
 from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base
 
-__all__ = ["LogReport", "VerifyReport", "verify"]
+__all__ = ["Lag", "LogReport", "VerifyReport", "verify"]
 
 AGENTS_PAGE = 200
 PROBLEMS_KEPT_MAX = 1_000
@@ -44,11 +44,22 @@ class LogReport(msgspec.Struct):
             self.problems.append(problem)
 
 
+class Lag(msgspec.Struct, frozen=True):
+    """What is right but not there yet. relay_events: of the log, not on the topic. cache_agents: in an older state than the log's, by
+    cache_events in all. A relay and a projector that run bring it down by themselves."""
+
+    relay_events: int = 0
+    cache_agents: int = 0
+    cache_events: int = 0
+
+
 class VerifyReport(msgspec.Struct):
-    """ok: everything that was compared holds. topic, cache: None where there is none to compare (an embedded log); snapshots: where there is no
-    store."""
+    """ok: everything that was compared holds. current: and nothing is behind; lag: by how much it is. topic, cache, snapshots: None where there
+    is none to compare (an embedded log, no store)."""
 
     ok: bool
+    current: bool
+    lag: Lag
     log: LogReport
     topic: Any = None
     cache: Any = None
@@ -64,7 +75,9 @@ async def verify(
     base: Base | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
-    """Check every agent's chain and seals, every partition's offsets, and where given that topic and cache agree event by event."""
+    """Check every agent's chain and seals, every partition's offsets, and where given that topic and cache agree event by event.
+
+    A topic or cache that says nothing wrong and lacks the newest is no fault; it shows in the report's `lag`."""
     log = LogReport()
     for tenant in await store.tenants():
         after = ""
@@ -77,8 +90,9 @@ async def verify(
     await _check_offsets(store, log)
     topic = await check_topic(store, bus) if bus is not None else None
     cached = await check_cache(store, cache, vault, base=base) if cache is not None else None
-    ok = log.ok and (topic is None or topic.agrees) and (cached is None or cached.ok)
-    return VerifyReport(ok, log, topic, cached)
+    ok = log.ok and (topic is None or topic.sound) and (cached is None or cached.sound)
+    lag = Lag(topic.behind if topic else 0, cached.behind if cached else 0, cached.behind_events if cached else 0)
+    return VerifyReport(ok, lag == Lag(), lag, log, topic, cached)
 
 
 async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, report: LogReport) -> None:

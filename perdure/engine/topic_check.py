@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.bus.contract import Bus, Delivery
-from perdure.engine.log.contract import LogStore, SealedEvent
-from perdure.errors import IntegrityError
+from perdure.engine.bus.contract import TOPIC_MISSING, Bus, BusMark, Delivery
+from perdure.engine.log.contract import LogStore, Position, SealedEvent
+from perdure.engine.relay_partition import SCOPE, Kept, decode_kept
+from perdure.errors import IntegrityError, Unavailable
 from perdure.limits import READ_PAGE_EVENTS
 
 __all__ = ["PartitionReport", "Progress", "TopicReport", "check_topic"]
@@ -51,9 +52,14 @@ class PartitionReport(msgspec.Struct):
     problems: list[str] = []
 
     @property
+    def sound(self) -> bool:
+        """What was published, and retention has left, stands on the topic as in the log, and nothing else does."""
+        return not (self.missing or self.extra or self.altered or self.unreadable)
+
+    @property
     def agrees(self) -> bool:
-        """Everything that the log holds and retention has left stands on the topic, and nothing else."""
-        return not (self.missing or self.behind or self.extra or self.altered or self.unreadable)
+        """It is sound, and everything has been published."""
+        return self.sound and not self.behind
 
 
 class TopicReport(msgspec.Struct):
@@ -62,9 +68,19 @@ class TopicReport(msgspec.Struct):
     partitions: list[PartitionReport]
 
     @property
+    def sound(self) -> bool:
+        """Nothing on the topic contradicts the log; the relay may be behind."""
+        return all(each.sound for each in self.partitions)
+
+    @property
     def agrees(self) -> bool:
         """Every partition agrees."""
         return all(each.agrees for each in self.partitions)
+
+    @property
+    def behind(self) -> int:
+        """Events that the relay has not published yet."""
+        return sum(each.behind for each in self.partitions)
 
     @property
     def events(self) -> int:
@@ -73,14 +89,28 @@ class TopicReport(msgspec.Struct):
 
 
 async def check_topic(store: LogStore, bus: Bus, *, progress: Progress | None = None) -> TopicReport:
-    """Compare every event of the log with the topic. A difference is reported, not raised; servers that are away raise Unavailable."""
+    """Compare every event of the log with the topic. A difference is reported, not raised; servers that are away raise Unavailable.
+
+    A topic that was never made is one that the relay is behind with."""
     positions = await store.positions()
     floors = await store.partition_floors()
+    kept = {int(document.name): decode_kept(document.value) for document in await store.list_documents(SCOPE)}
     reports = []
     for partition in range(store.partitions):
-        position = positions.get(partition)
-        reports.append(await _Comparison(store, bus, partition, position.offset if position else 0, floors[partition]).run(progress))
+        mark = await _mark(bus, partition)
+        position = positions.get(partition, Position(0, 0))
+        comparison = _Comparison(store, bus, partition, position.offset, floors[partition])
+        reports.append(await comparison.run(mark, kept.get(partition), progress))
     return TopicReport(reports)
+
+
+async def _mark(bus: Bus, partition: int) -> BusMark:
+    try:
+        return await bus.mark(partition)
+    except Unavailable as problem:
+        if problem.details.get("reason") != TOPIC_MISSING:
+            raise
+        return BusMark("", 0)
 
 
 class _Comparison:
@@ -95,19 +125,22 @@ class _Comparison:
         self._missing: list[tuple[int, int]] = []
         self._pages: OrderedDict[int, dict[int, SealedEvent]] = OrderedDict()
 
-    async def run(self, progress: Progress | None) -> PartitionReport:
-        end = (await self._bus.mark(self._partition)).end
+    async def run(self, mark: BusMark, kept: Kept | None, progress: Progress | None) -> PartitionReport:
         after = 0
-        while after < end:
+        while after < mark.end:
             page = await self._bus.read(self._partition, after, READ_PAGE_EVENTS)
             if not page:
                 break
             for delivery in page:
-                if delivery.bus_offset < end:
+                if delivery.bus_offset < mark.end:
                     await self._compare(delivery)
             after = page[-1].bus_offset + 1
             if progress is not None:
                 progress(self._partition, self._report.messages)
+        if not self._report.messages and mark.end and kept is not None and kept.incarnation == mark.incarnation:
+            # All that was published has expired: how much that was, only the relay knows.
+            self._report.expired = kept.offset
+            self._next = max(self._next, kept.offset + 1)
         self._finish()
         return self._report
 

@@ -33,14 +33,21 @@ class CacheProblem(msgspec.Struct, frozen=True):
 
 
 class CacheReport(msgspec.Struct):
-    """agents: looked at; missing: not cached (no fault: a miss is rebuilt); behind: right, but older than the log; wrong: not what was written."""
+    """agents: looked at; missing: not cached (no fault: a miss is rebuilt); behind: right, but older than the log, by behind_events in all;
+    wrong: not what was written, with a problem for each."""
 
     agents: int = 0
     same: int = 0
     missing: int = 0
     behind: int = 0
+    behind_events: int = 0
     wrong: int = 0
     problems: list[CacheProblem] = msgspec.field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether every cached state is right; some may be behind."""
+        return not self.wrong
 
     @property
     def ok(self) -> bool:
@@ -86,11 +93,10 @@ async def _check(
         report.wrong += 1
     elif version < head_version:
         report.behind += 1
-        reason = f"behind by {head_version - version} events"
+        report.behind_events += head_version - version
     else:
         report.same += 1
-        return
-    if len(report.problems) < PROBLEMS_MAX:
+    if reason and len(report.problems) < PROBLEMS_MAX:
         report.problems.append(CacheProblem(record.tenant, record.agent, version, head_version, reason))
 
 

@@ -48,6 +48,7 @@ class Installation:
         """The report of a verification that finds everything in order, with topic and cache looked at."""
         report: dict[str, Any] = self("verify")
         assert report["ok"] is True
+        assert report["current"] is True
         assert report["topic"] is not None
         assert report["cache"] is not None
         assert report["log"]["events"] == sum(partition["messages"] for partition in report["topic"]["partitions"])
@@ -105,6 +106,8 @@ def test_real_trajectories_go_from_file_through_every_server_to_the_reader(insta
     first = installation("import", *files)
     agents = len(json.loads(files[0].read_text())) + len(FILES) - 1
     assert (first["conversations"], first["events_known"], first["broken"]) == (agents, 0, [])
+    before = installation("verify")  # nothing was ever relayed: not even the topic is there, and that is no fault
+    assert (before["ok"], before["current"], before["lag"]["relay_events"]) == (True, False, first["events_new"])
     installation.drain()
     # Before any read: a read that misses would fill the cache by itself.
     assert len(installation.cached_keys()) == agents

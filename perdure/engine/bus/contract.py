@@ -10,11 +10,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from perdure.engine.log.contract import SealedEvent
 
-__all__ = ["Bus", "BusMark", "Consumer", "Delivery"]
+__all__ = ["TOPIC_MISSING", "Bus", "BusMark", "Consumer", "Delivery"]
+
+TOPIC_MISSING: Final = "topic_missing"
+"""`details["reason"]` of the Unavailable that a bus raises which can be reached and has no topic: `ensure` makes it."""
 
 
 class BusMark(NamedTuple):

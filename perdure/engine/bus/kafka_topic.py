@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import AbstractType, Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
+from perdure.engine.bus.contract import TOPIC_MISSING
 from perdure.engine.bus.kafka_settings import MESSAGE_BYTES_MAX, REQUEST_TIMEOUT_S, KafkaSettings
 from perdure.errors import ConfigurationError, Unavailable
 
@@ -28,7 +29,7 @@ CREATE_TIMEOUT_S: Final = 15.0
 FACTS_AGE_MAX_S: Final = 0.5
 """How old the answer to "which topic is this" may be; partitions ask at the same time and share one answer."""
 POLL_S: Final = 0.05
-TOPIC_MISSING: Final = 3
+UNKNOWN_TOPIC: Final = 3
 """Kafka's error code UNKNOWN_TOPIC_OR_PARTITION."""
 
 
@@ -62,7 +63,7 @@ class Topic:
                 self._facts, self._asked_at = await self._ask(), started_at
             facts = self._facts
         if not facts.incarnation:
-            raise Unavailable(f"the topic {self._settings.topic} does not exist")
+            raise Unavailable(f"the topic {self._settings.topic} does not exist", reason=TOPIC_MISSING)
         return facts.incarnation
 
     async def ensure(self, partitions: int) -> None:
@@ -128,7 +129,7 @@ class Topic:
             raise Unavailable(f"Kafka does not answer: {error!r}") from error
         topic = response.topics[0]
         code, _, identifier, _, partitions, _, _ = topic
-        if code == TOPIC_MISSING:
+        if code == UNKNOWN_TOPIC:
             return TopicFacts("", 0, False, len(response.brokers))
         if code != 0:
             raise Unavailable(f"the topic {self._settings.topic} cannot be read: {for_code(code).__name__}")
