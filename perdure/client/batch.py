@@ -57,6 +57,7 @@ class Batch:
         self.id: UUID = uuid7()
         """Of the event that it becomes: the same at every attempt, so that one of unknown outcome is recognized."""
         self.tried = False
+        """Whether it may be in the log already; it takes no more events then."""
         self.pending: dict[str, Any] | None = None
         """What its events lead to, where that is asked before it is written."""
         self.size_bytes = 0
