@@ -65,10 +65,10 @@ class KnownHeads:
     def absorb(self, tail: Sequence[TailEvent]) -> None:
         """Events of others, in offset order within each partition."""
         for event in tail:
+            # Of an agent that is not known nothing is remembered: whoever needs its head asks the log, which knows of this event.
             head = self._heads.get(event.agent_key)
-            if head is None or event.version > head.version:
+            if head is not None and event.version > head.version:
                 self._heads[event.agent_key] = head_after(event.version, event.epoch, event.type, event.chain)
-                self._partition[event.agent_key] = event.partition
             self.positions[event.partition] = Position(event.offset, event.time_us)
 
     def commit(self, heads: Mapping[int, Head], partitions: Mapping[int, int], positions: Mapping[int, Position]) -> None:

@@ -22,8 +22,9 @@ from perdure.engine.log.decide import head_after
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
+from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_errors import translated
-from perdure.engine.log.postgres_open import SCHEMA, check_settings, connect, make_pool, migrate
+from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
@@ -240,16 +241,17 @@ class PostgresStore(PostgresArchive):
     async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
         async with self._write_lock:
             appender = await self._writer()
+            assert self._writing is not None
             try:
-                with translated():
+                with translated(), answered_within(self._writing, limits.COMMIT_TIMEOUT_S):
                     rows = await appender.append(known, propose, lambda rows: self._segments.ready(self._pool, rows))
             except Unavailable:
                 await self._drop_writer()
                 raise
         positions = dict(known)
-        for row in rows:
-            positions[row.partition] = Position(row.offset, row.time_us)
-            self._ends[row.partition] = row.offset
+        for partition, row in {row.partition: row for row in rows}.items():
+            positions[partition] = Position(row.offset, row.time_us)
+            self._ends[partition] = row.offset
         if rows:
             self._hub.notify()
         return positions
@@ -260,8 +262,8 @@ class PostgresStore(PostgresArchive):
         if self._appender is None or self._writing is None or self._writing.closed:
             with translated():
                 self._writing = await connect(self._url)
-                self._appender = Appender(self._writing, self._lock_space, self._segments)
-                await self._appender.synchronise()
+                with answered_within(self._writing, CONNECT_TIMEOUT_S):
+                    self._appender = await Appender.open(self._writing, self._lock_space, self._segments)
         return self._appender
 
     async def _drop_writer(self) -> None:

@@ -2,21 +2,22 @@
 
 A writer that has the log to itself needs one round trip: `append_events` locks, inserts and commits, and the unique index on the offset
 refuses when somebody else has written since. Where others write too, the lock is taken first, the little tail that they wrote is read under
-it, and the rows follow in a second round trip of the same transaction.
+it, and the rows follow together with the commit.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from psycopg import AsyncConnection, errors
 
 from perdure import limits
 from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
-from perdure.engine.log.postgres_arrays import bigints, integers
+from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers
+from perdure.engine.log.postgres_call import PreparedCall
 from perdure.engine.log.postgres_rows import packed_rows
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.steps import reach
@@ -27,21 +28,37 @@ PATIENCE_US = 1_000_000
 """How far events' time may be behind the server's clock when they are inserted."""
 ALONE_AFTER = 16
 """Appends without others' events in between after which the writer takes itself to be alone again."""
-_APPEND = "SELECT append_events(%b, %b" + ", %b" * 21 + ")"
+_PARAMETERS = 23
+_APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
 _LOCK = "SELECT pg_advisory_xact_lock(%b, p.partition) FROM unnest(%b::int4[]) p(partition)"
+_TAIL = (
+    '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM {table} '
+    'WHERE "offset" > {after} ORDER BY "offset" LIMIT {limit})'
+)
+_TAIL_MAX = limits.TAIL_EVENTS_MAX + 1
 _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
 class Appender:
-    """The writing connection of one store."""
+    """The writing connection of one store; made by `open`."""
 
-    def __init__(self, connection: AsyncConnection[Any], lock_space: int, segments: Segments) -> None:
+    def __init__(self, connection: AsyncConnection[Any], call: PreparedCall, lock_space: int, segments: Segments) -> None:
         self._connection = connection
+        self._call = call
         self._lock_space = lock_space
         self._segments = segments
         self._clock_ahead_us = 0
         self._quiet = ALONE_AFTER
         self._last_segment: dict[int, int] = {}
+
+    @classmethod
+    async def open(cls, connection: AsyncConnection[Any], lock_space: int, segments: Segments) -> Self:
+        """An appender on a connection that nobody else uses."""
+        call = PreparedCall(connection, "append_events", _PARAMETERS)
+        await call.prepare()
+        appender = cls(connection, call, lock_space, segments)
+        await appender.synchronise()
+        return appender
 
     def _now_us(self) -> int:
         return time.time_ns() // 1000 + self._clock_ahead_us
@@ -75,97 +92,138 @@ class Appender:
         return True
 
     async def _insert(self, partitions: Sequence[int], rows: list[SealedEvent]) -> int | None:
-        now_us = max(row.time_us for row in rows)
+        values = self._values(partitions, rows)
+        reach("append.before")
+        answer = await self._call(values)
+        reach("append.after")
+        if answer is None:
+            return None
+        clock_us = int.from_bytes(answer, "big")
+        self._note(rows, clock_us)
+        return clock_us
+
+    def _values(self, partitions: Sequence[int], rows: Sequence[SealedEvent]) -> list[Packed]:
         hints = self._hints(rows)
-        values = (
-            self._lock_space,
+        return [
+            integer(self._lock_space),
             integers(partitions),
-            now_us,
-            PATIENCE_US,
+            bigint(max(row.time_us for row in rows)),
+            bigint(PATIENCE_US),
             *packed_rows(rows),
             bigints([agent for agent, _, _ in hints]),
             integers([segment for _, segment, _ in hints]),
             bigints([version for _, _, version in hints]),
-        )
-        reach("append.before")
-        row = await (await self._connection.execute(_APPEND, values, binary=True)).fetchone()
-        reach("append.after")
-        assert row is not None
-        if row[0] is not None:
-            self._note(rows, row[0])
-        clock_us: int | None = row[0]
-        return clock_us
+        ]
 
     def _hints(self, rows: Sequence[SealedEvent]) -> list[tuple[int, int, int]]:
-        # Segment 0 needs no hint: readers always look there for an agent that was made while it was the newest.
         hints: dict[tuple[int, int], int] = {}
-        for row in rows:
+        for row in self._later(rows):
             segment = self._segments.of(row.offset)
-            if segment and self._last_segment.get(row.agent_key) != segment:
+            if self._last_segment.get(row.agent_key) != segment:
                 hints.setdefault((row.agent_key, segment), row.version)
         return [(agent, segment, version) for (agent, segment), version in hints.items()]
 
+    def _later(self, rows: Sequence[SealedEvent]) -> list[SealedEvent]:
+        # Segment 0 needs no hint: readers always look there for an agent that was made while it was the newest.
+        size = self._segments.size
+        return [row for row in rows if row.offset > size]
+
     def _note(self, rows: Sequence[SealedEvent], clock_us: int) -> None:
         self._clock_ahead_us = clock_us - time.time_ns() // 1000
-        for row in rows:
-            segment = self._segments.of(row.offset)
-            if segment:
-                self._last_segment[row.agent_key] = segment
+        later = self._later(rows)
+        for row in later:
+            self._last_segment[row.agent_key] = self._segments.of(row.offset)
         if len(self._last_segment) > limits.WRITER_HEADS_MAX:
             self._last_segment.clear()
-        self._segments.note(rows)
+        self._segments.note(later)
 
     async def _append_locked(
         self, known: Mapping[int, Position], propose: Propose, ready: Any, proposal: Proposal | None
     ) -> list[SealedEvent]:
-        partitions = sorted(known)
-        connection = self._connection
-        async with connection.transaction():
-            await connection.execute(_LOCK, (self._lock_space, integers(partitions)), binary=True)
-            tail = await self._tail(known)
-            self._quiet = 0 if tail else self._quiet + 1
-            found: dict[tuple[int, UUID], int] = {}
-            if proposal is None or tail:
-                proposal = propose(self._now_us(), tail, found)
-            while new := await self._look_up(proposal, found):
-                found.update(new)
-                proposal = propose(self._now_us(), (), found)
-            if proposal.rows:
-                await ready(proposal.rows)
-                inserted = await self._insert_locked(partitions, proposal)
-                if not inserted:
-                    found.update(await self._look_up(proposal, found, everything=True))
+        """The longer way: lock, read what others wrote, insert and commit, each one round trip, so that the lock is held no longer than it
+        must be. Where the index refuses (ids are there already) it is gone once more, with all ids looked up."""
+        for everything in (False, True):
+            try:
+                tail = await self._lock(known)
+                self._quiet = 0 if tail else self._quiet + 1
+                found: dict[tuple[int, UUID], int] = {}
+                if proposal is None or tail:
+                    proposal = propose(self._now_us(), tail, found)
+                while new := await self._look_up(proposal, found, everything=everything):
+                    found.update(new)
                     proposal = propose(self._now_us(), (), found)
-                    if proposal.rows and not await self._insert_locked(partitions, proposal):
-                        raise StaleWriter
-        return proposal.rows
+                await ready(proposal.rows)
+                if not proposal.rows or await self._insert_locked(sorted(known), proposal):
+                    return proposal.rows
+            finally:
+                await self._leave()
+            # What the tail told is known by now; the next round begins after it.
+            known = {**known, **{event.partition: Position(event.offset, event.time_us) for event in tail}}
+            proposal = None
+        raise StaleWriter
+
+    async def _leave(self) -> None:
+        """End the transaction, if it has not ended with its commit."""
+        if not self._connection.closed:
+            await self._connection.rollback()
 
     async def _insert_locked(self, partitions: Sequence[int], proposal: Proposal) -> bool:
-        connection = self._connection
+        """Insert and commit; False, and nothing is in, where a unique index refuses."""
+        values = self._values(partitions, proposal.rows)
+        reach("append.before")
         try:
-            async with connection.transaction():
-                if await self._insert(partitions, proposal.rows) is None:
-                    await self.synchronise()
-                    raise StaleWriter
-                for agent, owner, epoch in proposal.ownership:
-                    await connection.execute("UPDATE agents SET owner = %s, epoch = %s WHERE agent_key = %s", (owner, epoch, agent))
+            clock_us = await (self._commit_owned(values, proposal) if proposal.ownership else self._commit(values))
         except errors.UniqueViolation:
             return False
+        reach("append.after")
+        if clock_us is None:
+            await self._leave()
+            await self.synchronise()
+            raise StaleWriter
+        self._note(proposal.rows, clock_us)
         return True
 
-    async def _tail(self, known: Mapping[int, Position]) -> list[TailEvent]:
-        # Literal offsets, so that segments are pruned when the statement is planned.
-        parts = [
-            f'(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM events_{partition} '  # noqa: S608 - integers
-            f'WHERE "offset" > {position.offset} ORDER BY "offset" LIMIT {limits.TAIL_EVENTS_MAX + 1})'
-            for partition, position in sorted(known.items())
-        ]
-        cursor = await self._connection.execute(" UNION ALL ".join(parts).encode(), binary=True, prepare=False)
-        tail = [TailEvent(*row) for row in await cursor.fetchall()]
-        if len(tail) > limits.TAIL_EVENTS_MAX:
+    async def _commit(self, values: Sequence[Packed]) -> int | None:
+        # Where the server finds the time too old it inserts nothing, and an empty transaction is committed.
+        async with self._connection.pipeline():
+            cursor = await self._connection.execute(_APPEND, values, binary=True)
+            await self._connection.execute("COMMIT")
+        return _single(await cursor.fetchone())
+
+    async def _commit_owned(self, values: Sequence[Packed], proposal: Proposal) -> int | None:
+        connection = self._connection
+        clock_us = _single(await (await connection.execute(_APPEND, values, binary=True)).fetchone())
+        if clock_us is not None:
+            for agent, owner, epoch in proposal.ownership:
+                await connection.execute("UPDATE agents SET owner = %s, epoch = %s WHERE agent_key = %s", (owner, epoch, agent))
+            await connection.execute("COMMIT")
+        return clock_us
+
+    async def _lock(self, known: Mapping[int, Position]) -> list[TailEvent]:
+        """Begin, lock the partitions, and what others wrote in them."""
+        connection = self._connection
+        async with connection.pipeline():
+            await connection.execute("BEGIN")
+            await connection.execute(_LOCK, (integer(self._lock_space), integers(sorted(known))), binary=True)
+        # Not in the pipeline: after one, the server does not count the time that a session stands idle in its transaction.
+        cursor = await connection.execute(*self._tail_in_segments(known), binary=True)
+        rows = await cursor.fetchall()
+        if any(row[1] % self._segments.size == 0 for row in rows):
+            # It goes on in a later segment. Literal offsets, so that segments are pruned when the statement is planned.
+            cursor = await connection.execute(_tail_in_partitions(known), binary=True, prepare=False)
+            rows = await cursor.fetchall()
+        if len(rows) > limits.TAIL_EVENTS_MAX:
             raise StaleWriter
-        tail.sort()
-        return tail
+        return sorted(map(TailEvent._make, rows))
+
+    def _tail_in_segments(self, known: Mapping[int, Position]) -> tuple[bytes, list[Packed]]:
+        """Reads each partition's tail within its segment. The statement stays the same until segments change, so it is planned once."""
+        parts = []
+        for partition, position in sorted(known.items()):
+            segment = self._segments.of(position.offset + 1)
+            table = f"events_{partition}_{segment}" if segment <= self._segments.newest(partition) else f"events_{partition}"
+            parts.append(_TAIL.format(table=table, after="%b", limit=_TAIL_MAX))
+        return " UNION ALL ".join(parts).encode(), [bigint(known[partition].offset) for partition in sorted(known)]
 
     async def _look_up(
         self, proposal: Proposal, found: Mapping[tuple[int, UUID], int], *, everything: bool = False
@@ -184,3 +242,16 @@ class Appender:
             cursor = await self._connection.execute(statement.encode(), values, binary=True, prepare=False)
             there.update({(agent, id): version for agent, id, version in await cursor.fetchall() if (agent, id) in pairs})
         return there
+
+
+def _tail_in_partitions(known: Mapping[int, Position]) -> bytes:
+    parts = [
+        _TAIL.format(table=f"events_{partition}", after=position.offset, limit=_TAIL_MAX) for partition, position in sorted(known.items())
+    ]
+    return " UNION ALL ".join(parts).encode()
+
+
+def _single(row: Sequence[Any] | None) -> int | None:
+    assert row is not None, "a function has a result"
+    value: int | None = row[0]
+    return value

@@ -13,7 +13,7 @@ from perdure.engine.log import migrations
 from perdure.engine.log.postgres_arrays import register
 from perdure.errors import ConfigurationError, UnsafeSettings
 
-__all__ = ["SCHEMA", "check_settings", "connect", "make_pool", "migrate"]
+__all__ = ["CONNECT_TIMEOUT_S", "SCHEMA", "check_settings", "connect", "make_pool", "migrate"]
 
 SCHEMA = "perdure"
 CONNECT_TIMEOUT_S = 5

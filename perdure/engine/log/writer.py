@@ -5,7 +5,8 @@ nobody. All rules are in `decide`; this is the shell that feeds it.
 
 Preparing appends (this process) and committing them (the store) shall overlap. So when a batch is committed, the next one is sent before the
 callers of the first are told; and where nothing is queued, because all callers were in that one batch, half of them are told first, so that
-what they append next is on its way while the other half prepares.
+what they append next is on its way while the other half prepares. Where other processes write too, they use the time, and few large batches
+are better than many.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Writer:
         self._queued_bytes = 0
         self._queue_bytes_max = queue_bytes_max
         self._writing: list[_Waiting] = []
+        self._alone = True
         self._wake = asyncio.Event()
         self._closing = False
         self.known = known or KnownHeads()
@@ -133,7 +135,7 @@ class Writer:
             self._writing = []
         reach("writer.written")
         told = list(zip(batch, outcomes, strict=True))
-        if not self._queue and len(batch) >= HALVED_FROM:
+        if self._alone and not self._queue and len(batch) >= HALVED_FROM:
             half = len(batch) // 2
             _tell(told[:half])
             del told[:half]
@@ -212,10 +214,13 @@ class Writer:
     async def _commit(self, requests: list[Request], records: Mapping[int, AgentRecord], partitions: set[int]) -> list[Outcome]:
         known = self.known
         decided: list[Plan] = []
+        self._alone = True
         events = sum(len(item.drafts) for request in requests for item in request)
 
         def propose(now_us: int, tail: Sequence[TailEvent], found: Mapping[tuple[int, UUID], int]) -> Proposal:
-            known.absorb(tail)
+            if tail:
+                self._alone = False
+                known.absorb(tail)
             heads: dict[int, Head] = known.view(records)
             positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
             look = {partition: self._store.look_before_ms(partition, at.offset, events) for partition, at in positions.items()}

@@ -1,0 +1,150 @@
+"""One prepared statement, called without the driver's layers; and the bound on how long a server may be silent.
+
+A group commit is one call. What the driver does around a statement (a cursor, looking up the plan, adapting parameters, waiting in a generator)
+costs an append alone more than its own work, so the writer's one statement goes to libpq directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from psycopg import AsyncConnection, OperationalError, errors
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGconn, PGresult
+
+from perdure.engine.log.postgres_arrays import Packed
+from perdure.errors import Unavailable
+
+__all__ = ["PreparedCall", "answered_within"]
+
+_NAME = b"perdure_call"
+
+
+class PreparedCall:
+    """A statement that was prepared on a connection. Nobody else uses the connection during a call."""
+
+    def __init__(self, connection: AsyncConnection[Any], function: str, parameters: int) -> None:
+        places = ", ".join(f"${number}" for number in range(1, parameters + 1))
+        self._sql = f"PREPARE {_NAME.decode()} AS SELECT {function}({places})".encode()
+        self._connection = connection
+        self._pgconn: PGconn = connection.pgconn
+        self._formats = [Format.BINARY] * parameters
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[PGresult] | None = None
+        self._result: PGresult | None = None
+        self._fd = -1
+
+    async def prepare(self) -> None:
+        """Tell the server; the function's own types are the parameters'."""
+        await self._connection.execute(self._sql, prepare=False)
+
+    async def __call__(self, values: Sequence[Packed]) -> bytes | None:
+        """The one value of the one row, in binary form. Raises what psycopg raises."""
+        try:
+            return await self._ask(values)
+        except errors.InvalidSqlStatementName:
+            # The driver drops all statements after a rollback, ours among them. Nothing has been done.
+            await self.prepare()
+            return await self._ask(values)
+
+    async def _ask(self, values: Sequence[Packed]) -> bytes | None:
+        pgconn = self._pgconn
+        self._result = None
+        pgconn.send_query_prepared(_NAME, [value.data for value in values], self._formats, result_format=Format.BINARY)
+        done = self._done = self._loop.create_future()
+        self._fd = pgconn.socket
+        # What the socket does not take at once follows as soon as it does.
+        if pgconn.flush():
+            self._loop.add_writer(self._fd, self._writable)
+        self._loop.add_reader(self._fd, self._readable)
+        try:
+            result = await done
+        except asyncio.CancelledError:
+            self._stop()
+            pgconn.finish()  # its answer would be taken for the next call's
+            raise
+        finally:
+            self._stop()
+        if result.status != ExecStatus.TUPLES_OK:
+            raise errors.error_from_result(result, self._connection.info.encoding)
+        value: bytes | None = result.get_value(0, 0)
+        return value
+
+    def _writable(self) -> None:
+        try:
+            if not self._pgconn.flush():
+                self._loop.remove_writer(self._fd)
+        except OperationalError as problem:
+            self._settle(problem)
+
+    def _readable(self) -> None:
+        pgconn = self._pgconn
+        try:
+            pgconn.consume_input()
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    assert self._result is not None, "a statement has a result"
+                    self._settle(self._result)
+                    return
+                self._result = result
+        except OperationalError as problem:
+            self._settle(problem)
+
+    def _settle(self, outcome: PGresult | OperationalError) -> None:
+        self._stop()
+        if self._done is None or self._done.done():
+            return
+        if isinstance(outcome, OperationalError):
+            self._done.set_exception(outcome)
+        else:
+            self._done.set_result(outcome)
+
+    def _stop(self) -> None:
+        """Look no more at the descriptor: when the connection is lost, its number may be somebody else's a moment later."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def answered_within(connection: AsyncConnection[Any], limit_s: float) -> Iterator[None]:
+    """Give a server up that has not answered when the time is over: the connection is shut down, so whatever waits on it fails at once.
+
+    A server can be silent for ever on a connection that stays open (a machine that hangs, a proxy that stopped forwarding); TCP does not tell.
+    Raises Unavailable: what the server did is not known.
+    """
+    silent = False
+
+    def give_up() -> None:
+        nonlocal silent
+        silent = True
+        _shut_down(connection)
+
+    timer = asyncio.get_running_loop().call_later(limit_s, give_up)
+    try:
+        yield
+    except OperationalError as problem:
+        if silent:
+            message = f"Postgres did not answer within {limit_s:g} s"
+            raise Unavailable(message, hint="the same call with the same event ids is safe to repeat") from problem
+        raise
+    finally:
+        timer.cancel()
+
+
+def _shut_down(connection: AsyncConnection[Any]) -> None:
+    # Not closed: libpq has the descriptor, and reads the end of the stream from it.
+    if connection.closed:
+        return
+    with socket.socket(fileno=os.dup(connection.fileno())) as beside:
+        try:
+            beside.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is gone already, and whoever waits on it knows
