@@ -6,9 +6,9 @@ import asyncio
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from perdure.cli.config import masked
@@ -43,7 +43,7 @@ async def doctor(*, options: Options = DEFAULTS) -> int:
     """Check this installation and the servers that are configured; exit code 6 when something is missing."""
     findings = [_python(), *_libraries(options)]
     if all(finding.ok for finding in findings):
-        findings.append(await _opens(options))
+        findings += await _opens(options)
         findings += [await _stores(url) for url in [options.settings().store.value] if url and url.startswith("s3:")]
     good = all(finding.ok for finding in findings)
     lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in findings]
@@ -84,13 +84,25 @@ async def _stores(url: str) -> Finding:
     return Finding("store", True, "answers, and replaces nothing")
 
 
-async def _opens(options: Options) -> Finding:
-    """Opening reaches every server and refuses settings that are not durable."""
+async def _opens(options: Options) -> list[Finding]:
+    """Opening reaches the log and refuses settings that are not durable; bus and cache are asked one by one."""
+    findings: list[Finding] = []
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S), session(options) as engine:
-            tenants = await engine.tenants()
+            findings.append(await _asked("engine", engine.tenants(), lambda tenants: f"opens; {len(tenants)} tenants"))
+            if not str(engine.settings.bus.value).startswith("memory:"):
+                findings.append(await _asked("bus", engine.bus.mark(0), lambda _: "answers, and has its topic"))
+            if not str(engine.settings.cache.value).startswith("memory:"):
+                findings.append(await _asked("cache", engine.cache.tokens([("doctor", "doctor")]), lambda _: "answers"))
     except PerdureError as error:
-        return Finding("engine", False, error.message, error.hint)
+        findings.append(Finding("engine", False, error.message, error.hint))
     except TimeoutError:
-        return Finding("engine", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is a server of the URLs above down?")
-    return Finding("engine", True, f"opens; {len(tenants)} tenants")
+        findings.append(Finding("engine", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is a server of the URLs above down?"))
+    return findings
+
+
+async def _asked(what: str, asking: Awaitable[Any], says: Callable[[Any], str]) -> Finding:
+    try:
+        return Finding(what, True, says(await asking))
+    except PerdureError as error:
+        return Finding(what, False, error.message, error.hint)

@@ -12,7 +12,8 @@ __all__ = ["init"]
 async def init(*, options: Options = DEFAULTS) -> None:
     """Make what is missing: the log's tables, the root key, the topic. What is there already stays as it is."""
     settings = options.settings()
-    async with session(options, create=True):
-        # Opening with rights to do so applies the migrations, makes the key and the topic.
+    async with session(options, create=True) as engine:
+        # Opening with rights to do so applies the migrations and makes the key.
+        await engine.bus.ensure(engine.log.store.partitions)
         facts = {name: masked(str(getattr(settings, name).value)) for name in ("log", "bus", "cache", "keys")}
     emit({"ready": True, **facts}, as_json=options.json, text="\n".join(["ready", *(f"{name:<6} {url}" for name, url in facts.items())]))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from perdure import config
 from perdure.client.agent import Agent
+from perdure.client.backups import Backups
 from perdure.client.directory import AgentDirectory
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
 from perdure.client.keys import Keys
 from perdure.client.log import Log
+from perdure.client.opening import open_bus, open_cache, open_log, open_objects
 from perdure.client.quarantine import QuarantineDesk
 from perdure.client.recovery import Recovery
 from perdure.client.snapshots import Snapshots
@@ -25,13 +26,13 @@ from perdure.client.verify_snapshots import verify_snapshots
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
-from perdure.engine.log.contract import AgentName, LogStore, Position
+from perdure.engine.log.contract import AgentName, Position
 from perdure.engine.log.names import check_names
 from perdure.engine.relay import Relay
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.vault import Vault
-from perdure.errors import InvalidInput, MissingDependency
+from perdure.errors import InvalidInput
 from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
 from perdure.projections.custom import Projections
@@ -39,6 +40,7 @@ from perdure.projections.lag import PartitionLag, log_lag
 from perdure.projections.memory import MemoryCache
 from perdure.projections.projector import Projector
 from perdure.projections.reader import StateReader
+from perdure.recovery.backup.restore import check_whole
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import open_provider
 from perdure.security.ring import KeyRing
@@ -69,9 +71,10 @@ class Engine:
         self.fidelity = log.fidelity
         self.directory = AgentDirectory(log.vault)
         self.projections = Projections(log.store, log.vault)
-        self.quarantine = QuarantineDesk(log.store, cache, log.vault)
+        self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
         self.keys = Keys(log.store, log.vault.ring)
         self.recovery = Recovery(self)
+        self.backups = Backups(self)
 
     def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT, type: str = "") -> Agent:
         """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name.
@@ -210,56 +213,16 @@ class Opening:
 
 async def open_engine(settings: config.Settings, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True) -> Engine:
     """Open the log, the bus, the cache and the keys that the settings name."""
-    bus = _bus(str(settings.bus.value))
-    cache = _cache(str(settings.cache.value))
+    bus = open_bus(str(settings.bus.value))
+    cache = open_cache(str(settings.cache.value))
     provider = open_provider(str(settings.keys.value))
-    store = await _store(settings, partitions, create)
+    store = await open_log(settings, partitions, create=create)
+    try:
+        await check_whole(store)
+    except BaseException:
+        await store.close()
+        raise
     ring = KeyRing(provider, store)
     log = Log(store, Vault(store, ring, DictionaryBook(ring, store)))
     log.trainer = Trainer(log.vault) if settings.training.value == "auto" else None
-    return Engine(settings, log, bus, cache, _objects(settings))
-
-
-async def _store(settings: config.Settings, partitions: int, create: bool) -> LogStore:
-    url = str(settings.log.value)
-    if settings.embedded:
-        from perdure.engine.log.sqlite import SqliteStore
-
-        return await SqliteStore.open(Path(settings.folder), partitions=partitions, create=create)
-    try:
-        from perdure.engine.log.postgres import PostgresStore
-    except ImportError as problem:
-        raise _missing("postgres", problem) from problem
-    return await PostgresStore.open(url, partitions=partitions, create=create)
-
-
-def _objects(settings: config.Settings) -> SnapshotStore | None:
-    if settings.store.value is None:
-        return None
-    from perdure.snapshots.store import open_store
-
-    return open_store(settings.store.value)
-
-
-def _bus(url: str) -> Bus:
-    if url.startswith("memory:"):
-        return MemoryBus()
-    try:
-        from perdure.engine.bus.kafka import KafkaBus
-    except ImportError as problem:
-        raise _missing("kafka", problem) from problem
-    return KafkaBus(url)
-
-
-def _cache(url: str) -> StateCache:
-    if url.startswith("memory:"):
-        return MemoryCache()
-    try:
-        from perdure.projections.redis import RedisCache
-    except ImportError as problem:
-        raise _missing("redis", problem) from problem
-    return RedisCache(url)
-
-
-def _missing(extra: str, problem: ImportError) -> MissingDependency:
-    return MissingDependency(f"{problem.name} is not installed", hint=f"pip install 'perdure[{extra}]'")
+    return Engine(settings, log, bus, cache, open_objects(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from perdure.engine.log.contract import LogStore
 from perdure.engine.vault import Vault
 from perdure.projections.contract import StateCache
+from perdure.projections.fill import Base
 from perdure.projections.quarantine import Quarantine, QuarantineEntry
 
 __all__ = ["QuarantineDesk"]
@@ -13,8 +14,9 @@ __all__ = ["QuarantineDesk"]
 class QuarantineDesk:
     """The quarantine of one engine."""
 
-    def __init__(self, store: LogStore, cache: StateCache, vault: Vault) -> None:
+    def __init__(self, store: LogStore, cache: StateCache, vault: Vault, *, base: Base | None = None) -> None:
         self._quarantine = Quarantine(store)
+        self._base = base
         self._cache = cache
         self._vault = vault
 
@@ -24,4 +26,4 @@ class QuarantineDesk:
 
     async def resolve(self, tenant: str, agent: str) -> int:
         """Fold the agent from the log again and let it go on; the version reached. Raises what still stands against it."""
-        return await self._quarantine.retry(self._cache, self._vault, tenant, agent)
+        return await self._quarantine.retry(self._cache, self._vault, tenant, agent, base=self._base)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.fix_command import Perdure
 
 
@@ -102,3 +104,15 @@ def test_doctor_finds_an_embedded_engine_well_and_a_server_that_is_away(perdure_
     assert perdure_command("doctor", "--json").json["ok"] is True
     away = perdure_command("doctor", "--log", "postgresql://perdure@127.0.0.1:9/x", "--json", code=6).json
     assert away["ok"] is False
+
+
+@pytest.mark.parametrize(("flag", "url", "what"), [("--bus", "kafka://127.0.0.1:9", "bus"), ("--cache", "redis://127.0.0.1:9", "cache")])
+def test_doctor_names_the_server_that_is_away(flag: str, url: str, what: str, perdure_command: Perdure) -> None:
+    perdure_command("init")
+    away = perdure_command("doctor", flag, url, "--json", code=6).json
+    assert [finding["what"] for finding in away["findings"] if not finding["ok"]] == [what]
+
+
+def test_init_without_the_bus_says_so_and_can_be_repeated(perdure_command: Perdure) -> None:
+    assert perdure_command("init", "--bus", "kafka://127.0.0.1:9", "--json", code=6).error["code"] == "unavailable"
+    assert perdure_command("init", "--json").json["ready"] is True

@@ -102,6 +102,8 @@ def conversations(trajectories: Path) -> dict[str, Any]:
 
 
 def test_real_trajectories_go_from_file_through_every_server_to_the_reader(installation: Installation, trajectories: Path) -> None:
+    installation("init")
+    assert {finding["what"] for finding in installation("doctor")["findings"] if finding["ok"]} >= {"engine", "bus", "cache"}
     files = [trajectories / name for name in FILES]
     first = installation("import", *files)
     agents = len(json.loads(files[0].read_text())) + len(FILES) - 1
