@@ -42,6 +42,7 @@ COMMANDS: Final = (
     Command("recover", "recover:app", "Nodes, failures, and what is done about them.", _OPERATE),
     Command("verify", "verify:verify", "Check chains and seals, and that log, topic and cache agree.", _OPERATE),
     Command("keys", "keys:app", "Tenants' keys: list, rotate.", _OPERATE),
+    Command("backup", "backup:app", "Backups of the log: create, list, status, verify, restore, drill, prune.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
 )
 

@@ -1,0 +1,175 @@
+"""perdure backup create | list | status | verify | restore | drill | prune"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import Progress, count, emit, emit_line, iso, plain, size, table
+from perdure.cli.run import stop_signals
+from perdure.engine.log.contract import from_microseconds
+from perdure.errors import InvalidInput
+from perdure.recovery.backup.manifest import BackupManifest
+
+__all__ = ["app"]
+
+app = App(name="backup", help="Backups: create, list, status, verify, restore, drill, prune.")
+
+_FAILED, _INTEGRITY = 1, 5
+To = Annotated[str, Parameter(help="Where backups are kept: file:///FOLDER or s3://BUCKET/PREFIX.", env_var="PERDURE_BACKUP")]
+Id = Annotated[str, Parameter(help="Id of a backup, or latest.")]
+
+
+@app.command
+async def create(
+    *,
+    to: To,
+    every: Annotated[float | None, Parameter(help="Take one every so many seconds until it is told to end.")] = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Take what is new since the last backup."""
+    async with session(options) as engine:
+        if every is None:
+            with Progress("backup", quiet=options.json) as progress:
+                _tell(await engine.backups.create(to, progress), options)
+            return
+        if every <= 0:
+            raise InvalidInput(f"--every {every:g}", hint="seconds, above 0")
+        with stop_signals() as stop:
+            await engine.backups.keep_taking(to, every, stop, lambda done: _told(done, options, stop))
+
+
+def _told(done: BackupManifest | Exception, options: Options, stop: asyncio.Event) -> None:
+    if isinstance(done, BackupManifest):
+        _tell(done, options)
+    elif getattr(done, "retryable", False):
+        print(f"perdure: no backup was taken: {done}", file=sys.stderr, flush=True)
+    else:
+        stop.set()
+        raise done
+
+
+def _tell(manifest: BackupManifest, options: Options) -> None:
+    facts = {
+        "id": manifest.id,
+        "created": iso(from_microseconds(manifest.created_us)),
+        "events": manifest.events,
+        "stored_bytes": manifest.stored_bytes,
+        "written_bytes": manifest.written_bytes,
+        "previous": manifest.previous,
+    }
+    text = f"backup {manifest.id}: {count(manifest.events)} events, {size(manifest.written_bytes)} written; unproven until `perdure backup drill`"
+    emit_line(facts, as_json=options.json, text=text)
+
+
+@app.command(name="list")
+async def list_(*, to: To, options: Options = DEFAULTS) -> None:
+    """Backups, newest first."""
+    async with session(options) as engine:
+        found = await engine.backups.list(to)
+    rows = [
+        (
+            each.id,
+            iso(from_microseconds(each.created_us)),
+            count(each.events),
+            size(each.stored_bytes),
+            "proven" if each.proven else "unproven",
+        )
+        for each in found
+    ]
+    text = table(("BACKUP", "TAKEN", "EVENTS", "SIZE", "STATE"), rows) if rows else "there is no backup"
+    emit({"backups": plain(found)}, as_json=options.json, text=text)
+
+
+@app.command
+async def status(*, to: To, options: Options = DEFAULTS) -> int:
+    """What would be lost if the log were lost now. Exit code 1 when that is too much."""
+    async with session(options) as engine:
+        fresh = await engine.backups.freshness(to)
+    age = "there is no backup" if fresh.lag_s is None else f"the newest backup is {fresh.lag_s:.0f} s old"
+    proven = "" if fresh.lag_s is None else (", unproven" if fresh.unproven else ", proven")
+    text = f"{age}{proven}; {count(fresh.lag_events)} events are in no backup{'  ALARM' if fresh.alarm else ''}"
+    emit(plain(fresh), as_json=options.json, text=text)
+    return _FAILED if fresh.alarm else 0
+
+
+@app.command
+async def verify(id: Id = "latest", /, *, to: To, options: Options = DEFAULTS) -> int:
+    """Read a whole backup and check every object, offset and chain."""
+    async with session(options) as engine:
+        with Progress("verify", quiet=options.json) as progress:
+            done = await engine.backups.verify(to, id, progress)
+    says = "whole" if done.ok else "DAMAGED"
+    lines = [f"backup {done.id} is {says}: {count(done.events)} events of {count(done.agents)} agents in {done.objects} objects"]
+    emit(plain(done), as_json=options.json, text="\n".join([*lines, *(f"  {problem}" for problem in done.problems)]))
+    return 0 if done.ok else _INTEGRITY
+
+
+@app.command
+async def restore(
+    id: Id = "latest",
+    /,
+    *,
+    to: To,
+    into: Annotated[str, Parameter(help="URL of the log to make: sqlite:///FOLDER or postgresql://…; it must be empty.")],
+    to_time: Annotated[datetime | None, Parameter(help="Only what the log had at this moment (with a time zone).")] = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Restore into a new place; the living log is never touched. The root key is the one of --keys."""
+    from perdure.client.backups import restore_backup
+    from perdure.config import load
+
+    keys = str(options.settings().keys.value)
+    with Progress("restore", quiet=options.json) as progress:
+        done = await restore_backup(to, load({"log": into, "keys": keys}), id=id, to_time=to_time, progress=progress)
+    text = f"{count(done.events)} events of {count(done.agents)} agents are in {into}, generation {done.generation}"
+    emit({**plain(done), "into": into}, as_json=options.json, text=f"{text}{' (gone on with)' if done.resumed else ''}")
+
+
+@app.command
+async def drill(
+    id: Id = "latest",
+    /,
+    *,
+    to: To,
+    fraction: Annotated[float, Parameter(help="Part of the agents to compare, 0 to 1.")] = 1.0,
+    scratch: Annotated[str | None, Parameter(help="URL of an empty log to restore into, kept [default: a temporary folder].")] = None,
+    options: Options = DEFAULTS,
+) -> int:
+    """Restore into a scratch place, compare with the living log, and mark the backup proven."""
+    if not 0 < fraction <= 1:
+        raise InvalidInput(f"--fraction {fraction:g}", hint="above 0, up to 1")
+    async with session(options) as engine:
+        with Progress("drill", quiet=options.json, unit="agents") as progress:
+            done = await engine.backups.drill(to, id, fraction=fraction, scratch=scratch, progress=progress)
+    says = "proven" if done.ok else "NOT PROVEN"
+    text = (
+        f"backup {done.backup} is {says}: {count(done.events)} events restored in {done.restore_s:.1f} s, "
+        f"{count(done.compared)} of {count(done.agents)} agents compared in {done.compare_s:.1f} s"
+    )
+    emit(plain(done), as_json=options.json, text="\n".join([text, *(f"  {problem}" for problem in done.problems)]))
+    return 0 if done.ok else _INTEGRITY
+
+
+@app.command
+async def prune(
+    *,
+    to: To,
+    keep: Annotated[int, Parameter(help="How many of the newest stay; the newest proven one always does.")],
+    yes: Annotated[bool, Parameter(help="Do it.", negative=())] = False,
+    dry_run: Annotated[bool, Parameter(help="Say what would go.", negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Forget old backups and what nothing needs any more."""
+    if yes == dry_run:
+        raise InvalidInput("prune takes backups away", hint="give --dry-run to see which, --yes to do it")
+    async with session(options) as engine:
+        done = await engine.backups.prune(to, keep=keep, dry_run=dry_run)
+    verb = "would go" if done.dry_run else "are gone"
+    text = f"{len(done.backups)} backups and {count(done.objects)} objects ({size(done.bytes)}) {verb}"
+    emit(plain(done), as_json=options.json, text="\n".join([text, *(f"  {id}" for id in done.backups)]))

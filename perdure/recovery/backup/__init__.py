@@ -1,0 +1,1 @@
+"""Backups: the whole log in a store of objects, incremental, sealed, proven by restoring it."""
