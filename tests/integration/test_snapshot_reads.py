@@ -256,3 +256,26 @@ async def test_reads_that_are_given_up_leave_nothing_running(shelved: Shelved) -
         reading.cancel()
         await asyncio.wait((reading,))
     assert len((await contents.read(row)).folded.document["messages"]) == 2_000
+
+
+@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("padding", ["", "x" * 2_000])
+async def test_what_reads_wrongly_once_is_not_taken_for_damage(shelved: Shelved, monkeypatch: pytest.MonkeyPatch, padding: str) -> None:
+    await shelved.talk("a", 60, padding=padding)
+    made = await shelved.snapshot("a")
+    objects = shelved.snapshots.shelf.contents.objects
+    get = objects.get
+    for wrong_read in (1, 2, 3):
+        reads = 0
+
+        async def flaky(name: str, *, bytes_max: int) -> bytes:
+            nonlocal reads
+            reads += 1
+            content = bytearray(await get(name, bytes_max=bytes_max))
+            content[-1] ^= reads == wrong_read  # noqa: B023
+            return bytes(content)
+
+        monkeypatch.setattr(objects, "get", flaky)
+        assert digest((await cold(shelved.engine).state(*NAME)).document) == await full(shelved.engine, NAME, 60)
+    assert (await shelved.row(made)).damage == ""
+    assert shelved.snapshots.shelf.loader.status.steps_down == 0
