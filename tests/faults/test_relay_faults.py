@@ -1,4 +1,7 @@
-"""A relay that is killed or stopped, a broker that is killed, a topic that is lost: afterwards log and topic agree event by event."""
+"""A relay that is killed or stopped, a broker that is killed, a topic that is lost: afterwards log and topic agree event by event.
+
+The log is SQLite in some of them and Postgres in the others, so that each step meets both.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from perdure import services
 from perdure.engine.bus import open_bus
 from perdure.engine.bus.contract import Bus
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.relay import Relay
 from perdure.engine.topic_check import check_topic
@@ -28,9 +33,28 @@ PARTITIONS = 4
 DEADLINE_S = 60
 
 
+POSTGRES = pytest.mark.parametrize("kind", ["postgres"])
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path, partitions=PARTITIONS)
+def kind() -> str:
+    """Which log a test works on, where it does not say."""
+    return "sqlite"
+
+
+@pytest.fixture
+def log_address(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What a relay in another process opens the log by."""
+    return str(tmp_path) if kind == "sqlite" else str(request.getfixturevalue("fresh_database"))
+
+
+@pytest.fixture
+async def store(kind: str, log_address: str) -> AsyncIterator[LogStore]:
+    opened: LogStore
+    if kind == "sqlite":
+        opened = await SqliteStore.open(Path(log_address), partitions=PARTITIONS)
+    else:
+        opened = await PostgresStore.open(log_address, partitions=PARTITIONS)
     yield opened
     await opened.close()
 
@@ -48,8 +72,8 @@ async def bus(bus_url: str) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
-async def relay_process(folder: Path, bus_url: str, holder: str, kill_point: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
-    command = (sys.executable, "-m", "perdure.testing.relay_process", str(folder), bus_url, holder)
+async def relay_process(log: str, bus_url: str, holder: str, kill_point: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    command = (sys.executable, "-m", "perdure.testing.relay_process", log, bus_url, holder)
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PERDURE_KILL_POINT": kill_point})
     try:
         yield process
@@ -60,7 +84,7 @@ async def relay_process(folder: Path, bus_url: str, holder: str, kill_point: str
 
 
 @asynccontextmanager
-async def running(store: SqliteStore, bus: Bus) -> AsyncIterator[Relay]:
+async def running(store: LogStore, bus: Bus) -> AsyncIterator[Relay]:
     relay = Relay(store, bus, holder="here")
     stop = asyncio.Event()
     task = asyncio.create_task(relay.run(stop))
@@ -76,22 +100,31 @@ async def drained(relay: Relay) -> None:
         await relay.drain()
 
 
-async def fill_all(store: SqliteStore, count: int) -> None:
+async def fill_all(store: LogStore, count: int) -> None:
     for partition in range(PARTITIONS):
         await fill(store, partition, count)
 
 
-async def published(store: SqliteStore, bus: Bus) -> None:
+async def published(store: LogStore, bus: Bus) -> None:
     """Wait, without a relay of our own, until the log's end is kept as published."""
     await drained(Relay(store, bus))
 
 
 @pytest.mark.parametrize(
-    "kill_point", ["relay.leased", "relay.read", "relay.read:4", "relay.published", "relay.published:5", "relay.kept", "relay.kept:5"]
+    ("kind", "kill_point"),
+    [
+        ("postgres", "relay.leased"),
+        ("postgres", "relay.read"),
+        ("sqlite", "relay.read:4"),
+        ("postgres", "relay.published"),
+        ("sqlite", "relay.published:5"),
+        ("sqlite", "relay.kept"),
+        ("postgres", "relay.kept:3"),
+    ],
 )
-async def test_a_relay_killed_at_any_step_is_replaced(kill_point: str, store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path) -> None:
+async def test_a_relay_killed_at_any_step_is_replaced(kill_point: str, store: LogStore, bus: Bus, bus_url: str, log_address: str) -> None:
     await fill_all(store, 2_500)
-    async with relay_process(tmp_path, bus_url, "victim", kill_point) as victim:
+    async with relay_process(log_address, bus_url, "victim", kill_point) as victim:
         async with asyncio.timeout(DEADLINE_S):
             assert await victim.wait() == -signal.SIGKILL
     await fill_all(store, 10)
@@ -101,14 +134,14 @@ async def test_a_relay_killed_at_any_step_is_replaced(kill_point: str, store: Sq
     assert report.agrees, report
 
 
-async def test_a_relay_killed_while_it_rewinds_is_replaced(store: SqliteStore, bus_url: str, kafka_url: str, tmp_path: Path) -> None:
+async def test_a_relay_killed_while_it_rewinds_is_replaced(store: LogStore, bus_url: str, kafka_url: str, log_address: str) -> None:
     await fill_all(store, 100)
-    async with relay_process(tmp_path, bus_url, "first"):
+    async with relay_process(log_address, bus_url, "first"):
         bus = await open_bus(bus_url)
         await published(store, bus)
         await bus.close()
     await delete_topic(kafka_url, bus_url)
-    async with relay_process(tmp_path, bus_url, "victim", "relay.rewound") as victim:
+    async with relay_process(log_address, bus_url, "victim", "relay.rewound") as victim:
         async with asyncio.timeout(DEADLINE_S):
             assert await victim.wait() == -signal.SIGKILL
     bus = await open_bus(bus_url)
@@ -119,8 +152,9 @@ async def test_a_relay_killed_while_it_rewinds_is_replaced(store: SqliteStore, b
     assert report.agrees, report
 
 
-async def test_a_zombie_relay_does_no_harm(store: SqliteStore, bus: Bus, bus_url: str, tmp_path: Path) -> None:
-    async with relay_process(tmp_path, bus_url, "zombie") as zombie:
+@POSTGRES
+async def test_a_zombie_relay_does_no_harm(store: LogStore, bus: Bus, bus_url: str, log_address: str) -> None:
+    async with relay_process(log_address, bus_url, "zombie") as zombie:
         await fill_all(store, 200)
         await published(store, bus)
         zombie.send_signal(signal.SIGSTOP)
@@ -145,8 +179,9 @@ async def delete_topic(bootstrap: str, bus_url: str) -> None:
     await admin.close()
 
 
+@POSTGRES
 async def test_a_topic_deleted_under_a_running_relay_is_made_and_filled_again(
-    store: SqliteStore, bus: Bus, bus_url: str, kafka_url: str
+    store: LogStore, bus: Bus, bus_url: str, kafka_url: str
 ) -> None:
     await fill_all(store, 300)
     async with running(store, bus) as relay:
@@ -178,7 +213,7 @@ async def consume_all(consumer: Any, offset_max: int) -> None:
         wanted -= {(each.partition, each.event.offset) for each in part if each.event is not None}
 
 
-async def test_a_killed_broker_delays_the_relay_and_loses_nothing(store: SqliteStore, private_services: Callable[..., Any]) -> None:
+async def test_a_killed_broker_delays_the_relay_and_loses_nothing(store: LogStore, private_services: Callable[..., Any]) -> None:
     private = private_services("kafka")
     bus = await open_bus(f"{private.services.kafka.url}?topic=broker-killed")
     async with running(store, bus) as relay:
