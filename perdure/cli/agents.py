@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ async def agents(
     *,
     type: str | None = None,
     label: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    status: Literal["empty", "active", "fenced", "erased"] | None = None,
     after: str = "",
     limit: int = 100,
     tenants: Annotated[bool, Parameter(negative=())] = False,
@@ -31,6 +32,8 @@ async def agents(
         Only agents of this type.
     label
         NAME=VALUE: only agents with this label; may be repeated.
+    status
+        Only agents of this status.
     after
         Begin after this id: the last of the page before.
     limit
@@ -43,7 +46,7 @@ async def agents(
             names = await engine.tenants()
             emit({"tenants": names}, as_json=options.json, text="\n".join(names))
             return
-        listed = await engine.directory.list(options.tenant_name, type=type, labels=_labels(label), after=after, limit=limit)
+        listed = await engine.directory.list(options.tenant_name, type=type, labels=_labels(label), status=status, after=after, limit=limit)
     cells = ((entry.agent, entry.version, entry.status, entry.type, excerpt(entry.labels)) for entry in listed)
     text = table(("AGENT", "VERSION", "STATUS", "TYPE", "LABELS"), cells) if listed else "no agents"
     facts = {"tenant": options.tenant_name, "agents": listed, "next_after": listed[-1].agent if len(listed) == limit else None}

@@ -36,6 +36,7 @@ async def append(
     expected: str = "any",
     id: str | None = None,
     correlation_id: str | None = None,
+    agent_type: str = "",
     options: Options = DEFAULTS,
 ) -> None:
     """Append one event to an agent; prints its version.
@@ -62,6 +63,8 @@ async def append(
         UUID of the event: the same id again changes nothing, so a retry is safe.
     correlation_id
         What this belongs to, e.g. a run.
+    agent_type
+        The type that a new agent gets, before its first event; an agent of another type refuses the event.
     """
     made = [changes.set_value(*_pair(text)) for text in set]
     made += [changes.append(*_pair(text)) for text in add]
@@ -69,7 +72,7 @@ async def append(
     made += [changes.merge("", parsed(merge, "--merge"))] if merge is not None else []
     event = _event(type, tuple(made), data, id, correlation_id)
     async with session(options, create=True) as engine:
-        done = await engine.agent(agent, tenant=options.tenant_name).append([event], expected=expectation(expected))
+        done = await engine.agent(agent, tenant=options.tenant_name, type=agent_type).append([event], expected=expectation(expected))
     facts = {"tenant": options.tenant_name, "agent": agent, "version": done.version, "id": event.id, "already": done.already}
     emit(facts, as_json=options.json, text=f"version {done.version}" + (" (was there already)" if done.already else ""))
 

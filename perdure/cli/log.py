@@ -25,6 +25,7 @@ async def log(
     since: str | None = None,
     until: str | None = None,
     correlation_id: str | None = None,
+    trace_id: str | None = None,
     limit: int | None = None,
     options: Options = DEFAULTS,
 ) -> None:
@@ -48,6 +49,8 @@ async def log(
         Not after this time.
     correlation_id
         Only events of this run.
+    trace_id
+        Only events of this trace.
     limit
         Stop after so many.
     """
@@ -61,6 +64,7 @@ async def log(
             since=None if since is None else parse_time(since),
             until=None if until is None else parse_time(until),
             correlation_id=correlation_id,
+            trace_id=trace_id,
         )
         async for event in events:
             emit_line(event_fields(event), as_json=options.json, text=event_line(event))

@@ -49,8 +49,14 @@ class AgentDirectory:
     ) -> list[ListedAgent]:
         """A page of the tenant's agents in order of their ids, after the id `after`. Raises InvalidInput, LimitExceeded."""
         _check_facts(type or "", labels or {})
-        page = await self._directory.page(tenant, type=type, labels=labels, status=status, after=after, limit=limit)
-        return [_listed(entry) for entry in page.entries]
+        entries: list[DirectoryEntry] = []
+        following: str | None = after
+        while following is not None and (not entries or len(entries) < limit):
+            # With a status a page may be short and still not be the last.
+            page = await self._directory.page(tenant, type=type, labels=labels, status=status, after=following, limit=limit - len(entries))
+            entries += page.entries
+            following = page.after
+        return [_listed(entry) for entry in entries]
 
     async def describe(self, name: AgentName, *, type: str, labels: Mapping[str, str]) -> None:
         """Set an agent's type and labels; the agent is made when it is not there. Raises InvalidInput, LimitExceeded."""
