@@ -9,6 +9,7 @@ the log itself cannot settle puts that one agent into quarantine.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
@@ -39,6 +40,8 @@ QUARANTINE_REFRESH_S: Final = 5.0
 ASSIGNMENT_TIMEOUT_S: Final = 30.0
 """How long `drain` waits for the group to assign partitions."""
 _DRAIN_POLL_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class ProjectorStatus(msgspec.Struct):
@@ -141,6 +144,8 @@ class Projector:
                     await self._project(consumer, deliveries)
                 return
             except Unavailable as problem:
+                if self.status.problem != str(problem):
+                    _log.warning("projecting waits: %s", problem)
                 self.status.retries += 1
                 self.status.problem = str(problem)
                 await _pause(stop, delay_s)
