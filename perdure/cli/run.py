@@ -21,7 +21,7 @@ Drained = Annotated[bool, Parameter(help="End when everything that is in the log
 
 
 async def run(*, until_drained: Drained = False, options: Options = DEFAULTS) -> None:
-    """Relay and projector in one process, until it is told to end (Ctrl-C, SIGTERM)."""
+    """Relay, projector and, where there is a store, snapshotter in one process, until it is told to end (Ctrl-C, SIGTERM)."""
     await _work(options, relay=True, projector=True, until_drained=until_drained)
 
 

@@ -7,9 +7,16 @@ from typing import Final
 
 from perdure.errors import InvalidInput
 
-__all__ = ["parse_time"]
+__all__ = ["parse_seconds", "parse_time"]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_seconds(text: str) -> float:
+    """How long: 90s, 15m, 2h, 3d. Raises InvalidInput."""
+    if text[-1:] in _UNITS and text[:-1].isascii() and text[:-1].isdigit():
+        return timedelta(**{_UNITS[text[-1]]: int(text[:-1])}).total_seconds()
+    raise InvalidInput(f"{text!r} is no length of time", hint="write 90s, 15m, 2h or 3d")
 
 
 def parse_time(text: str, now: datetime | None = None) -> datetime:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 
@@ -102,8 +102,19 @@ class Snapshotter:
         self._stopping = asyncio.Event()
         self._kept_s = 0.0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Make snapshots until `stop` is set. Servers that are away are waited for; what is in hand is finished."""
+    async def run(self, stop: asyncio.Event, *, until_drained: bool = False) -> None:
+        """Make snapshots until `stop` is set, or once until all is done. Servers that are away are waited for; what is in hand is finished."""
+        if not until_drained:
+            await self._run(stop)
+            return
+        running = asyncio.create_task(self._run(stop))
+        try:
+            await _first_of(self.drain(), asyncio.shield(running))
+        finally:
+            stop.set()
+            await running
+
+    async def _run(self, stop: asyncio.Event) -> None:
         self._stopping = stop
         workers = [asyncio.create_task(self._worker(), name="perdure-snapshotter") for _ in range(self._parallel)]
         tending = asyncio.create_task(self._tend(), name="perdure-snapshotter-leases")
@@ -308,7 +319,7 @@ def _offset(value: bytes) -> int:
         ) from problem
 
 
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+async def _first_of(*waits: Awaitable[object]) -> None:
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -251,7 +251,7 @@ async def test_wrong_requests_are_refused(shelved: Shelved) -> None:
         lambda: upkeep.compact_events(NAME),
         lambda: upkeep.compact_events(NAME, keep_last=3, critical_only=True),
         lambda: upkeep.compact_events(NAME, keep_last=-1),
-        lambda: upkeep.compact_events(NAME, keep_since=datetime(2026, 1, 1)),  # noqa: DTZ001 - without a zone
+        lambda: upkeep.compact_events(NAME, keep_since=datetime(2026, 1, 1)),
         lambda: upkeep.compact_events(NAME, keep_last=3, strategy="merge"),
         lambda: upkeep.delete_events(NAME, 0),
         lambda: upkeep.sweep(grace_s=1),

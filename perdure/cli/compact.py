@@ -1,0 +1,101 @@
+"""perdure compact"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+from perdure.cli.chosen import DryRun, Parallel, Yes, chosen, for_each, must_mean_it
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import Progress, count, emit, plain, table
+from perdure.cli.times import parse_time
+from perdure.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from perdure.client.upkeep import Compaction
+    from perdure.engine.log.contract import AgentName
+
+__all__ = ["compact"]
+
+_FLAG: Final = Parameter(negative=())
+
+
+async def compact(
+    *agents: str,
+    all: Annotated[bool, _FLAG] = False,
+    strategy: Literal["snapshot", "merge", "delete"] = "snapshot",
+    keep_last: int | None = None,
+    keep_since: str | None = None,
+    before_version: int | None = None,
+    critical_only: Annotated[bool, _FLAG] = False,
+    step_versions: int | None = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    parallel: Parallel = 4,
+    options: Options = DEFAULTS,
+) -> int:
+    """Remove agents' first events, never what a retained snapshot, a fork or a running restore needs. States stay readable from there on.
+
+    Parameters
+    ----------
+    agents
+        The agents; or --all for every one of the tenant.
+    all
+        Every agent of the tenant.
+    strategy
+        snapshot: a checkpoint is made where the kept events begin. merge: besides, one at the end of every step of --step-versions versions.
+        delete: nothing is made, and events go as far as the snapshots that stand allow.
+    keep_last
+        So many of the newest events stay.
+    keep_since
+        Events at or after this time stay: a time, or how long ago: 90d.
+    before_version
+        Events from this version on stay.
+    critical_only
+        None stays but what the snapshots that must stay need.
+    step_versions
+        With --strategy merge: versions in one step.
+    """
+    since = parse_time(keep_since) if keep_since else None
+    if (keep_last is not None, since is not None, before_version is not None, critical_only).count(True) != 1:
+        raise InvalidInput("which events shall stay?", hint="one of --keep-last, --keep-since, --before-version, --critical-only")
+    if before_version is not None and strategy == "merge":
+        raise InvalidInput("--before-version goes with the strategies snapshot and delete")
+    must_mean_it(yes, dry_run, "removing events")
+    async with session(options) as engine:
+
+        async def work(name: AgentName) -> Compaction:
+            if before_version is not None and strategy == "delete":
+                return await engine.upkeep.delete_events(name, before_version, dry_run=dry_run)
+            last = keep_last
+            if before_version is not None:
+                last = max(0, await engine.log.version(name) - before_version + 1)
+            return await engine.upkeep.compact_events(
+                name,
+                strategy=strategy,
+                keep_last=last,
+                keep_since=since,
+                critical_only=critical_only,
+                step_versions=step_versions,
+                dry_run=dry_run,
+            )
+
+        with Progress("compacting", quiet=options.json, unit="agents") as progress:
+            names = chosen(engine, options.tenant_name, agents, every=all)
+            done = await for_each(names, work, parallel=parallel, progress=progress)
+    results: list[Compaction] = sorted(done.results, key=lambda each: each.agent)
+    events = sum(each.events for each in results)
+    facts = {"tenant": options.tenant_name, "dry_run": dry_run, "events": events, "agents": results, "failed": done.failed}
+    rows = [
+        (each.agent, each.first_version, each.events, len(each.checkpoints), each.limited_by or "-")
+        for each in results
+        if each.events or agents
+    ]
+    lines = [table(("AGENT", "BEGINS AT", "EVENTS", "CHECKPOINTS", "LIMITED BY"), rows)] if rows else []
+    lines += [f"  {agent}: {problem}" for agent, problem in done.failed.items()]
+    lines.append(
+        f"{count(events)} events of {count(sum(1 for each in results if each.events))} agents {'would go' if dry_run else 'are gone'}"
+    )
+    emit(plain(facts), as_json=options.json, text="\n".join(lines))
+    return done.code

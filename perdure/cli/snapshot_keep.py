@@ -1,0 +1,172 @@
+"""perdure snapshot verify | delete | clean | sweep"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID
+
+from cyclopts import Parameter
+
+from perdure.cli.chosen import DryRun, Parallel, Yes, chosen, for_each, must_mean_it
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import Progress, count, emit, plain, size
+from perdure.cli.times import parse_seconds
+from perdure.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from perdure.client.engine import Engine
+    from perdure.client.snapshots import Snapshot, Verification
+
+__all__ = ["clean", "delete", "sweep", "verify"]
+
+_FLAG: Final = Parameter(negative=())
+_INTEGRITY: Final = 5
+PARALLEL: Final = 4
+
+
+async def verify(
+    *ids: UUID,
+    agent: str | None = None,
+    all: Annotated[bool, _FLAG] = False,
+    replay: Annotated[bool, _FLAG] = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Read snapshots as a whole, and compare them with the log. Exit code 5 when one is damaged; it is marked then, and not used again.
+
+    Parameters
+    ----------
+    ids
+        These; or --agent, or --all.
+    agent
+        All of this agent's.
+    all
+        All of the tenant's.
+    replay
+        Compare each also with the state that the log alone gives.
+    """
+    if (bool(ids), agent is not None, all).count(True) != 1:
+        raise InvalidInput("which snapshots?", hint="name their ids, or --agent, or --all")
+    found: list[Verification] = []
+    async with session(options) as engine:
+        with Progress("verifying", quiet=options.json, unit="snapshots") as progress:
+            for id in ids or [each.id for each in await _undamaged(engine, options.tenant_name, agent)]:
+                found.append(await engine.snapshots.verify_snapshot(options.tenant_name, id, replay=replay))
+                progress(len(found))
+    bad = [each for each in found if not each.ok]
+    bytes_read = sum(each.bytes_read for each in found)
+    facts = {
+        "ok": not bad,
+        "verified": len(found),
+        "bytes_read": bytes_read,
+        "damaged": [_damage(each) for each in bad],
+    }
+    lines = [f"{count(len(found))} snapshots verified, {size(bytes_read)} read: {'all are whole' if not bad else 'DAMAGE FOUND'}"]
+    lines += [f"  {each.snapshot.id} {each.snapshot.agent} version {each.snapshot.version}: {each.problem}" for each in bad]
+    emit(facts, as_json=options.json, text="\n".join(lines))
+    return _INTEGRITY if bad else 0
+
+
+def _damage(found: Verification) -> dict[str, Any]:
+    snapshot = found.snapshot
+    return {"id": snapshot.id, "agent": snapshot.agent, "version": snapshot.version, "problem": found.problem}
+
+
+async def _undamaged(engine: Engine, tenant: str, agent: str | None) -> list[Snapshot]:
+    if agent is not None:
+        listed = await engine.snapshots.list_snapshots(engine.agent(agent, tenant=tenant).name)
+    else:
+        listed = [each async for each in engine.snapshots.all_snapshots(tenant)]
+    return [each for each in listed if not each.damage]
+
+
+async def delete(*ids: UUID, even_permanent: Annotated[bool, _FLAG] = False, yes: Yes = False, options: Options = DEFAULTS) -> None:
+    """Forget snapshots; their objects are removed by a later sweep. An agent's newest three stay.
+
+    Parameters
+    ----------
+    ids
+        Which.
+    even_permanent
+        Permanent ones, too.
+    """
+    if not ids:
+        raise InvalidInput("which snapshots?", hint="perdure snapshot list shows their ids")
+    must_mean_it(yes, False, f"deleting {len(ids)} snapshots")
+    async with session(options) as engine:
+        for id in ids:
+            await engine.snapshots.delete_snapshot(options.tenant_name, id, even_permanent=even_permanent)
+    emit({"deleted": list(ids)}, as_json=options.json, text=f"{count(len(ids))} deleted")
+
+
+async def clean(
+    *agents: str,
+    all: Annotated[bool, _FLAG] = False,
+    newest: int | None = None,
+    keep: str = "0s",
+    days: int = 7,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    parallel: Parallel = PARALLEL,
+    options: Options = DEFAULTS,
+) -> int:
+    """Forget snapshots that neither a promise nor the retention policy keeps.
+
+    Parameters
+    ----------
+    agents
+        The agents; or --all for every one of the tenant.
+    all
+        Every agent of the tenant.
+    newest
+        Keep so many of the newest; at least 3.
+    keep
+        Keep all that are younger: 90s, 15m, 2h, 3d.
+    days
+        Keep one for each of the last so many days.
+    """
+    from perdure.limits import SNAPSHOTS_NEWEST_MIN
+    from perdure.snapshots.retention import RetentionPolicy
+
+    policy = RetentionPolicy(newest=newest or SNAPSHOTS_NEWEST_MIN, keep_s=parse_seconds(keep), days=days)
+    must_mean_it(yes, dry_run, "forgetting snapshots")
+    async with session(options) as engine:
+        with Progress("cleaning", quiet=options.json, unit="agents") as progress:
+            names = chosen(engine, options.tenant_name, agents, every=all)
+            done = await for_each(
+                names,
+                lambda name: engine.upkeep.cleanup_old_states(name, policy, dry_run=dry_run),
+                parallel=parallel,
+                progress=progress,
+            )
+    gone = [each for cleaned in done.results for each in cleaned.deleted]
+    kept = sum(len(cleaned.kept) for cleaned in done.results)
+    facts = {
+        "tenant": options.tenant_name,
+        "dry_run": dry_run,
+        "kept": kept,
+        "deleted": [{"id": each.id, "agent": each.agent, "version": each.version} for each in gone],
+        "failed": done.failed,
+    }
+    text = f"{count(len(gone))} snapshots {'would be' if dry_run else 'were'} forgotten, {count(kept)} stay"
+    emit(plain(facts), as_json=options.json, text=text)
+    return done.code
+
+
+async def sweep(*, grace: str = "1d", dry_run: DryRun = False, yes: Yes = False, options: Options = DEFAULTS) -> None:
+    """Remove objects of the store that no snapshot names any more, of all tenants.
+
+    Parameters
+    ----------
+    grace
+        What is younger stays: 15m, 2h, 3d.
+    """
+    must_mean_it(yes, dry_run, "removing objects")
+    async with session(options) as engine:
+        with Progress("sweeping", quiet=options.json, unit="objects") as progress:
+            swept = await engine.upkeep.sweep(grace_s=parse_seconds(grace), dry_run=dry_run, progress=progress)
+    lines = [
+        f"{count(swept.gone)} objects ({size(swept.gone_bytes)}) {'would be' if dry_run else 'were'} removed,"
+        f" {count(swept.named)} are in use, {count(swept.young)} are too young"
+    ]
+    lines += [f"  tenant {tenant} was left out: {reason}" for tenant, reason in swept.skipped.items()]
+    emit(plain(swept), as_json=options.json, text="\n".join(lines))
