@@ -22,6 +22,7 @@ from perdure.client.turns import Turns
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.contract import AgentName, EventFilter, LogStore
 from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.log import AgentAppend, Appended, EventLog
 from perdure.engine.log.names import check_names
 from perdure.engine.upcasters import UpcasterRegistry
@@ -211,15 +212,24 @@ class Log(EventLog):
         """Fold the agent's events again, and hand those of the range to a handler; what came of it.
 
         handler: gets each event of the range (of these types, replayable ones only), upcast; it may be a coroutine function. What it raises
-        is counted, and the replay goes on. The state is folded from the first event to `to_version`, from events as they are stored.
+        is counted, and the replay goes on. The state is folded from the first event to `to_version`, from events as they are stored; where the
+        first ones were removed, from the state that stands for them. Raises AgentNotFound, InvalidInput, Compacted (of the range).
         """
         await self.settle(name)
-        replaying = Replaying(self.upcasters, event_filter(from_version=from_version, types=types), handler)
+        wanted = event_filter(from_version=from_version, to_version=to_version, types=types)
+        floor = await self.floor(name)
+        first = floor.version if from_version >= floor.version else 1  # a range that is gone is refused where it is read
+        document = (await self._reader().state_at_version(*name, first - 1)).document if first > 1 else {}
+        replaying = Replaying(self.upcasters, wanted, handler, document, first - 1)
         started = time.perf_counter()
-        await replaying.run(super().stream_events(name, event_filter(to_version=to_version)))
+        await replaying.run(super().stream_events(name, EventFilter(from_version=first, to_version=to_version)))
         return replaying.result(name, time.perf_counter() - started)
 
     async def version(self, name: AgentName) -> int:
         """The agent's newest version in the log. Raises AgentNotFound."""
         await self.settle(name)
         return await super().version(name)
+
+    async def floor(self, name: AgentName) -> Floor:
+        """Where the agent's events begin: at version 1, unless the first ones were removed. Raises AgentNotFound."""
+        return (await self.store.floors([await self.vault.record(*name)]))[0]

@@ -52,20 +52,28 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class Replaying:
-    """One replay while it runs. wanted: first version and types of the events that are handed on."""
+    """One replay while it runs. wanted: first version and types of the events that are handed on. document, version: to begin with."""
 
-    def __init__(self, upcasters: UpcasterRegistry, wanted: EventFilter, handler: Callable[[RecordedEvent], object] | None) -> None:
+    def __init__(
+        self,
+        upcasters: UpcasterRegistry,
+        wanted: EventFilter,
+        handler: Callable[[RecordedEvent], object] | None,
+        document: dict[str, Any],
+        version: int,
+    ) -> None:
         self._upcasters = upcasters
         self._wanted = wanted
         self._handler = handler
-        self._document: dict[str, Any] = {}
-        self._version = self._events = self._skipped = 0
+        self._document = document
+        self._version = version
+        self._events = self._skipped = 0
         self._errors: list[str] = []
         self._warnings: list[str] = []
         self._error_count = self._warning_count = 0
 
     async def run(self, events: AsyncIterator[RecordedEvent]) -> None:
-        """Take all events, from version 1 on, as they are stored."""
+        """Take all events that follow, as they are stored."""
         async for event in events:
             # What a handler was given is in its hands; the state is folded from a copy.
             changes = event.changes if self._handler is None else _copied(event.changes)

@@ -19,7 +19,7 @@ from perdure.engine.fold import MISSING, apply, lookup
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.names import check_names
 from perdure.engine.patches import from_json_patch, from_merge_patch
-from perdure.errors import AgentNotFound, Conflict, Fenced, InvalidInput, VersionNotFound
+from perdure.errors import AgentNotFound, Compacted, Conflict, Fenced, InvalidInput, VersionNotFound
 from perdure.projections.reader import ReadState, StateReader
 
 __all__ = ["UPDATE_ATTEMPTS_MAX", "Consistency", "Patch", "States"]
@@ -71,13 +71,19 @@ class States:
         """The newest event that made what is at a path (or changed something below it), None where none did.
 
         An element of a list is followed to where it came from, whatever was inserted before it or deleted since. The event is as it is stored.
+        Raises Compacted where it was removed, AgentNotFound, InvalidPath.
         """
         wanted = parse_path(path)
-        if not through_lists(wanted):
-            return await self._newest_touching(name, wanted)
+        found = await (self._made_by(name, wanted) if through_lists(wanted) else self._newest_touching(name, wanted))
+        if found is None:
+            await self._check_told(name, wanted)
+        return found
+
+    async def _made_by(self, name: AgentName, wanted: Path) -> RecordedEvent | None:
+        floor = await self._log.floor(name)
         tracker = Tracker(wanted)
-        document: dict[str, Any] = {}
-        async for event in self._log.stream_events(name, as_stored=True):
+        document = (await self.project_state(name, floor.version - 1)).document if floor.version > 1 else {}
+        async for event in self._log.stream_events(name, EventFilter(from_version=floor.version), as_stored=True):
             for change in event.changes:
                 tracker.take(event.version, document, change)
                 document, _warnings = apply(document, (change,), own=True)
@@ -94,6 +100,18 @@ class States:
                 break
             to_version = page[-1].version - 1
         return None
+
+    async def _check_told(self, name: AgentName, wanted: Path) -> None:
+        """Raise Compacted where something is at the path that no event which is left has made."""
+        floor = await self._log.floor(name)
+        if floor.version > 1 and lookup((await self.get_current_state(name)).document, wanted) is not MISSING:
+            raise Compacted(
+                f"what is there was made before version {floor.version}, and the events before it were removed",
+                hint=f"it stands in the state of version {floor.version - 1}",
+                tenant=name.tenant,
+                agent=name.agent,
+                version=floor.version - 1,
+            )
 
     async def get_version_history(
         self, name: AgentName, *, from_version: int = 1, to_version: int | None = None, limit: int = 100, descending: bool = True

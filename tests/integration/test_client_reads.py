@@ -14,7 +14,7 @@ from perdure.client.agent import Agent
 from perdure.client.engine import Engine
 from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, EventFilter
-from perdure.errors import AgentNotFound, Conflict, EventNotFound, InvalidInput, InvalidPatch, VersionNotFound
+from perdure.errors import AgentNotFound, Compacted, Conflict, EventNotFound, InvalidInput, InvalidPatch, VersionNotFound
 from tests.fix_client import OpenEngine
 
 EVENTS = 25
@@ -200,6 +200,43 @@ async def test_blame_follows_an_element_of_a_list(embedded: Engine, agent: Agent
     await agent.update([{"op": "remove", "path": "/n/0"}, {"op": "add", "path": "/n/0", "value": "new"}])
     blamed = [await agent.blame(path) for path in ("/n/0", "/n/4", "/last", "/n", "/nothing")]
     assert [None if event is None else event.version for event in blamed] == [EVENTS + 1, 5, EVENTS, EVENTS + 1, None]
+
+
+# --- agents whose first events were removed ---
+async def test_of_an_agent_without_its_first_events_what_is_left_is_told_and_the_rest_is_named(embedded: Engine, agent: Agent) -> None:
+    name = agent.name
+    for step in range(3):
+        await embedded.snapshots.create_snapshot(name)
+        await agent.update({"step": step})
+    await embedded.upkeep.compact_events(name, keep_last=8)
+    floor = (await embedded.log.floor(name)).version
+    assert floor > 10
+    state = await agent.state()
+    replayed = await embedded.log.replay_events(name, from_version=floor)
+    assert (replayed.events, replayed.checksum) == (state.version - floor + 1, state.digest.hex())
+    with pytest.raises(Compacted):
+        await embedded.log.replay_events(name, from_version=floor - 1)
+    made = await agent.blame(f"/n/{floor - 1}")
+    assert made is not None
+    assert made.version == floor
+    touched = await agent.blame("/step")
+    assert touched is not None
+    assert touched.version == state.version
+    await agent.update({"fresh": [1]})
+    for path in ("/n/0", f"/n/{floor - 2}"):
+        with pytest.raises(Compacted):
+            await agent.blame(path)
+    assert await agent.blame("/nothing") is None
+    assert await agent.blame("/n/99") is None
+    versions: list[int] = []
+    bound: dict[str, Any] = {}
+    while (page := await embedded.log.get_event_history(name, limit=3, descending=True, **bound)).events:
+        versions += [event.version for event in page.events]
+        bound = {"to_version": page.next_version or floor - 1}
+    assert versions == list(range(state.version + 1, floor - 1, -1))
+    assert [entry.version for entry in await agent.history(limit=100)] == versions
+    with pytest.raises(Compacted):
+        await embedded.log.get_event_history(name)
 
 
 # --- upcasters ---
