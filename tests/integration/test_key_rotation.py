@@ -22,7 +22,7 @@ from perdure.security.ring import TENANT_KEYS_SCOPE
 from perdure.security.tenant_key import TenantKey
 
 WORKERS = 3
-ROTATIONS = 4
+ROTATIONS = 3
 TIMEOUT_S = 60.0
 
 
