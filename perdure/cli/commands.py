@@ -49,6 +49,7 @@ COMMANDS: Final = (
     Command("verify", "verify:verify", "Check chains and seals, and that log, topic and cache agree.", _OPERATE),
     Command("keys", "keys:app", "Tenants' keys: list, rotate.", _OPERATE),
     Command("backup", "backup:app", "Backups of the log: create, list, status, verify, restore, drill, prune.", _OPERATE),
+    Command("repair", "repair:repair", "Put right what does not hold, from a copy that the hash chain proves.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
 )
 

@@ -32,7 +32,7 @@ from perdure.snapshots.store import open_store
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
 
-__all__ = ["Backups", "restore_backup"]
+__all__ = ["Backups", "restore_backup", "vessel_of"]
 
 LEASE = "backup"
 Progress = Callable[[int, int], None]
@@ -106,7 +106,7 @@ class Backups:
 
     @asynccontextmanager
     async def _vessel(self, url: str) -> AsyncIterator[Vessel]:
-        async with _vessel_of(url, open_provider(str(self._engine.settings.keys.value))) as vessel:
+        async with vessel_of(url, open_provider(str(self._engine.settings.keys.value))) as vessel:
             yield vessel
 
 
@@ -117,7 +117,7 @@ async def restore_backup(
 
     to_time: only what the log had at that moment. Raises NotFound, AlreadyExists, IntegrityError, ConfigurationError, KeyUnavailable.
     """
-    async with _vessel_of(url, open_provider(str(settings.keys.value))) as vessel:
+    async with vessel_of(url, open_provider(str(settings.keys.value))) as vessel:
         manifest = await Catalog(vessel).get(id)
         store = await open_log(settings, manifest.partitions, create=True)
         try:
@@ -127,7 +127,8 @@ async def restore_backup(
 
 
 @asynccontextmanager
-async def _vessel_of(url: str, provider: KeyProvider) -> AsyncIterator[Vessel]:
+async def vessel_of(url: str, provider: KeyProvider) -> AsyncIterator[Vessel]:
+    """The store of backups at a URL, with its key."""
     objects = open_store(url)
     try:
         yield await open_vessel(objects, provider)

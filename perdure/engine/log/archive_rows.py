@@ -44,6 +44,11 @@ class ArchiveRows(Protocol):
         """Put in where an agent's events begin."""
         ...
 
+    async def mend_event(self, event: SealedEvent) -> None:
+        """Put an event in the place of whatever stands at its offset, or at its version of the agent: the one exception to "nothing is ever
+        updated", for a row that was damaged. The caller has proved that it is the event that was written."""
+        ...
+
     async def set_generation(self, generation: int) -> None:
         """Begin a generation: tokens of older ones are stale from now on. It only grows: a lower one is refused with Conflict."""
         ...

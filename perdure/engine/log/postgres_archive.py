@@ -70,6 +70,16 @@ class PostgresArchive(PostgresFloors):
                 rows = [(agent.agent_key, version, id) for id, version in removed]
                 await cursor.executemany("INSERT INTO removed_events (agent_key, version, id) VALUES (%s, %s, %s)", rows)
 
+    async def mend_event(self, event: SealedEvent) -> None:
+        sql = f"""DELETE FROM events_{event.partition:d}
+                  WHERE ("offset" = %s OR (agent_key = %s AND version = %s)) AND tenant_key = %s"""  # noqa: S608 - an integer
+        await self._segments.ready(self._pool, [event])
+        with translated():
+            async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute(_LOCK, (self._lock_space, event.partition))
+                await connection.execute(sql.encode(), (event.offset, event.agent_key, event.version, event.tenant_key))
+                await connection.execute(_EVENTS.encode(), packed_rows([event]), binary=True)
+
     async def set_generation(self, generation: int) -> None:
         sql = "UPDATE meta SET value = %s WHERE name = 'generation' AND value < %s RETURNING value"
         if not await self._rows(sql, generation, generation):

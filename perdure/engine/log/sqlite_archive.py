@@ -47,6 +47,10 @@ class SqliteArchive:
         """See `ArchiveRows.load_floor`."""
         await self._commit(_load_floor, agent, floor, removed)
 
+    async def mend_event(self, event: SealedEvent) -> None:
+        """See `ArchiveRows.mend_event`."""
+        await self._commit(_mend, event)
+
     async def set_generation(self, generation: int) -> None:
         """See `ArchiveRows.set_generation`."""
         await self._commit(_set_generation, generation)
@@ -61,6 +65,12 @@ def _blobs(connection: sqlite3.Connection, after: tuple[str, bytes], limit: int)
 def _load_events(connection: sqlite3.Connection, partition: int, events: Sequence[SealedEvent]) -> None:
     check_follows(partition, position(connection, partition), events)
     sqlite_append.insert(connection, events)
+
+
+def _mend(connection: sqlite3.Connection, event: SealedEvent) -> None:
+    place = (event.partition, event.offset, event.agent_key, event.version)
+    connection.execute("DELETE FROM events WHERE (partition = ? AND offset = ?) OR (agent_key = ? AND version = ?)", place)
+    sqlite_append.insert(connection, [event])
 
 
 def _load_floor(connection: sqlite3.Connection, agent: AgentRecord, floor: Floor, removed: Sequence[tuple[UUID, int]]) -> None:

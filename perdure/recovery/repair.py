@@ -1,0 +1,233 @@
+"""Repair: what was damaged is put right from a copy that fits, and nothing is guessed.
+
+A row of the log is replaced only by an event whose chain hash fits between the one before it and, where there is one, the one after it: looked
+for on the topic, then in a backup. Without one the agent is quarantined, with what is known. Cache and topic are put right from the log, after
+it. Snapshots are the scrub's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from perdure.engine.bus.contract import Bus
+from perdure.engine.log.chain import chain_hash
+from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.topic_check import TopicReport
+from perdure.engine.vault import Vault
+from perdure.errors import ChainBroken, IntegrityError
+from perdure.projections.cache_check import CacheReport
+from perdure.projections.contract import StateCache
+from perdure.projections.quarantine import Quarantine
+
+__all__ = ["Action", "EventSource", "RepairReport", "Repairer", "TopicSource"]
+
+AGENTS_PAGE: Final = 200
+PAGE: Final = 500
+REPUBLISH: Final = 500
+
+Progress = Callable[[int, int], None]
+
+
+class Action(msgspec.Struct, frozen=True):
+    """One thing that was done, or in a dry run would be. what: event, cache, topic, quarantine. source: where the good copy is from."""
+
+    what: str
+    tenant: str
+    agent: str
+    detail: str
+    source: str = ""
+
+
+class RepairReport(msgspec.Struct):
+    """ok: nothing is left that does not hold, as far as repair can tell. unresolved: what is left, one line each."""
+
+    dry_run: bool
+    agents: int = 0
+    actions: list[Action] = msgspec.field(default_factory=list)
+    unresolved: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was found could be put right."""
+        return not self.unresolved
+
+
+class EventSource(Protocol):
+    """Where copies of events are looked for. name: for the report."""
+
+    name: str
+
+    async def find(self, agent: AgentRecord, version: int, offset: int | None) -> list[SealedEvent]:
+        """Copies of the agent's event at a version, under the log's own keys; offset: in its partition, where that is known."""
+        ...
+
+
+class TopicSource:
+    """The topic: each message is an event with its chain hash. A partition is read through once, for all that is looked for in it."""
+
+    name = "topic"
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def find(self, agent: AgentRecord, version: int, offset: int | None) -> list[SealedEvent]:
+        del offset  # duplicates and rewinds let the two offsets drift apart
+        found: list[SealedEvent] = []
+        after = 0
+        while page := await self._bus.read(agent.partition, after, PAGE):
+            after = page[-1].bus_offset + 1
+            for delivery in page:
+                event = delivery.event
+                if event is not None and (event.tenant, event.agent, event.version) == (agent.tenant, agent.agent, version):
+                    found.append(_keyed(event, agent))
+        return found
+
+
+class Repairer:
+    """One run over the log, or over some of its agents."""
+
+    def __init__(
+        self,
+        store: LogStore,
+        vault: Vault,
+        sources: list[EventSource],
+        *,
+        dry_run: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._sources = sources
+        self._progress = progress
+        self._quarantine = Quarantine(store)
+        self.report = RepairReport(dry_run)
+
+    async def log(self) -> None:
+        """Every agent's chain; what does not hold is replaced or quarantined."""
+        for tenant in await self._store.tenants():
+            after = ""
+            while page := await self._store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
+                after = page[-1].agent
+                for agent in page:
+                    await self._agent(agent)
+                    self.report.agents += 1
+                    if self._progress is not None:
+                        self._progress(self.report.agents, len(self.report.actions))
+
+    async def cache(self, cache: StateCache, found: CacheReport, refill: Callable[[str, str], object]) -> None:
+        """Wrong states are removed, and read anew from the log. refill(tenant, agent): a coroutine that does. What an agent without a whole
+        log has in the cache stays: it may be the last good copy."""
+        damaged = {(action.tenant, action.agent) for action in self.report.actions if action.what == "quarantine"}
+        for problem in found.problems:
+            if (problem.tenant, problem.agent) in damaged:
+                continue
+            self._note("cache", problem.tenant, problem.agent, problem.reason, "log")
+            if not self.report.dry_run:
+                await cache.remove([(problem.tenant, problem.agent)])
+                await refill(problem.tenant, problem.agent)  # type: ignore[misc]
+
+    async def topic(self, bus: Bus, found: TopicReport) -> None:
+        """What the topic lacks is published again; consumers drop what they have seen. What is wrong on it cannot be taken off it."""
+        for partition in found.partitions:
+            for first, last in partition.missing:
+                self._note("topic", "", "", f"partition {partition.partition}, offsets {first} to {last}", "log")
+                if not self.report.dry_run:
+                    await self._publish(bus, partition.partition, first, last)
+            wrong = partition.extra + partition.altered + partition.unreadable
+            if wrong:
+                self.report.unresolved.append(
+                    f"partition {partition.partition} of the topic holds {wrong} messages that are not the log's: delete the topic, the relay "
+                    "fills a new one"
+                )
+
+    async def _publish(self, bus: Bus, partition: int, first: int, last: int) -> None:
+        after = first - 1
+        while after < last:
+            page = [event for event in await self._store.read(partition, after, REPUBLISH, sparse=True) if event.offset <= last]
+            if not page:
+                return
+            await bus.publish(partition, page)
+            after = page[-1].offset
+
+    # --- events ---
+    async def _agent(self, agent: AgentRecord) -> None:
+        (floor,) = await self._store.floors([agent])
+        version, chain = floor.version - 1, floor.chain
+        before: SealedEvent | None = None
+        while True:
+            page = await self._store.read_agent(agent, EventFilter(from_version=version + 1), PAGE)
+            for number, event in enumerate(page):
+                if self._fits(event, version, chain) and await self._opens(event):
+                    before, version, chain = event, event.version, event.chain
+                    continue
+                later = {each.version: each for each in page[number:]}
+                mended = await self._mend(agent, version + 1, chain, later, before)
+                if mended is None:
+                    return
+                before, version, chain = mended, mended.version, mended.chain
+                break  # read again from there: the row may have been missing
+            else:
+                if len(page) < PAGE:
+                    return
+
+    def _fits(self, event: SealedEvent, version: int, chain: bytes) -> bool:
+        return event.version == version + 1 and _chained(chain, event) == event.chain
+
+    async def _opens(self, event: SealedEvent) -> bool:
+        """A missing key is not damage."""
+        try:
+            await self._vault.open(event)
+        except IntegrityError:
+            return False
+        return True
+
+    async def _mend(
+        self, agent: AgentRecord, version: int, chain: bytes, later: Mapping[int, SealedEvent], before: SealedEvent | None
+    ) -> SealedEvent | None:
+        """Find the event that fits and put it in; None: there is none, the agent is quarantined. later: rows from here on, by version."""
+        offset = later[version].offset if version in later else None
+        for source in self._sources:
+            for candidate in await source.find(agent, version, offset):
+                if not self._fits(candidate, version - 1, chain) or (before is not None and candidate.offset <= before.offset):
+                    continue
+                if not await self._leads_on(agent, source, candidate, later):
+                    continue
+                self._note("event", agent.tenant, agent.agent, f"version {version}", source.name)
+                if not self.report.dry_run:
+                    await self._store.mend_event(candidate)
+                return candidate
+        problem = f"version {version} is not the event that was written, and no copy that fits was found"
+        self.report.unresolved.append(f"{agent.tenant}/{agent.agent}: {problem}")
+        self._note("quarantine", agent.tenant, agent.agent, problem)
+        if not self.report.dry_run:
+            broken = ChainBroken(problem, tenant=agent.tenant, agent=agent.agent, version=version)
+            await self._quarantine.put(agent.tenant, agent.agent, version - 1, broken)
+        return None
+
+    async def _leads_on(self, agent: AgentRecord, source: EventSource, candidate: SealedEvent, later: Mapping[int, SealedEvent]) -> bool:
+        """Whether the history goes on from the candidate: to a row that fits, over further copies where rows beside it are damaged too."""
+        newest = max(later, default=0)
+        while candidate.version < newest:
+            row = later.get(candidate.version + 1)
+            if row is not None and self._fits(row, candidate.version, candidate.chain):
+                return True
+            copies = await source.find(agent, candidate.version + 1, None if row is None else row.offset)
+            following = next((copy for copy in copies if self._fits(copy, candidate.version, candidate.chain)), None)
+            if following is None:
+                return False
+            candidate = following
+        return True
+
+    def _note(self, what: str, tenant: str, agent: str, detail: str, source: str = "") -> None:
+        self.report.actions.append(Action(what, tenant, agent, detail, source))
+
+
+def _chained(chain: bytes, event: SealedEvent) -> bytes:
+    return chain_hash(chain, event.tenant, event.agent, event.version, event.epoch, event.time_us, event)
+
+
+def _keyed(event: SealedEvent, agent: AgentRecord) -> SealedEvent:
+    return msgspec.structs.replace(event, tenant_key=agent.tenant_key, agent_key=agent.agent_key, partition=agent.partition)
