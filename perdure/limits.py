@@ -100,6 +100,8 @@ STORE_REQUESTS_MAX: Final = 32
 """Requests to one store that are under way at once; more wait."""
 STORE_BYTES_IN_FLIGHT_MAX: Final = 256 * MIB
 """Bytes of the contents that one store is being sent at once; more wait."""
+STORE_UNSEEN_BYTES_MAX: Final = 4 * MIB
+"""Before an object that may be larger is fetched, its size is asked for."""
 STORE_ATTEMPTS_MAX: Final = 5
 STORE_RETRY_S: Final = 30.0
 """A request to a store that is away is repeated for so long, and at most so often, before `Unavailable`."""

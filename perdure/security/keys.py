@@ -83,8 +83,9 @@ class FileKeyProvider:
         return self._loaded().current
 
     async def wrap(self, plaintext: bytes, context: bytes) -> bytes:
-        """See KeyProvider."""
-        keys = await asyncio.to_thread(self._loaded)
+        """See KeyProvider. The file is read anew, which is rarely: another process may have added a key."""
+        await asyncio.to_thread(self._loaded)
+        keys = self._keys = await asyncio.to_thread(self._file.load)
         return _wrap(keys.current, keys.keys[keys.current], plaintext, context)
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:

@@ -174,6 +174,13 @@ async def test_a_place_that_cannot_be_a_store_is_a_typed_error(tmp_path: Path) -
         await store.close()
 
 
+async def test_a_closed_store_says_so(store: LocalStore) -> None:
+    await store.put("a", b"content")
+    await store.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await store.get("a", bytes_max=10)
+
+
 async def test_puts_that_wait_share_their_syncs(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.put("a/0", b"")
     count = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from perdure import limits
-from perdure.errors import KeyUnavailable, SealBroken, Unavailable
+from perdure.client.keys import Keys
+from perdure.errors import ConfigurationError, KeyUnavailable, SealBroken, Unavailable
 from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
 from perdure.security.keys import EnvironmentKeyProvider
@@ -200,3 +202,22 @@ async def test_who_asks_again_gets_what_was_made_before_the_question() -> None:
         assert {key.version for key in keys} == {version}
     sealed = (await there.tenant_key("acme")).seal(b"context", os.urandom(10))
     assert (await here.key_for("acme", sealed)).holds(sealed)
+
+
+async def test_a_root_key_in_the_environment_is_rotated_by_whoever_sets_it() -> None:
+    documents = MemoryDocuments()
+    old, new = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    before = KeyRing(EnvironmentKeyProvider("ROOT", {"ROOT": old}), documents)
+    wrapped, data_key = (await before.tenant_key("acme")).new_data_key("agent")
+    store: Any = None  # a rotation of the root key asks no log for agents
+    with pytest.raises(ConfigurationError) as caught:
+        await Keys(store, before).rotate_root_key()
+    assert "comma" in caught.value.hint
+    both = KeyRing(EnvironmentKeyProvider("ROOT", {"ROOT": f"{new},{old}"}), documents)
+    steps: list[tuple[int, int]] = []
+    done = await Keys(store, both).rotate_root_key(progress=lambda done, total: steps.append((done, total)))
+    assert (done.tenants, done.left, steps) == (("acme",), {}, [(1, 1)])
+    after = KeyRing(EnvironmentKeyProvider("ROOT", {"ROOT": new}), documents)
+    assert (await after.tenant_key("acme")).unwrap_data_key("agent", wrapped) == data_key
+    with pytest.raises(KeyUnavailable):
+        await KeyRing(EnvironmentKeyProvider("ROOT", {"ROOT": old}), documents).tenant_key("acme")

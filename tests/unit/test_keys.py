@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import ConfigurationError, KeyUnavailable, PerdureError, SealBroken
-from perdure.security.keys import EnvironmentKeyProvider, FileKeyProvider, open_provider
+from perdure.security.keys import EnvironmentKeyProvider, FileKeyProvider, key_id_of, open_provider
 
 KEY_A, KEY_B = bytes(range(32)), bytes(range(32, 64))
 
@@ -125,6 +125,7 @@ async def test_a_rotated_file_wraps_with_the_new_key_and_opens_with_the_old(path
     old_id, new_id = provider.key_id, await provider.add_key()
     assert provider.key_id == new_id != old_id
     after = await provider.wrap(b"new", b"context")
+    assert key_id_of(await elsewhere.wrap(b"x", b"")) == new_id, "others wrap with the new key as well"
     assert await provider.unwrap(before, b"context") == b"old"
     assert await elsewhere.unwrap(after, b"context") == b"new", "a provider that is running reads the file again"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

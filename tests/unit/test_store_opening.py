@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import config
+from perdure import config, limits
 from perdure.errors import ConfigurationError, LimitExceeded, ObjectNotFound, Unavailable
 from perdure.snapshots.store import ObjectFacts, open_store
 from perdure.snapshots.store.decorators import BoundedStore, MeteredStore, RetriedStore
@@ -96,6 +96,21 @@ async def test_what_is_under_way_is_bounded_in_requests_and_in_bytes(requests_ma
     gate.open.set()
     assert all(await asyncio.gather(*waiting))
     assert gate.most == most
+
+
+async def test_a_generous_limit_takes_no_more_room_than_the_object_needs(tmp_path: Path) -> None:
+    inner = LocalStore(tmp_path)
+    store = BoundedStore(inner, bytes_max=limits.MIB)
+    for number in range(8):
+        await store.put(f"o{number}", bytes(1_000))
+    meter = MeteredStore(inner)
+    generous = BoundedStore(meter, bytes_max=limits.MIB)
+    contents = await asyncio.gather(*(generous.get(f"o{number}", bytes_max=limits.STORE_OBJECT_BYTES_MAX) for number in range(8)))
+    assert [len(content) for content in contents] == [1_000] * 8
+    assert meter.operations["facts"].count == 8
+    with pytest.raises(ObjectNotFound):
+        await generous.get("missing", bytes_max=limits.STORE_OBJECT_BYTES_MAX)
+    await store.close()
 
 
 async def test_callers_who_are_cancelled_leave_their_place_to_others() -> None:

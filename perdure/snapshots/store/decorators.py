@@ -49,8 +49,12 @@ class BoundedStore:
     async def get(self, name: str, *, bytes_max: int) -> bytes:
         """See SnapshotStore."""
         wanted = min(bytes_max, self._object_bytes_max)
+        if wanted > limits.STORE_UNSEEN_BYTES_MAX:
+            # Room is taken for what is there, not for all that there may be: a generous limit shall not make others wait.
+            found = await self.facts(name)
+            wanted = min(wanted, found.size_bytes) if found is not None else 0
         async with self._place(wanted):
-            return await self._inner.get(name, bytes_max=wanted)
+            return await self._inner.get(name, bytes_max=min(bytes_max, self._object_bytes_max))
 
     async def facts(self, name: str) -> ObjectFacts | None:
         """See SnapshotStore."""

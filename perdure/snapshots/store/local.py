@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from perdure import limits
+from perdure.errors import Unavailable
 from perdure.snapshots.store.contract import ObjectFacts
 from perdure.snapshots.store.files import ObjectFolder
 
@@ -26,6 +27,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self._folder = ObjectFolder(root)
         self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
 
     async def put(self, name: str, content: bytes) -> bool:
         """See SnapshotStore."""
@@ -54,12 +56,15 @@ class LocalStore:
         await self._run(self._folder.delete, name)
 
     async def close(self) -> None:
-        """See SnapshotStore. What is under way is finished first."""
+        """See SnapshotStore. What is under way is finished first; what comes later raises Unavailable."""
+        self._closed = True
         threads, self._threads = self._threads, None
         if threads is not None:
             await asyncio.to_thread(threads.shutdown, wait=True)
 
     async def _run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        if self._closed:
+            raise Unavailable("the store is closed", hint="open it again")
         if self._threads is None:
             self._threads = ThreadPoolExecutor(limits.STORE_THREADS, thread_name_prefix="perdure-store")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
