@@ -6,10 +6,11 @@ import asyncio
 import os
 import uuid
 from itertools import cycle
+from typing import Any
 
 from perdure import NO_STREAM, Event, append
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.contract import AgentName
 from perdure.engine.vault import Vault
 from perdure.security.cipher import Cipher
 
@@ -96,6 +97,5 @@ class UnsealedVault(Vault):
         super().__init__(sealed.store, sealed.ring, sealed.book)
         self._plain = PlainCipher()
 
-    async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
-        known = self._known[AgentName(record.tenant, record.agent)] = (record, self._plain)
-        return known
+    def _cipher_of(self, *_: Any) -> Cipher:
+        return self._plain

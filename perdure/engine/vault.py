@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,12 +19,14 @@ from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, Ke
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
-from perdure.security.ring import KeyRing
+from perdure.security.dictionary_set import DictionarySet
+from perdure.security.ring import KeyRing, TenantKey
 
 __all__ = ["Vault"]
 
 AGENTS_MAX = 200_000
-CREATE_BATCH_MAX = 512
+CREATE_BATCH_MAX = 128
+"""Agents made at once: of many callers, some append the first events of theirs while the agents of others are being made."""
 
 Result = TypeVar("Result")
 
@@ -40,7 +42,7 @@ class Vault:
         self.ring = ring
         self.book = book
         self._known: dict[AgentName, tuple[AgentRecord, Cipher]] = {}
-        self._wanted: dict[AgentName, asyncio.Future[tuple[AgentRecord, Cipher]]] = {}
+        self._wanted: dict[AgentName, list[asyncio.Future[tuple[AgentRecord, Cipher]]]] = {}
         self._creator: asyncio.Task[None] | None = None
         self.heads = KnownHeads()
 
@@ -76,12 +78,12 @@ class Vault:
         known = await self._renewed(name)
         if known is not None:
             return known
-        wanted = self._wanted.get(name)
-        if wanted is None:
-            wanted = self._wanted[name] = asyncio.get_running_loop().create_future()
-            if self._creator is None or self._creator.done():
-                self._creator = asyncio.create_task(self._create(), name="perdure-agents")
-        return await asyncio.shield(wanted)
+        # A future for each caller: one that is cancelled takes nothing from the others.
+        done: asyncio.Future[tuple[AgentRecord, Cipher]] = asyncio.get_running_loop().create_future()
+        self._wanted.setdefault(name, []).append(done)
+        if self._creator is None or self._creator.done():
+            self._creator = asyncio.create_task(self._create(), name="perdure-agents")
+        return await done
 
     async def opening(self, tenant: str, work: Callable[[], Result]) -> Result:
         """Run what opens sealed values of a tenant. What it misses, because another process has made it since, is loaded, and it runs again.
@@ -191,7 +193,12 @@ class Vault:
         data_key = await self.ring.unwrap_data_key(record.tenant, record.agent, record.data_key)
         dictionaries = await self.book.ensure(record.tenant)
         versions = await self.ring.tenant_key(record.tenant)
-        cipher = Cipher(record.tenant, record.agent, data_key, dictionaries, versions=versions)
+        return self._keep(record, self._cipher_of(record, data_key, dictionaries, versions))
+
+    def _cipher_of(self, record: AgentRecord, data_key: bytes, dictionaries: DictionarySet, versions: TenantKey) -> Cipher:
+        return Cipher(record.tenant, record.agent, data_key, dictionaries, versions=versions)
+
+    def _keep(self, record: AgentRecord, cipher: Cipher) -> tuple[AgentRecord, Cipher]:
         while len(self._known) >= AGENTS_MAX:
             del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)
@@ -201,13 +208,62 @@ class Vault:
         while self._wanted:
             names = list(self._wanted)[:CREATE_BATCH_MAX]
             try:
-                records = await self._create_records(names)
+                await self._create_batch(names)
             except Exception as problem:
                 for name in names:
                     self._settle(name, problem)
+
+    async def _create_batch(self, names: Sequence[AgentName]) -> None:
+        """Obtain these agents: two round trips for all that are new, one where all are there."""
+        there = dict(zip(names, await self.store.agents(names), strict=True))
+        missing: dict[str, list[AgentName]] = {}
+        for name, record in there.items():
+            if record is None:
+                missing.setdefault(name.tenant, []).append(name)
             else:
-                for name, record in records.items():
-                    await self._settle_record(name, record)
+                await self._settle_record(name, record)
+        keys: dict[bytes, bytes] = {}
+        rows: list[AgentRecord] = []
+        for tenant, wanted in missing.items():
+            try:
+                key = await self.ring.tenant_key(tenant)
+            except PerdureError as problem:
+                for name in wanted:
+                    self._settle(name, problem)
+            else:
+                rows += self._new_rows(wanted, key, keys)
+        if rows:
+            await self._make(rows, keys)
+
+    def _new_rows(self, names: Sequence[AgentName], key: TenantKey, keys: dict[bytes, bytes]) -> list[AgentRecord]:
+        """Rows to be made, each with a new data key, which goes into `keys` by its wrapped form."""
+        now_us = time.time_ns() // 1000
+        rows = []
+        for tenant, agent in names:
+            wrapped, data_key = key.new_data_key(agent)
+            keys[wrapped] = data_key
+            rows.append(
+                AgentRecord(tenant, agent, 0, 0, partition_of(tenant, agent, self.store.partitions), "", 0, "", {}, wrapped, now_us)
+            )
+        return rows
+
+    async def _make(self, rows: list[AgentRecord], keys: Mapping[bytes, bytes]) -> None:
+        before = self.heads.before_birth()
+        made = await self.store.create_agents(rows)
+        ours = [record for record in made if record.data_key in keys]
+        self.heads.born(before, [(record.agent_key, record.partition) for record in ours])
+        for record in made:
+            name = AgentName(record.tenant, record.agent)
+            data_key = keys.get(record.data_key)
+            if data_key is None:
+                await self._settle_record(name, record)  # made by somebody else at the same moment
+                continue
+            try:
+                versions, dictionaries = await self.ring.tenant_key(record.tenant), await self.book.ensure(record.tenant)
+            except Exception as problem:
+                self._settle(name, problem)
+            else:
+                self._settle(name, self._keep(record, self._cipher_of(record, data_key, dictionaries, versions)))
 
     async def _settle_record(self, name: AgentName, record: AgentRecord) -> None:
         """Tell those who wait for an agent; what is wrong with its key, or its tenant's, is told to nobody else."""
@@ -219,35 +275,10 @@ class Vault:
             self._settle(name, known)
 
     def _settle(self, name: AgentName, result: tuple[AgentRecord, Cipher] | Exception) -> None:
-        wanted = self._wanted.pop(name, None)
-        if wanted is None or wanted.done():
-            return
-        if isinstance(result, Exception):
-            wanted.set_exception(result)
-            wanted.exception()  # every waiter may be gone; the loop shall not report it then
-        else:
-            wanted.set_result(result)
-
-    async def _create_records(self, names: Sequence[AgentName]) -> dict[AgentName, AgentRecord]:
-        """The rows of these agents, made where they are missing; without those whose tenant has no key to be had, who are told here."""
-        records = {name: record for name, record in zip(names, await self.store.agents(names), strict=True) if record is not None}
-        now_us = time.time_ns() // 1000
-        rows = []
-        for name in names:
-            if name in records:
+        for done in self._wanted.pop(name, ()):
+            if done.done():
                 continue
-            try:
-                wrapped, _ = (await self.ring.tenant_key(name.tenant)).new_data_key(name.agent)
-            except PerdureError as problem:
-                self._settle(name, problem)
-                continue
-            partition = partition_of(name.tenant, name.agent, self.store.partitions)
-            rows.append(AgentRecord(name.tenant, name.agent, 0, 0, partition, "", 0, "", {}, wrapped, now_us))
-        if rows:
-            before = self.heads.before_birth()
-            keys = {row.data_key for row in rows}
-            made = await self.store.create_agents(rows)
-            # Whose key is not the one given here was made by somebody else at the same moment.
-            self.heads.born(before, [(row.agent_key, row.partition) for row in made if row.data_key in keys])
-            records.update({AgentName(row.tenant, row.agent): row for row in made})
-        return records
+            if isinstance(result, Exception):
+                done.set_exception(result)
+            else:
+                done.set_result(result)

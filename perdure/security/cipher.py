@@ -6,6 +6,7 @@ The bytes are specified in docs/format/sealed-payload.md. Everything here is syn
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -63,6 +64,11 @@ def key_version_of(sealed: bytes) -> int:
     return sealed[1]
 
 
+@lru_cache(maxsize=1_024)
+def _header(version: int, id: int) -> bytes:
+    return bytes((_VERSION | _COMPRESSED, version)) + write_varint(id)
+
+
 class Cipher:
     """Seals and opens values of one agent under its data key.
 
@@ -76,7 +82,6 @@ class Cipher:
         "_bound",
         "_data_key",
         "_dictionaries",
-        "_headers",
         "_key_version",
         "_plaintext_bytes_max",
         "_versions",
@@ -104,7 +109,6 @@ class Cipher:
         self._aeads: dict[int, AESGCM] = {}
         self._bound = join_fields(_DOMAIN, tenant.encode(), agent.encode())
         self._dictionaries = dictionaries
-        self._headers: dict[tuple[int, int], bytes] = {}
         self._key_version = key_version
         self._plaintext_bytes_max = plaintext_bytes_max
 
@@ -120,7 +124,7 @@ class Cipher:
         dictionary = self._dictionaries.newest if size <= limits.DICTIONARY_PLAINTEXT_BYTES_MAX else NO_DICTIONARY
         content = dictionary.compress(plaintext)
         if len(content) < size:
-            header = self._headers.get((version, dictionary.id)) or self._make_header(version, dictionary.id)
+            header = _header(version, dictionary.id)
         else:
             content = plaintext
             header = bytes((_VERSION, version, 0))
@@ -173,10 +177,6 @@ class Cipher:
         key = self._data_key if self._versions is None else self._versions.agent_key(version, self._data_key)
         aead = self._aeads[version] = AESGCM(key)
         return aead
-
-    def _make_header(self, version: int, id: int) -> bytes:
-        header = self._headers[version, id] = bytes((_VERSION | _COMPRESSED, version)) + write_varint(id)
-        return header
 
     def _associated(self, context: bytes, header: bytes) -> bytes:
         # The header comes last and the fields before it carry their lengths, so the whole is unambiguous.

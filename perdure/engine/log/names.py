@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from perdure import limits
@@ -9,6 +10,8 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput, LimitExceeded
 
 __all__ = ["check_names"]
+
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @lru_cache(maxsize=50_000)
@@ -23,5 +26,5 @@ def _check(what: str, name: object, length_max: int) -> None:
         raise InvalidInput(f"{what} {name!r} is not a name", hint="give a string that is not empty")
     if len(name) > length_max:
         raise LimitExceeded(f"{what} has {len(name)} characters, the limit is {length_max}")
-    if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 or ord(character) == 127 for character in name):
+    if _CONTROL.search(name):
         raise InvalidInput(f"{what} {name!r} holds control characters", hint="use printable characters")

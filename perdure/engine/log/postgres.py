@@ -22,10 +22,11 @@ from perdure.engine.log.decide import head_after
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
+from perdure.engine.log.postgres_arrays import texts
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, connect, make_pool, migrate
-from perdure.engine.log.postgres_rows import AGENT_COLUMNS, EVENT_COLUMNS, agent_of, conditions, event_of
+from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, agent_of, conditions, event_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
@@ -115,10 +116,10 @@ class PostgresStore(PostgresArchive):
 
     async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
         # One probe of the index per name, whatever the planner believes of a table that has just grown.
-        sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%s::text[], %s::text[]) n(tenant, agent)
+        sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%b::text[], %b::text[]) n(tenant, agent)
                   JOIN tenants t ON t.name = n.tenant,
                   LATERAL (SELECT * FROM agents a WHERE a.tenant_key = t.tenant_key AND a.agent = n.agent LIMIT 1) a"""  # noqa: S608
-        rows = await self._rows(sql, [name.tenant for name in names], [name.agent for name in names])
+        rows = await self._rows(sql, texts([name.tenant for name in names]), texts([name.agent for name in names]))
         found = {AgentName(row[0], row[1]): agent_of(row) for row in rows}
         return [found.get(name) for name in names]
 
@@ -127,29 +128,8 @@ class PostgresStore(PostgresArchive):
         if tenants:
             await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", sorted(tenants))
             self._tenants |= tenants
-        sql = """WITH made AS (
-                 INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
-                 SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.owner, n.epoch, n.type, n.labels::jsonb, n.data_key, n.created_us
-                 FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::text[], %s::bigint[], %s::text[], %s::text[],
-                             %s::bytea[], %s::bigint[]) n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
-                 JOIN tenants t ON t.name = n.tenant
-                 ORDER BY t.tenant_key, n.agent
-                 ON CONFLICT DO NOTHING
-                 RETURNING tenant_key, agent, agent_key)
-                 SELECT t.name, m.agent, m.tenant_key, m.agent_key FROM made m JOIN tenants t USING (tenant_key)"""
-        rows = await self._rows(
-            sql,
-            [record.tenant for record in records],
-            [record.agent for record in records],
-            [record.partition for record in records],
-            [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records],
-            [record.owner for record in records],
-            [record.epoch for record in records],
-            [record.type for record in records],
-            [msgspec.json.encode(record.labels).decode() for record in records],
-            [record.data_key for record in records],
-            [record.created_us for record in records],
-        )
+        segments = [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records]
+        rows = await self._rows(CREATE_AGENTS, *packed_agents(records, segments))
         if len(rows) == len(records):
             keys = {(tenant, agent): (tenant_key, agent_key) for tenant, agent, tenant_key, agent_key in rows}
             return [_keyed(record, *keys[record.tenant, record.agent]) for record in records]
@@ -360,4 +340,16 @@ class PostgresStore(PostgresArchive):
 
 
 def _keyed(record: AgentRecord, tenant_key: int, agent_key: int) -> AgentRecord:
-    return msgspec.structs.replace(record, tenant_key=tenant_key, agent_key=agent_key)
+    return AgentRecord(
+        record.tenant,
+        record.agent,
+        tenant_key,
+        agent_key,
+        record.partition,
+        record.owner,
+        record.epoch,
+        record.type,
+        record.labels,
+        record.data_key,
+        record.created_us,
+    )

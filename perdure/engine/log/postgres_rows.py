@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from perdure.engine.log.contract import AgentRecord, EventFilter, SealedEvent
 from perdure.engine.log.postgres_arrays import Packed, bigints, byteas, integers, texts, uuids
 
-__all__ = ["AGENT_COLUMNS", "EVENT_COLUMNS", "agent_of", "conditions", "event_of", "packed_rows"]
+__all__ = ["AGENT_COLUMNS", "CREATE_AGENTS", "EVENT_COLUMNS", "agent_of", "conditions", "event_of", "packed_agents", "packed_rows"]
 
 AGENT_COLUMNS = (
     "t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us, a.first_segment"
@@ -27,6 +29,34 @@ def agent_of(row: Sequence[Any]) -> AgentRecord:
 def event_of(tenant: str, agent: str, row: Sequence[Any]) -> SealedEvent:
     """An event's row, selected as EVENT_COLUMNS."""
     return SealedEvent(tenant, agent, *row)
+
+
+CREATE_AGENTS = """WITH made AS (
+  INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
+  SELECT t.tenant_key, n.agent, n.partition, n.first_segment, n.owner, n.epoch, n.type, n.labels::jsonb, n.data_key, n.created_us
+  FROM unnest(%b::text[], %b::text[], %b::int[], %b::int[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::bytea[], %b::bigint[])
+    n(tenant, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us)
+  JOIN tenants t ON t.name = n.tenant
+  ORDER BY t.tenant_key, n.agent
+  ON CONFLICT DO NOTHING
+  RETURNING tenant_key, agent, agent_key)
+SELECT t.name, m.agent, m.tenant_key, m.agent_key FROM made m JOIN tenants t USING (tenant_key)"""
+
+
+def packed_agents(records: Sequence[AgentRecord], segments: Sequence[int]) -> list[Packed]:
+    """The parameters of CREATE_AGENTS. segments: per agent, the first that can hold an event of it."""
+    return [
+        texts([record.tenant for record in records]),
+        texts([record.agent for record in records]),
+        integers([record.partition for record in records]),
+        integers(segments),
+        texts([record.owner for record in records]),
+        bigints([record.epoch for record in records]),
+        texts([record.type for record in records]),
+        texts([msgspec.json.encode(record.labels).decode() if record.labels else "{}" for record in records]),
+        byteas([record.data_key for record in records]),
+        bigints([record.created_us for record in records]),
+    ]
 
 
 def packed_rows(rows: Sequence[SealedEvent]) -> list[Packed]:
