@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from perdure.client.filters import event_filter
+from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, IntegrityError, InvalidInput, KeyUnavailable, NotFound
 from perdure.identifiers import uuid7
@@ -22,6 +26,8 @@ from perdure.recovery.plan import Room, spread
 from perdure.recovery.policy import Policy, get_policy, set_policy
 from perdure.recovery.strategy import Failure, FailureReport, Strategy, select_recovery_strategy, steps_of
 from perdure.recovery.supervisor import Supervisor
+from perdure.recovery.timeline import Pace, timeline
+from perdure.recovery.travel import Arrived, Into, Traveller
 
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
@@ -64,6 +70,7 @@ class Recovery:
         assert engine.log.reader is not None
         self._reader = engine.log.reader
         self._journal = Journal(engine.log, self._reader)
+        self._traveller = Traveller(engine.log, self._reader, engine.snapshots.base)
 
     # --- nodes ---
     def host(
@@ -134,6 +141,63 @@ class Recovery:
     async def validate_recovered_state(self, state: RecoveredState) -> Validation:
         """Compare with the fold of the whole log."""
         return await self._ladder().validate(state)
+
+    # --- time travel ---
+    async def replay_to(
+        self,
+        name: AgentName,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        into: Into = "view",
+        new_agent: str | None = None,
+        actor: str = "",
+        reason: str = "",
+        epoch: int | None = None,
+    ) -> Arrived:
+        """The agent's state at a version or a moment: to look at, as a new agent, or as an event that leads it back. See `Traveller.go`."""
+        return await self._traveller.go(
+            name, version=version, time=time, into=into, new_agent=new_agent, actor=actor, reason=reason, epoch=epoch
+        )
+
+    async def rollback_to_version(
+        self, name: AgentName, version: int, *, actor: str = "", reason: str = "", epoch: int | None = None
+    ) -> Arrived:
+        """Append the event that leads the agent back to a version; history stays. Raises VersionNotFound, Conflict, Fenced."""
+        return await self.replay_to(name, version=version, into="rollback", actor=actor, reason=reason, epoch=epoch)
+
+    async def fork(
+        self,
+        name: AgentName,
+        new_agent: str,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> Arrived:
+        """Make a new agent that begins with the state at a version or a moment, the newest where none is named. Raises AlreadyExists."""
+        if version is None and time is None:
+            version = await self._log.version(name)
+        return await self.replay_to(name, version=version, time=time, into="fork", new_agent=new_agent, actor=actor, reason=reason)
+
+    async def timeline(
+        self,
+        tenant: str | None = None,
+        *,
+        types: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        correlation_id: str | None = None,
+        trace_id: str | None = None,
+        speed: float = 0.0,
+    ) -> AsyncIterator[RecordedEvent]:
+        """Events of a tenant (None: of all) as they happened, merged by time; speed 1 takes as long as it took, 10 a tenth, 0 no time."""
+        where = event_filter(types=types, since=since, until=until, correlation_id=correlation_id, trace_id=trace_id)
+        pace = Pace(speed)
+        async for event in timeline(self._store, self._vault, tenant, where):
+            await pace.wait_for(event)
+            yield event
 
     # --- policy ---
     async def enable_auto_recovery(self, name: AgentName, *, retries: int = 5, backoff_s: float = 1.0) -> Policy:

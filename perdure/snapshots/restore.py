@@ -6,32 +6,20 @@ may choose its snapshot steps down to older ones and to the log, with a warning 
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
-from uuid import UUID
+from typing import Literal, NamedTuple
 
-from perdure.engine.changes import Change
-from perdure.engine.diff import diff
-from perdure.engine.digest import digest
-from perdure.engine.event import Event
-from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
-from perdure.engine.log.expected import NO_STREAM
+from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded, fold_log
-from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, InvalidInput, VersionNotFound
+from perdure.errors import IntegrityError, InvalidInput, VersionNotFound
 from perdure.snapshots.contents import Contents
-from perdure.snapshots.holds import keep_version
 from perdure.snapshots.loader import DAMAGE, SnapshotLoader
+from perdure.snapshots.undertaken import Origin, Undertaken, fork, rollback
 
-__all__ = ["FORKED", "ROLLED_BACK", "Into", "RestoredState", "Restorer", "Undertaken", "check_into"]
+__all__ = ["Into", "RestoredState", "Restorer", "check_into"]
 
 Into = Literal["view", "fork", "rollback"]
-FORKED: Final = "forked"
-"""Type of the first event of an agent that was made from another one's state."""
-ROLLED_BACK: Final = "rolled_back"
-"""Type of the event that leads an agent back to an earlier state."""
-ROLLBACK_ATTEMPTS_MAX: Final = 5
 
 
 class RestoredState(NamedTuple):
@@ -42,13 +30,10 @@ class RestoredState(NamedTuple):
     snapshot: SnapshotRow | None
     warnings: tuple[str, ...]
 
-
-class Undertaken(NamedTuple):
-    """What was appended: to which agent, and the version of the event. changes: that lead there."""
-
-    agent: str
-    version: int
-    changes: tuple[Change, ...]
+    @property
+    def origin(self) -> Origin:
+        """What a fork or a rollback starts from."""
+        return Origin(self.agent, self.folded, self.snapshot.id if self.snapshot else None)
 
 
 class Restorer:
@@ -97,64 +82,12 @@ class Restorer:
         return RestoredState(agent, opened.folded, row, tuple(opened.folded.warnings))
 
     async def fork(self, restored: RestoredState, new_agent: str, *, actor: str = "", reason: str = "") -> Undertaken:
-        """Make a new agent of the same tenant whose first event sets the whole state. The version that it was made from stays within reach.
-
-        Raises AlreadyExists, LimitExceeded.
-        """
-        source, target = restored.agent, AgentName(restored.agent.tenant, new_agent)
-        changes = diff({}, restored.folded.document) or (Change("set", (), {}),)
-        event = Event(
-            FORKED,
-            changes=changes,
-            data={"from": _facts(restored), "reason": reason},
-            actor=actor,
-            causation_id=await self._cause(restored),
-        )
-        try:
-            done = await self._log.append_events(target, [event], expected=NO_STREAM)
-        except Conflict as problem:
-            message = f"there is an agent {new_agent!r} already"
-            raise AlreadyExists(message, hint="choose another name", tenant=target.tenant, agent=new_agent) from problem
-        await keep_version(self._log.store, source, restored.folded.version, f"fork {new_agent}")
-        record, _ = await self._log.vault.obtain(target)
-        await self._log.store.describe_agent(record, type=source.type, labels=source.labels)
-        self._log.vault.forget(target)
-        return Undertaken(new_agent, done.version, changes)
+        """See `undertaken.fork`."""
+        return await fork(self._log, restored.origin, new_agent, actor=actor, reason=reason)
 
     async def rollback(self, restored: RestoredState, *, actor: str = "", reason: str = "", epoch: int | None = None) -> Undertaken:
-        """Append the event whose changes lead from the newest state back to this one. Raises Conflict, Fenced, LimitExceeded."""
-        name = AgentName(restored.agent.tenant, restored.agent.agent)
-        target, wanted = restored.folded.document, digest(restored.folded.document)
-        cause = await self._cause(restored)
-        for _ in range(ROLLBACK_ATTEMPTS_MAX):
-            now = await self._now(restored.agent)
-            changes = diff(now.document, target)
-            after, _warnings = apply(now.document, changes)
-            if digest(after) != wanted:
-                raise IntegrityError("the changes do not lead back to the state", tenant=name.tenant, agent=name.agent, version=now.version)
-            data = {"to": _facts(restored), "reason": reason}
-            event = Event(ROLLED_BACK, changes=changes, data=data, actor=actor, causation_id=cause)
-            try:
-                done = await self._log.append_events(name, [event], expected=now.version, epoch=epoch)
-            except Conflict as problem:
-                if type(problem) is not Conflict:
-                    raise
-                continue
-            return Undertaken(name.agent, done.version, changes)
-        raise Conflict("others change this agent all the time", tenant=name.tenant, agent=name.agent)
-
-    async def _now(self, agent: AgentRecord) -> Folded:
-        start = await self._loader.base(agent, None)
-        return await fold_log(self._log.store, self._log.vault, agent, start=start)
-
-    async def _cause(self, restored: RestoredState) -> UUID | None:
-        """The id of the event that led to the state, where the log still has it."""
-        version = restored.folded.version
-        try:
-            events = await self._log.store.read_agent(restored.agent, EventFilter(from_version=version, to_version=version), 1)
-        except Compacted:
-            return None
-        return events[0].id if events else None
+        """See `undertaken.rollback`."""
+        return await rollback(self._log, restored.origin, self._loader.base, actor=actor, reason=reason, epoch=epoch)
 
 
 def check_into(into: str, new_agent: str | None) -> None:
@@ -163,13 +96,3 @@ def check_into(into: str, new_agent: str | None) -> None:
         raise InvalidInput(f"{into!r} is no way to restore", hint="view, fork or rollback")
     if (into == "fork") != (new_agent is not None):
         raise InvalidInput("a fork, and only a fork, has a new agent", hint="name the agent that is to be made")
-
-
-def _facts(restored: RestoredState) -> dict[str, str | int | None]:
-    folded = restored.folded
-    return {
-        "agent": restored.agent.agent,
-        "version": folded.version,
-        "chain": folded.chain.hex(),
-        "snapshot": str(restored.snapshot.id) if restored.snapshot else None,
-    }

@@ -1,0 +1,161 @@
+"""perdure replay | rollback | fork"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from perdure.cli.chosen import Yes, chosen, for_each, must_mean_it
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import Progress, emit, emit_line, plain, table
+from perdure.cli.render import event_fields, event_line, pretty
+from perdure.cli.times import parse_time
+from perdure.engine.log.contract import AgentName
+from perdure.errors import InvalidInput
+from perdure.recovery.timeline import parse_speed
+from perdure.recovery.travel import Arrived
+
+__all__ = ["fork", "replay", "rollback"]
+
+PARALLEL = 8
+_FAILED = 1
+
+
+async def replay(
+    *agents: str,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    to_version: int | None = None,
+    to_time: str | None = None,
+    since: str | None = None,
+    type: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    speed: str | None = None,
+    into: Literal["view", "fork", "rollback"] = "view",
+    suffix: str = "",
+    actor: str = "cli",
+    reason: str = "",
+    yes: Yes = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Go to a version or a moment; or, with --speed, watch events as they happened. A replay is a read: nothing is sent anywhere.
+
+    Parameters
+    ----------
+    agents
+        Which agents.
+    every
+        Every agent of the tenant.
+    to_version
+        To this version.
+    to_time
+        To this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
+    since
+        With --speed: begin at this time.
+    type
+        With --speed: only events of this type; may be repeated.
+    speed
+        Stream the tenant's events (or those of the named agents) as they happened: 1x, 10x, max.
+    into
+        view prints the state; fork makes a new agent of each (see --suffix); rollback leads each back by an event (needs --yes).
+    suffix
+        With --into fork: what is put behind the names of the new agents.
+    actor
+        Who does it; stands in the events.
+    reason
+        Why; stands in the events.
+    """
+    if speed is not None:
+        if into != "view" or to_version is not None:
+            raise InvalidInput("--speed shows events", hint="leave --into and --to-version off; --to-time ends it")
+        return await _stream(set(agents), speed, since, to_time, type, options)
+    must_mean_it(yes or into != "rollback", False, "leading agents back")
+    if (into == "fork") != bool(suffix):
+        raise InvalidInput("--into fork and --suffix go together", hint="e.g. --into fork --suffix=-what-if")
+    async with session(options) as engine:
+
+        async def go(name: AgentName) -> Arrived:
+            time = None if to_time is None else parse_time(to_time)
+            new_agent = f"{name.agent}{suffix}" if into == "fork" else None
+            return await engine.recovery.replay_to(
+                name, version=to_version, time=time, into=into, new_agent=new_agent, actor=actor, reason=reason
+            )
+
+        with Progress("replay", quiet=options.json, unit="agents") as progress:
+            names = chosen(engine, options.tenant_name, agents, every=every)
+            done = await for_each(names, go, parallel=PARALLEL, progress=progress)
+    arrived: list[Arrived] = sorted(done.results, key=lambda each: each.agent)
+    emit({"agents": plain(arrived), "failed": done.failed}, as_json=options.json, text=_text(arrived, done.failed))
+    return _FAILED if done.failures else 0
+
+
+async def _stream(agents: set[str], speed: str, since: str | None, until: str | None, types: tuple[str, ...], options: Options) -> int:
+    async with session(options) as engine:
+        events = engine.recovery.timeline(
+            options.tenant_name,
+            types=types,
+            since=None if since is None else parse_time(since),
+            until=None if until is None else parse_time(until),
+            speed=parse_speed(speed),
+        )
+        async for event in events:
+            if not agents or event.agent in agents:
+                emit_line(event_fields(event), as_json=options.json, text=f"{event.agent}  {event_line(event)}")
+    return 0
+
+
+def _text(arrived: list[Arrived], failed: dict[str, str]) -> str:
+    left = [f"{agent}: {problem}" for agent, problem in failed.items()]
+    if len(arrived) == 1 and not left:
+        return _one(arrived[0])
+    rows = [(each.agent, each.version, plain(each.time) or "", each.target, each.appended or "", each.digest[:12]) for each in arrived]
+    return "\n".join([table(("AGENT", "VERSION", "TIME", "INTO", "AS VERSION", "DIGEST"), rows), *left])
+
+
+def _one(arrived: Arrived) -> str:
+    words = f"version {arrived.version} of {arrived.agent}"
+    if arrived.target:
+        return f"{words} stands as version {arrived.appended} of {arrived.target}"
+    return f"{words}, of {plain(arrived.time)}\n{pretty(arrived.document)}"
+
+
+async def rollback(
+    agent: str, version: int, /, *, actor: str = "cli", reason: str = "", yes: Yes = False, options: Options = DEFAULTS
+) -> None:
+    """Lead an agent back to a version, by an event; its history stays as it is."""
+    must_mean_it(yes, False, "leading an agent back")
+    async with session(options) as engine:
+        done = await engine.recovery.rollback_to_version(AgentName(options.tenant_name, agent), version, actor=actor, reason=reason)
+    emit(plain(done), as_json=options.json, text=_one(done))
+
+
+async def fork(
+    agent: str,
+    new_agent: str,
+    /,
+    *,
+    at_version: int | None = None,
+    at_time: str | None = None,
+    actor: str = "cli",
+    reason: str = "",
+    options: Options = DEFAULTS,
+) -> None:
+    """Make a new agent that begins as another one was.
+
+    Parameters
+    ----------
+    agent
+        Whose state.
+    new_agent
+        The new agent's id.
+    at_version
+        At this version [default: the newest].
+    at_time
+        At this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
+    """
+    if at_version is not None and at_time is not None:
+        raise InvalidInput("--at-version and --at-time exclude each other")
+    async with session(options) as engine:
+        time = None if at_time is None else parse_time(at_time)
+        name = AgentName(options.tenant_name, agent)
+        done = await engine.recovery.fork(name, new_agent, version=at_version, time=time, actor=actor, reason=reason)
+    emit(plain(done), as_json=options.json, text=_one(done))

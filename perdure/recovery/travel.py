@@ -1,0 +1,116 @@
+"""Time travel: the state of an agent at a version or a moment, to look at, as a new agent, or as an event that leads back.
+
+A moment is resolved by the log's own times; of events at the same microsecond the last counts. The answer always names the version that was
+chosen. Nothing of the past is rewritten, and no sink is told: a replay is a read.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.engine.digest import digest
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, to_microseconds
+from perdure.engine.log.log import EventLog
+from perdure.engine.replay import Folded
+from perdure.errors import InvalidInput, VersionNotFound
+from perdure.projections.fill import Base
+from perdure.projections.reader import StateReader
+from perdure.snapshots.undertaken import Origin, Undertaken, fork, rollback
+
+__all__ = ["Arrived", "Into", "Traveller", "check_moment"]
+
+Into = Literal["view", "fork", "rollback"]
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """Where a journey ended. version, time: that were chosen. target, appended: the agent and version of the event that was appended, if any."""
+
+    tenant: str
+    agent: str
+    version: int
+    time: datetime | None
+    digest: str
+    document: dict[str, Any]
+    into: Into
+    target: str = ""
+    appended: int = 0
+
+
+def check_moment(time: datetime) -> datetime:
+    """The time, when a journey can go there. Raises InvalidInput: it has no zone, or is still to come."""
+    if time.tzinfo is None:
+        raise InvalidInput("the time has no zone", hint="give an aware datetime, e.g. in UTC")
+    if time > datetime.now(UTC):
+        raise InvalidInput(f"{time.isoformat()} is still to come")
+    return time
+
+
+class Traveller:
+    """Goes to the past of one log's agents."""
+
+    def __init__(self, log: EventLog, reader: StateReader, base: Base | None) -> None:
+        self._log = log
+        self._reader = reader
+        self._base = base
+
+    async def resolve(self, name: AgentName, *, version: int | None = None, time: datetime | None = None) -> int:
+        """The version that is meant. Raises AgentNotFound, VersionNotFound (none such, or none yet at that time), InvalidInput."""
+        if (version is None) == (time is None):
+            raise InvalidInput("where to?", hint="name a version, or a time")
+        record = await self._log.vault.record(*name)
+        if time is not None:
+            found = await self._log.store.version_at(record, to_microseconds(check_moment(time)))
+            if found == 0:
+                raise VersionNotFound(f"agent {name.agent!r} had no event yet at {time.isoformat()}", tenant=name.tenant, agent=name.agent)
+            return found
+        assert version is not None
+        (head,) = await self._log.store.heads([record])
+        if not 0 <= version <= head.version:
+            raise VersionNotFound(
+                f"agent {name.agent!r} has no version {version}",
+                hint=f"its versions are 0 to {head.version}",
+                tenant=name.tenant,
+                agent=name.agent,
+                version=version,
+            )
+        return version
+
+    async def go(
+        self,
+        name: AgentName,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        into: Into = "view",
+        new_agent: str | None = None,
+        actor: str = "",
+        reason: str = "",
+        epoch: int | None = None,
+    ) -> Arrived:
+        """Go there. fork: `new_agent` begins with the state; rollback: an event leads the agent back (epoch: the ownership that is held).
+
+        Raises as `resolve`; AlreadyExists (the new agent is there), Conflict, Fenced. Nothing is appended then.
+        """
+        if (into == "fork") != (new_agent is not None):
+            raise InvalidInput("a fork, and only a fork, has a new agent", hint="name the agent that is to be made")
+        chosen = await self.resolve(name, version=version, time=time)
+        record = await self._log.vault.record(*name)
+        read = await self._reader.state_at_version(*name, chosen)
+        done: Undertaken | None = None
+        if into != "view":
+            origin = Origin(record, await self._folded(record, read.document, chosen, read.epoch, read.time))
+            if new_agent is not None:
+                done = await fork(self._log, origin, new_agent, actor=actor, reason=reason)
+            else:
+                done = await rollback(self._log, origin, self._base, actor=actor, reason=reason, epoch=epoch)
+        target, appended = (done.agent, done.version) if done else ("", 0)
+        return Arrived(name.tenant, name.agent, chosen, read.time, digest(read.document).hex(), read.document, into, target, appended)
+
+    async def _folded(self, record: AgentRecord, document: dict[str, Any], version: int, epoch: int, time: datetime | None) -> Folded:
+        """The state with the chain hash of its version, which the event that is appended names."""
+        events = await self._log.store.read_agent(record, EventFilter(from_version=version, to_version=version), 1) if version else []
+        chain = events[0].chain if events else bytes(32)
+        return Folded(document, version, epoch, to_microseconds(time) if time else 0, chain, [])
