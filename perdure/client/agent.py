@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from perdure.client.filters import event_filter
+from perdure.client.filters import check_events, event_filter
 from perdure.client.state import State, Updated, VersionEntry
 from perdure.client.states import Consistency, Patch
 from perdure.engine.changes import Change, Path
@@ -38,9 +38,10 @@ class Agent:
 
     async def append(self, events: Event | Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """Append events, all or none; durable when it returns. Errors: see `EventLog.append_events`, and SchemaViolation."""
-        if self._type:
-            await self._be_of_type()
         listed = [events] if isinstance(events, Event) else events
+        if self._type:
+            check_events(listed)  # before the agent is made
+            await self._be_of_type()
         return await self._engine.log.append_events(self.name, listed, expected=expected, epoch=epoch)
 
     async def state(

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from perdure.client.schemas import Schemas
-from perdure.engine.checks import check_event
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import Expected, ExpectedVersion, holds
@@ -30,7 +29,7 @@ Write = Callable[[Sequence[AgentAppend]], Awaitable[list[Appended]]]
 async def append_checked(
     appends: Sequence[AgentAppend], vault: Vault, schemas: Schemas, reader: StateReader, write: Write
 ) -> list[Appended]:
-    """Append through `write` after the schemas of the agents' types were satisfied.
+    """Append well-formed events through `write` after the schemas of the agents' types were satisfied.
 
     Raises SchemaViolation (nothing is stored), Conflict, and what `write` raises.
     """
@@ -38,9 +37,6 @@ async def append_checked(
     watched = [number for number, agent_type in enumerate(types) if agent_type in schemas.types]
     if not watched:
         return await write(appends)
-    for number in watched:
-        for event in appends[number].events:
-            check_event(event)
     for attempt in range(ATTEMPTS_MAX):
         pinned = list(appends)
         for number in watched:

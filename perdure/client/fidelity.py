@@ -22,7 +22,6 @@ from perdure import limits
 from perdure.client.batch import Batch, FastMode
 from perdure.client.schemas import Schemas
 from perdure.client.turns import Turns
-from perdure.engine.checks import check_event
 from perdure.engine.event import Event
 from perdure.engine.log.codec import encode_payload
 from perdure.engine.log.contract import AgentName
@@ -99,8 +98,8 @@ class Fidelity:
 
     # --- appending ---
     async def append(self, appends: Sequence[AgentAppend]) -> list[Appended]:
-        """Append, or let wait."""
-        if len(appends) == 1:
+        """Append well-formed events, or let them wait."""
+        if len(appends) == 1 and 1 <= len(appends[0].events) <= limits.EVENTS_PER_APPEND_MAX:
             mode = self._modes.get((await self._vault.obtain(appends[0].name))[0].type)
             if mode is not None:
                 return [await self._append(appends[0], mode)]
@@ -109,8 +108,6 @@ class Fidelity:
         return await self._write(appends)
 
     async def _append(self, append: AgentAppend, mode: FastMode) -> Appended:
-        for event in append.events:
-            check_event(event)
         size_bytes = sum(len(encode_payload(event)) for event in append.events)
         at_once = append.expected is not ANY or size_bytes > limits.INLINE_BYTES_MAX
         async with self._turns.of([append.name]):

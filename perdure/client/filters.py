@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from perdure import limits
+from perdure.engine.checks import check_event
 from perdure.engine.log.contract import EventFilter, to_microseconds
 from perdure.engine.log.expected import Expected
-from perdure.errors import InvalidInput, LimitExceeded
+from perdure.errors import InvalidEvent, InvalidInput, LimitExceeded
 
-__all__ = ["check_expected", "check_limit", "check_version", "event_filter", "moment"]
+__all__ = ["check_events", "check_expected", "check_limit", "check_version", "event_filter", "moment"]
 
 
 def event_filter(
@@ -69,3 +70,11 @@ def check_expected(expected: object) -> None:
     """Raise InvalidInput unless it is a version, or one of ANY, NO_STREAM, STREAM_EXISTS."""
     if not isinstance(expected, Expected):
         check_version("expected", expected)
+
+
+def check_events(events: object) -> None:
+    """Raise unless these are well-formed events in a list or tuple. Raises InvalidEvent, InvalidPath, LimitExceeded."""
+    if not isinstance(events, list | tuple):
+        raise InvalidEvent(f"events are a {type(events).__qualname__}, not a list or tuple of Event")
+    for event in events:
+        check_event(event)

@@ -14,20 +14,20 @@ import msgspec
 from perdure import limits
 from perdure.client.checked import append_checked
 from perdure.client.fidelity import Fidelity
-from perdure.client.filters import check_expected, check_limit, event_filter
+from perdure.client.filters import check_events, check_expected, check_limit, event_filter
 from perdure.client.replaying import Replayed, Replaying
 from perdure.client.schemas import Schemas
 from perdure.client.training import Trainer
 from perdure.client.turns import Turns
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.contract import AgentName, EventFilter, LogStore
-from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.expected import ANY, Expected, ExpectedVersion
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.log import AgentAppend, Appended, EventLog
 from perdure.engine.log.names import check_names
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.engine.vault import Vault
-from perdure.errors import InvalidEvent, InvalidInput
+from perdure.errors import InvalidInput
 from perdure.projections.reader import StateReader
 
 __all__ = ["EventPage", "Log"]
@@ -71,41 +71,45 @@ class Log(EventLog):
             await super().close()
 
     # --- appending ---
-    # Not `async`, and the common case first: what nobody has asked for shall cost an append nothing.
+    # Not `async`, and the common case first: what nobody has asked for shall cost an append nothing. What is wrong raises when it is awaited.
     def append_event(
         self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
     ) -> Coroutine[Any, Any, Appended]:
         """As `append_events`, of one event."""
+        if not self._straight(expected):
+            return self._append_one(AgentAppend(name, (event,), expected, epoch))
         if self.trainer is not None:
             self.trainer.note(name.tenant, 1)
-        if self._straight(expected):
-            return super().append_event(name, event, expected=expected, epoch=epoch)
-        return self._append_one(AgentAppend(name, (event,), expected, epoch))
+        return super().append_event(name, event, expected=expected, epoch=epoch)
 
     def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
     ) -> Coroutine[Any, Any, Appended]:
         """Append events to one agent, all or none. Raises SchemaViolation (nothing is stored), and what `EventLog.append_events` raises."""
-        if type(events) is not list and type(events) is not tuple:
-            raise InvalidEvent(f"events are a {type(events).__qualname__}, not a list or tuple of Event")
+        if (type(events) is not list and type(events) is not tuple) or not self._straight(expected):
+            return self._append_one(AgentAppend(name, events, expected, epoch))
         if self.trainer is not None:
             self.trainer.note(name.tenant, len(events))
-        if self._straight(expected):
-            return super().append_events(name, events, expected=expected, epoch=epoch)
-        return self._append_one(AgentAppend(name, events, expected, epoch))
+        return super().append_events(name, events, expected=expected, epoch=epoch)
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
-        if self.trainer is not None:
-            for append in appends:
-                self.trainer.note(append.name.tenant, len(append.events))
-        straight = [self._straight(append.expected) for append in appends]
-        return await (super().append_many(appends) if all(straight) else self._append_checked(appends))
+        return await self._append_checked(appends)
+
+    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
+        """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
+        await self.settle(name)
+        return await super().take_ownership(name, owner, expected_epoch=expected_epoch)
+
+    async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
+        """Let nobody append to the agent until `take_ownership`; the new epoch."""
+        await self.settle(name)
+        return await super().fence(name, expected_epoch=expected_epoch)
 
     def _straight(self, expected: ExpectedVersion) -> bool:
-        """Whether an append needs nothing but the log itself. Raises InvalidInput."""
-        if type(expected) is not int or expected < 0:
-            check_expected(expected)
+        """Whether an append needs nothing but the log itself."""
+        if type(expected) is not Expected and (type(expected) is not int or expected < 0):
+            return False
         return not self.schemas.types and not self.schemas.stale and self.fidelity.idle
 
     async def _append_one(self, append: AgentAppend) -> Appended:
@@ -113,10 +117,18 @@ class Log(EventLog):
 
     async def _append_checked(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         for append in appends:
-            check_names(append.name)
+            self._check(append)
         if self.schemas.stale:
             await self.schemas.refresh()
         return await (self._write(appends) if self.fidelity.idle else self.fidelity.append(appends))
+
+    def _check(self, append: AgentAppend) -> None:
+        """What needs no state is checked before anything is made or read for it."""
+        check_names(append.name)
+        check_expected(append.expected)
+        check_events(append.events)
+        if self.trainer is not None:
+            self.trainer.note(append.name.tenant, len(append.events))
 
     async def _write(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         if not self.schemas.types:

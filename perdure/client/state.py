@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.engine.agent_state import AgentState, from_document
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
@@ -34,6 +35,10 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def digest(self) -> bytes:
         """SHA-256 over the document, equal for equal documents."""
         return digest(self.document)
+
+    def typed(self) -> AgentState:
+        """The document as `AgentState`. Raises SchemaViolation where it is none."""
+        return from_document(self.document)
 
 
 class Updated(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import pytest
 import perdure
 from perdure import limits
 from perdure.client.batch import MERGED, Batch, FastMode
-from perdure.client.engine import Engine
+from perdure.client.engine import Engine, Opening
 from perdure.client.fidelity import Held
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
@@ -176,20 +176,39 @@ async def test_an_unknown_outcome_is_recognized_and_nothing_is_applied_twice(fas
 
 
 async def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_next(fast: Engine) -> None:
+    def open_again() -> Opening:
+        return perdure.open(settings=fast.settings)
+
     agent = fast.agent("a", type="worker")
     epoch = await fast.log.take_ownership(agent.name, "me")
     await agent.append(step(1), epoch=epoch)
-    await fast.log.take_ownership(agent.name, "another")
+    async with open_again() as another:
+        await another.log.take_ownership(agent.name, "another")
     with pytest.raises(Fenced):
         await agent.state()
     await agent.append(step(2))
     assert (await agent.state()).document == {"at": 2, "trail": [2]}
 
 
+async def test_a_hand_over_writes_what_waits_first(fast: Engine) -> None:
+    agent = fast.agent("a", type="worker")
+    epoch = await fast.log.take_ownership(agent.name, "me")
+    await agent.append(step(1), epoch=epoch)
+    await fast.log.fence(agent.name)
+    assert (await agent.state()).document == {"at": 1, "trail": [1]}
+    epoch = await fast.log.take_ownership(agent.name, "me")
+    await agent.append(step(2), epoch=epoch)
+    await fast.log.take_ownership(agent.name, "another")
+    assert (await agent.state()).document == {"at": 2, "trail": [1, 2]}
+
+
 async def test_bad_input_is_refused_at_once(fast: Engine) -> None:
     agent = fast.agent("a", type="worker")
     with pytest.raises(InvalidEvent):
         await agent.append(perdure.Event("step", changes=(perdure.set_value("/x", float("nan")),)))
+    assert await fast.directory.list("default") == []
+    with pytest.raises(InvalidEvent):
+        await agent.append([])
     fast.schemas.register("worker", {"properties": {"at": {"maximum": 5}}})
     await agent.append([step(1), step(5)])
     with pytest.raises(SchemaViolation):
