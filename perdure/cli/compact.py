@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from perdure.cli.chosen import DryRun, Parallel, Yes, chosen, for_each, must_mean_it
+from perdure.cli.chosen import Done, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain, table
 from perdure.cli.times import parse_time
 from perdure.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from perdure.client.engine import Engine
     from perdure.client.upkeep import Compaction
     from perdure.engine.log.contract import AgentName
 
@@ -63,39 +66,51 @@ async def compact(
     if before_version is not None and strategy == "merge":
         raise InvalidInput("--before-version goes with the strategies snapshot and delete")
     must_mean_it(yes, dry_run, "removing events")
+    wanted = _Wanted(strategy, keep_last, since, before_version, critical_only, step_versions, dry_run)
     async with session(options) as engine:
-
-        async def work(name: AgentName) -> Compaction:
-            if before_version is not None and strategy == "delete":
-                return await engine.upkeep.delete_events(name, before_version, dry_run=dry_run)
-            last = keep_last
-            if before_version is not None:
-                last = max(0, await engine.log.version(name) - before_version + 1)
-            return await engine.upkeep.compact_events(
-                name,
-                strategy=strategy,
-                keep_last=last,
-                keep_since=since,
-                critical_only=critical_only,
-                step_versions=step_versions,
-                dry_run=dry_run,
-            )
-
         with Progress("compacting", quiet=options.json, unit="agents") as progress:
             names = chosen(engine, options.tenant_name, agents, every=all)
-            done = await for_each(names, work, parallel=parallel, progress=progress)
+            done = await for_each(names, lambda name: wanted.work(engine, name), parallel=parallel, progress=progress)
+    _report(done, options, dry_run=dry_run, every=all)
+    return done.code
+
+
+class _Wanted(NamedTuple):
+    """What is asked for of every agent."""
+
+    strategy: Literal["snapshot", "merge", "delete"]
+    keep_last: int | None
+    since: datetime | None
+    before_version: int | None
+    critical_only: bool
+    step_versions: int | None
+    dry_run: bool
+
+    async def work(self, engine: Engine, name: AgentName) -> Compaction:
+        if self.before_version is not None and self.strategy == "delete":
+            return await engine.upkeep.delete_events(name, self.before_version, dry_run=self.dry_run)
+        last = self.keep_last
+        if self.before_version is not None:
+            last = max(0, await engine.log.version(name) - self.before_version + 1)
+        return await engine.upkeep.compact_events(
+            name,
+            strategy=self.strategy,
+            keep_last=last,
+            keep_since=self.since,
+            critical_only=self.critical_only,
+            step_versions=self.step_versions,
+            dry_run=self.dry_run,
+        )
+
+
+def _report(done: Done, options: Options, *, dry_run: bool, every: bool) -> None:
     results: list[Compaction] = sorted(done.results, key=lambda each: each.agent)
     events = sum(each.events for each in results)
     facts = {"tenant": options.tenant_name, "dry_run": dry_run, "events": events, "agents": results, "failed": done.failed}
-    rows = [
-        (each.agent, each.first_version, each.events, len(each.checkpoints), each.limited_by or "-")
-        for each in results
-        if each.events or agents
-    ]
+    shown = [each for each in results if each.events or not every]
+    rows = [(each.agent, each.first_version, each.events, len(each.checkpoints), each.limited_by or "-") for each in shown]
     lines = [table(("AGENT", "BEGINS AT", "EVENTS", "CHECKPOINTS", "LIMITED BY"), rows)] if rows else []
     lines += [f"  {agent}: {problem}" for agent, problem in done.failed.items()]
-    lines.append(
-        f"{count(events)} events of {count(sum(1 for each in results if each.events))} agents {'would go' if dry_run else 'are gone'}"
-    )
+    touched = sum(1 for each in results if each.events)
+    lines.append(f"{count(events)} events of {count(touched)} agents {'would go' if dry_run else 'are gone'}")
     emit(plain(facts), as_json=options.json, text="\n".join(lines))
-    return done.code
