@@ -10,43 +10,33 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from perdure import limits
 from perdure.errors import IntegrityError
 
-__all__ = ["HEADS", "LIST", "MAP", "CellWalk", "StateBuilder", "Unit", "cell_name"]
+__all__ = ["HEADS", "LIST", "MAP", "CellWalk", "Group", "StateBuilder", "cell_name"]
 
 LIST: Final = 0
 MAP: Final = 1
 HEADS: Final = 2
 """Kinds of runs, as they are stored."""
-LIST_STEP: Final = 8
+LIST_STEP: Final = 16
 """A list's elements are taken so many at a time, from an index that this divides."""
 _INDEX_BYTES: Final = 4
 _Names = list[tuple[bytes, str]]
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
+class Group(NamedTuple):
+    """Neighbouring cells of one member: some elements of a list, an element of a map, or a head.
 
-class Unit(NamedTuple):
-    """Cells that are never parted: some elements of a list, an element of a map, or a head.
-
-    member: whose elements they are, "" for heads. start: the first one's index in a list. key: of a map's element or the head's member.
-    encoded: the values (behind their keys, except in lists) as canonical msgpack, one after the other.
+    member: whose elements they are, "" for heads. start: the first one's index in a list. key: of a map's element or the head's member. parted:
+    of a list, a part of what is else taken together.
     """
 
     kind: int
     member: str
     start: int
     key: str
-    cells: int
-    encoded: bytes
-
-    @property
-    def name(self) -> bytes:
-        """The name of its first cell."""
-        return cell_name(self.kind, self.member, self.start, self.key)
+    values: Sequence[Any]
+    parted: bool
 
 
 def cell_name(kind: int, member: str, start: int, key: str) -> bytes:
@@ -66,8 +56,8 @@ class CellWalk:
         self._containers = sorted(containers, key=lambda each: (len(each[0]), each[0]))
         self._keys: dict[str, _Names] = {}
 
-    def units(self, start: bytes = b"") -> Iterator[Unit]:
-        """The units whose first cell's name is not below `start`."""
+    def groups(self, start: bytes = b"") -> Iterator[Group]:
+        """All cells whose names are not below `start`."""
         for name, member in self._containers:
             prefix = _prefix(name)
             if start[: len(prefix)] > prefix:
@@ -75,15 +65,15 @@ class CellWalk:
             value = self._document[member]
             suffix = start[len(prefix) :] if start.startswith(prefix) else b""
             if type(value) is dict:
-                yield from self._map_units(member, value, suffix)
+                yield from self._map_groups(member, value, suffix)
             else:
-                yield from _list_units(member, value, int.from_bytes(suffix, "big"))
+                yield from _list_groups(member, value, int.from_bytes(suffix, "big"))
         first = bisect_left(self._members, (start[1:], "")) if start[:1] == b"h" else 0
         for _, member in self._members[first:]:
             value = self._document[member]
             kind = type(value)
             head: Any = {} if kind is dict else [] if kind is list or kind is tuple else value
-            yield Unit(HEADS, "", 0, member, 1, _encode(member) + _encode(head))
+            yield Group(HEADS, "", 0, member, (head,), False)
 
     def inside_step(self, name: bytes) -> bool:
         """Whether a cell is an element of a list, and not the first one of those that are taken together."""
@@ -92,25 +82,20 @@ class CellWalk:
             return False
         return type(self._document.get(name[3:end].decode())) in (list, tuple)
 
-    def _map_units(self, member: str, value: dict[str, Any], suffix: bytes) -> Iterator[Unit]:
+    def _map_groups(self, member: str, value: dict[str, Any], suffix: bytes) -> Iterator[Group]:
         keys = self._keys.get(member)
         if keys is None:
             keys = self._keys[member] = _sorted(value)
         for _, key in keys[bisect_left(keys, (suffix, "")) :] if suffix else keys:
-            yield Unit(MAP, member, 0, key, 1, _encode(key) + _encode(value[key]))
+            yield Group(MAP, member, 0, key, (value[key],), False)
 
 
-def _list_units(member: str, value: Sequence[Any], start: int) -> Iterator[Unit]:
+def _list_groups(member: str, value: Sequence[Any], start: int) -> Iterator[Group]:
     at, length = start, len(value)
     while at < length:
         end = min(length, at - at % LIST_STEP + LIST_STEP)
-        encoded = _encode(value[at:end])
         # A walk starts between two steps only where they were parted before.
-        if len(encoded) <= limits.CHUNK_UNIT_BYTES_MAX and at % LIST_STEP == 0:
-            yield Unit(LIST, member, at, "", end - at, encoded[1:])  # without the array's header of one byte
-        else:
-            for index in range(at, end):
-                yield Unit(LIST, member, index, "", 1, _encode(value[index]))
+        yield Group(LIST, member, at, "", value[at:end], at % LIST_STEP != 0)
         at = end
 
 

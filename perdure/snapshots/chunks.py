@@ -6,29 +6,26 @@ The bytes are specified in docs/format/snapshot.md. Everything here is synchrono
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
-from zlib import crc32
+from typing import Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from perdure import limits
-from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, SealBroken
+from perdure.errors import DictionaryNotFound, IntegrityError, SealBroken
 from perdure.security.framing import join_fields
-from perdure.snapshots.cells import HEADS, LIST, MAP, Unit, cell_name
+from perdure.snapshots.cells import HEADS, LIST, MAP, cell_name
 from perdure.snapshots.codecs import NONE, Codec, CodecBroken, codec_numbered
+from perdure.snapshots.cut import Cut
 from perdure.snapshots.keys import SnapshotKeys, chunk_name, chunk_secrets, cipher_key
 from perdure.snapshots.zstd import NO_DICTIONARY, ChunkDictionaries, ChunkDictionary
 
 __all__ = [
     "OVERHEAD_BYTES",
     "ChunkReference",
-    "Cut",
     "as_stored",
-    "cut",
     "decode_runs",
     "open_chunk",
     "open_plaintext",
@@ -40,17 +37,14 @@ _VERSION: Final = 0x01
 _HEADER: Final = struct.Struct(">BBII")
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
-_TAIL_BYTES: Final = 256
-"""Of a unit, that tell whether a chunk ends with it."""
 _RUN_TYPES: Final[dict[tuple[type, ...], int]] = {(int, str, int, list): LIST, (int, str, dict): MAP, (int, dict): HEADS}
 OVERHEAD_BYTES: Final = _HEADER.size + _NONCE_BYTES + _TAG_BYTES
 """What a chunk adds to its compressed cells."""
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
-class ChunkReference(msgspec.Struct, frozen=True):
+class ChunkReference(msgspec.Struct, frozen=True, gc=False):
     """A chunk as a manifest lists it. digest: SHA-256 of its plaintext. sha256: of its stored bytes. key: opens it, follows from the digest.
     first: name of its first cell. sizes in bytes."""
 
@@ -68,85 +62,6 @@ class ChunkReference(msgspec.Struct, frozen=True):
     def name(self) -> bytes:
         """The chunk's name, 32 bytes; it follows from the key."""
         return chunk_name(self.key)
-
-
-class Cut(NamedTuple):
-    """The cells of one chunk. first: name of the first one. plaintext: the chunk before it is compressed. digest: its SHA-256."""
-
-    first: bytes
-    cells: int
-    plaintext: bytes
-    digest: bytes
-
-
-def cut(units: Iterable[Unit]) -> Iterator[Cut]:
-    """Put units together to chunks, in their order.
-
-    A chunk ends where the last bytes of a unit say so (the larger the unit, the likelier), so that equal runs of cells are cut equally whatever
-    stands before them; never below `CHUNK_BYTES_MIN`, at the latest from `CHUNK_BYTES_MAX` on. A large cell stands alone.
-    """
-    open_units: list[Unit] = []
-    size_bytes = 0
-    at_least, at_most, large_bytes = limits.CHUNK_BYTES_MIN, limits.CHUNK_BYTES_MAX, limits.INLINE_BYTES_MAX
-    for unit in units:
-        encoded = unit[5]
-        unit_bytes = len(encoded)
-        if unit_bytes > large_bytes:
-            if open_units:
-                yield _finish(open_units)
-                open_units = []
-            if unit_bytes > limits.CHUNK_CELL_BYTES_MAX:
-                limit = limits.CHUNK_CELL_BYTES_MAX
-                raise LimitExceeded(f"a cell has {unit_bytes} bytes, the limit is {limit}", member=unit.member or unit.key)
-            size_bytes = at_most
-        open_units.append(unit)
-        size_bytes += unit_bytes
-        if size_bytes >= at_least and (size_bytes >= at_most or _ends(encoded)):
-            yield _finish(open_units)
-            open_units, size_bytes = [], 0
-    if open_units:
-        yield _finish(open_units)
-
-
-def _ends(encoded: bytes) -> bool:
-    return crc32(encoded[-_TAIL_BYTES:]) * limits.CHUNK_BYTES_STEP < len(encoded) << 32
-
-
-def _finish(units: list[Unit]) -> Cut:
-    runs: list[list[Unit]] = []
-    for unit in units:
-        if runs and runs[-1][0].kind == unit.kind and runs[-1][0].member == unit.member:
-            runs[-1].append(unit)
-        else:
-            runs.append([unit])
-    parts = [_array_header(len(runs))]
-    for run in runs:
-        kind, member, start = run[0][:3]
-        count = sum(unit.cells for unit in run)
-        if kind == LIST:
-            parts += (b"\x94\x00", _encode(member), _encode(start), _array_header(count))
-        elif kind == MAP:
-            parts += (b"\x93\x01", _encode(member), _map_header(count))
-        else:
-            parts += (b"\x92\x02", _map_header(count))
-        parts += [unit.encoded for unit in run]
-    plaintext = b"".join(parts)
-    return Cut(units[0].name, sum(unit.cells for unit in units), plaintext, sha256(plaintext).digest())
-
-
-def _array_header(count: int) -> bytes:
-    return _container_header(count, 0x90, 0xDC)
-
-
-def _map_header(count: int) -> bytes:
-    return _container_header(count, 0x80, 0xDE)
-
-
-def _container_header(count: int, short: int, long: int) -> bytes:
-    """msgpack's, as short as it can be: `short` holds up to 15 itself, `long` has 2 bytes behind it and the type after that one 4."""
-    if count < 16:
-        return bytes((short | count,))
-    return bytes((long,)) + count.to_bytes(2, "big") if count < 1 << 16 else bytes((long + 1,)) + count.to_bytes(4, "big")
 
 
 def seal_chunk(content: Cut, *, keys: SnapshotKeys, codec: Codec, dictionary: ChunkDictionary) -> tuple[ChunkReference, bytes]:

@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from perdure.snapshots.cells import CellWalk
-from perdure.snapshots.chunks import ChunkReference, Cut, cut
+from perdure.snapshots.chunks import ChunkReference
+from perdure.snapshots.cut import Cut, cut
 
 __all__ = ["Piece", "pieces"]
 
@@ -22,7 +23,7 @@ def pieces(document: Mapping[str, Any], shared: Sequence[ChunkReference], touche
     """
     walk = CellWalk(document)
     if touched is None or not shared:
-        yield from cut(walk.units())
+        yield from cut(walk.groups())
         return
     dirty = _dirty(walk, [chunk.first for chunk in shared], touched)
     clean = {chunk.first: place for place, chunk in enumerate(shared) if not dirty[place]}
@@ -37,7 +38,7 @@ def pieces(document: Mapping[str, Any], shared: Sequence[ChunkReference], touche
 
 def _cut_again(walk: CellWalk, shared: Sequence[ChunkReference], clean: Mapping[bytes, int], place: int) -> Generator[Piece, None, int]:
     """Cut from the chunk at `place` on, until a cut begins where a clean chunk does; the place of that one."""
-    for piece in cut(walk.units(shared[place].first if place else b"")):
+    for piece in cut(walk.groups(shared[place].first if place else b"")):
         known = clean.get(piece.first, -1)
         # The digests are compared because that costs nothing here: a caller that forgot to name a cell is found out sooner.
         if known > place and shared[known].digest == piece.digest:

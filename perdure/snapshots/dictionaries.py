@@ -21,7 +21,7 @@ from perdure.security.framing import join_fields
 from perdure.security.ring import KeyRing
 from perdure.security.training import train
 from perdure.snapshots.cells import CellWalk
-from perdure.snapshots.chunks import cut
+from perdure.snapshots.cut import cut
 from perdure.snapshots.zstd import NO_DICTIONARY, ChunkDictionary, builtin
 
 __all__ = ["CHUNK_DICTIONARIES_SCOPE", "ChunkDictionarySet", "DictionaryStore", "samples_of"]
@@ -149,7 +149,7 @@ def samples_of(documents: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     """What a dictionary for states like these is trained on: pieces of their chunks, at most `limits.TRAINING_BYTES_MAX` bytes."""
     size_bytes = 0
     for document in documents:
-        for chunk in cut(CellWalk(document).units()):
+        for chunk in cut(CellWalk(document).groups()):
             for start in range(0, len(chunk.plaintext), SAMPLE_BYTES):
                 yield chunk.plaintext[start : start + SAMPLE_BYTES]
             size_bytes += len(chunk.plaintext)

@@ -18,8 +18,9 @@ from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
 from perdure.security.tenant_key import TenantKey
 from perdure.snapshots import chunks as chunk_module
-from perdure.snapshots.chunks import Cut, open_chunk, open_plaintext, seal_chunk
+from perdure.snapshots.chunks import open_chunk, open_plaintext, seal_chunk
 from perdure.snapshots.codecs import CODECS, CodecBroken, codec_named, codec_numbered
+from perdure.snapshots.cut import Cut
 from perdure.snapshots.keys import SnapshotKeys, chunk_secrets
 from perdure.snapshots.manifest import open_manifest, seal_manifest
 from perdure.snapshots.pack import pack, unpack
