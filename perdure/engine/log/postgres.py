@@ -178,11 +178,11 @@ class PostgresStore(PostgresArchive):
 
     async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
         sql = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
-                  WHERE a.owner = %s AND a.agent_key > %s ORDER BY a.agent_key LIMIT %s"""  # noqa: S608
+                  WHERE a.owner = %s AND a.owner <> '' AND a.agent_key > %s ORDER BY a.agent_key LIMIT %s"""  # noqa: S608
         return [agent_of(row) for row in await self._rows(sql, owner, after, limit)]
 
     async def count_owned(self, owner: str) -> int:
-        ((count,),) = await self._rows("SELECT count(*) FROM agents WHERE owner = %s", owner)
+        ((count,),) = await self._rows("SELECT count(*) FROM agents WHERE owner = %s AND owner <> ''", owner)
         return int(count)
 
     async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:

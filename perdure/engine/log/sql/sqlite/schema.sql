@@ -138,3 +138,6 @@ WHEN EXISTS (SELECT 1 FROM removed_events WHERE agent_key = NEW.agent_key AND id
 BEGIN
     SELECT RAISE(ABORT, 'this event was removed');
 END;
+
+-- The agents of a node that was lost are found without looking at all others. An agent that nobody owns is not in it.
+CREATE INDEX agents_by_owner ON agents (owner, agent_key) WHERE owner <> '';
