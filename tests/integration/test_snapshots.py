@@ -278,3 +278,23 @@ async def test_a_writer_that_stood_still_registers_nothing_that_may_have_been_sw
         await shelved.snapshots.create_snapshot(NAME)
     assert [(each.version, bool(each.damage)) for each in await shelved.snapshots.list_snapshots(NAME)] == [(10, True), (5, False)]
     assert (await shelved.snapshots.verify_snapshot(TENANT, kept.id)).ok
+
+
+@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+async def test_an_attempt_that_failed_leaves_no_state_behind(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state at hand was folded on before the store failed: the next attempt must not fold onto it."""
+    await shelved.talk("a", 10)
+    await shelved.snapshot("a")
+    objects = shelved.snapshots.shelf.contents.objects
+    for number in range(1, 4):
+        await shelved.talk("a", 10, start=10 * number)
+
+        async def away(name: str, content: bytes) -> bool:
+            raise Unavailable("the store does not answer", object=name, size_bytes=len(content))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(objects, "put", away)
+            with pytest.raises(Unavailable):
+                await shelved.snapshots.create_snapshot(NAME)
+        made = await shelved.snapshot("a")
+        assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
