@@ -6,10 +6,12 @@ take the machine's own Java.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -56,7 +58,7 @@ class Docker:
         if command:
             container.with_command(command)
         container.with_kwargs(shm_size="256m", labels={"perdure.services.root": str(root)})
-        record.containers = [container.start().get_wrapped_container().id]
+        record.containers = [_started(container, self.name)]
         record.data_folder = f"docker:{record.containers[0][:12]}"
         return record
 
@@ -106,6 +108,19 @@ def available() -> bool:
         return False
     # Some versions of the command answer without a server, and say so in place of the server's version only.
     return done.returncode == 0 and bool(msgspec.json.decode(done.stdout.strip() or '""'))
+
+
+def _started(container: Any, name: str) -> str:
+    """Start a new container; its id. Nothing is left of one that does not start."""
+    from docker.errors import DockerException  # type: ignore[import-untyped]
+
+    try:
+        return str(container.start().get_wrapped_container().id)
+    except (DockerException, OSError) as error:
+        with contextlib.suppress(DockerException, OSError):
+            container.stop()
+        hint = "is its image reachable? without Docker's server, the machine's own programs are used"
+        raise Unavailable(f"the container of {name} cannot be started: {' '.join(str(error).split())}", hint=hint) from error
 
 
 def _pid(container: str) -> int:

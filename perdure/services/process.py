@@ -59,7 +59,7 @@ def send(process: Process | None, number: signal.Signals) -> None:
 
 def children(process: Process) -> list[Process]:
     """The direct children that run now."""
-    pids = [pid for pid in _all_pids() if _parent(pid) == process.pid]
+    pids = [pid for pid, parent in _parents().items() if parent == process.pid]
     return [Process(pid, moment) for pid in pids if (moment := started(pid)) is not None]
 
 
@@ -86,18 +86,13 @@ def _proc_fields(pid: int) -> list[str]:
     return status.rpartition(")")[2].split()
 
 
-def _all_pids() -> list[int]:
-    if _BOOT_ID.exists():
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [int(pid) for pid in subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True).stdout.split()]
-
-
-def _parent(pid: int) -> int | None:
-    if _BOOT_ID.exists():
-        fields = _proc_fields(pid)
-        return int(fields[1]) if fields else None
-    answer = subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
-    return int(answer) if answer else None
+def _parents() -> dict[int, int]:
+    """Each process's parent."""
+    if not _BOOT_ID.exists():
+        answer = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        return {int(pid): int(parent) for pid, parent in (line.split() for line in answer.stdout.splitlines())}
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return {pid: int(fields[1]) for pid in pids if (fields := _proc_fields(pid))}
 
 
 def _started_by_ps(pid: int) -> str | None:

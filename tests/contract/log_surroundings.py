@@ -21,6 +21,7 @@ from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_open import SCHEMA
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.log.sqlite_connection import DATABASE
+from perdure.services.postgres import _installed
 from perdure.testing.log_surroundings import Opener
 
 COLUMNS = (
@@ -144,10 +145,9 @@ class SqliteSurroundings:
 
 
 def program(name: str) -> str:
-    """A program of Postgres, where the machine's own binaries are."""
-    found = shutil.which(name)
-    if found is None:
-        versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-        found = str(versions[-1]) if versions else None
+    """A program of Postgres, of the newest version that this machine has."""
+    installed = _installed()
+    folder = installed[max(installed)] if installed else None
+    found = shutil.which(name, path=folder) or shutil.which(name)
     assert found, f"{name} is not installed"
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,11 +71,13 @@ class Server:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    server = Server(tmp_path)
-    await server.start()
-    yield server
-    await server.kill()
+async def server() -> AsyncIterator[Server]:
+    # Not in pytest's folder: the address of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="perdure-redis-", dir="/tmp") as folder:
+        server = Server(Path(folder))
+        await server.start()
+        yield server
+        await server.kill()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from perdure.engine.event import Event
@@ -114,7 +115,7 @@ async def test_a_writer_stopped_with_the_lock_in_its_hands_does_not_hold_up_its_
 async def stopped(pid: int) -> None:
     """Wait until the process stands still."""
     async with asyncio.timeout(TAKEOVER_S):
-        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
             await asyncio.sleep(0.01)
 
 

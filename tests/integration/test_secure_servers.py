@@ -26,7 +26,7 @@ import perdure
 from perdure.engine.bus import open_bus
 from perdure.errors import ConfigurationError, Unavailable
 from perdure.projections.redis import RedisCache
-from perdure.services import kafka, state
+from perdure.services import docker, kafka, state
 from tests.fix_services import PrivateServices
 
 PASSWORD = "p@ss/word:1"
@@ -73,10 +73,17 @@ def new_certificate(folder: Path) -> Certificate:
     return made
 
 
+def on_this_machine(private_services: Callable[..., PrivateServices], name: str = "postgres") -> PrivateServices:
+    """A server whose files can be reached, also where Docker works."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(docker, "available", lambda: False)
+        return private_services(name)
+
+
 @pytest.fixture(scope="module")
 def postgres(private_services: Callable[..., PrivateServices], certificate: Certificate) -> str:
     """The URL, without options, of a Postgres that shows the certificate."""
-    service = private_services("postgres").services.postgres
+    service = on_this_machine(private_services).services.postgres
     assert service is not None
     with psycopg.connect(service.url, autocommit=True) as connection:
         row = connection.execute("SELECT current_setting('data_directory')").fetchone()
@@ -114,7 +121,7 @@ def kafka_address(private_services: Callable[..., PrivateServices], certificate:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kafka, "properties", secured)
-        private_services("kafka")
+        on_this_machine(private_services, "kafka")
     return f"127.0.0.1:{port}"
 
 
