@@ -136,7 +136,9 @@ def list_agents(
 
 def list_owned(connection: sqlite3.Connection, owner: str, after: int, limit: int) -> list[AgentRecord]:
     """Agents of every tenant that belong to an owner, in order of their keys."""
-    rows = connection.execute(_AGENT + "WHERE a.owner = ? AND a.owner <> '' AND a.agent_key > ? ORDER BY a.agent_key LIMIT ?", (owner, after, limit))
+    rows = connection.execute(
+        _AGENT + "WHERE a.owner = ? AND a.owner <> '' AND a.agent_key > ? ORDER BY a.agent_key LIMIT ?", (owner, after, limit)
+    )
     return [_agent(row) for row in rows.fetchall()]
 
 
