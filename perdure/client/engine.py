@@ -15,6 +15,7 @@ from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_co
 from perdure.client.keys import Keys
 from perdure.client.log import Log
 from perdure.client.opening import open_bus, open_cache, open_log, open_objects
+from perdure.client.projections import CurrentProjections
 from perdure.client.quarantine import QuarantineDesk
 from perdure.client.recovery import Recovery
 from perdure.client.snapshots import Snapshots
@@ -35,7 +36,6 @@ from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput
 from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
-from perdure.projections.custom import Projections
 from perdure.projections.lag import PartitionLag, log_lag
 from perdure.projections.memory import MemoryCache
 from perdure.projections.projector import Projector
@@ -70,7 +70,7 @@ class Engine:
         self.upcasters = log.upcasters
         self.fidelity = log.fidelity
         self.directory = AgentDirectory(log.vault)
-        self.projections = Projections(log.store, log.vault)
+        self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
         self.keys = Keys(log.store, log.vault.ring)
         self.recovery = Recovery(self)

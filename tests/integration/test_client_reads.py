@@ -267,6 +267,18 @@ async def test_upcasters_stand_behind_every_read_of_events_and_before_no_state(e
     assert (await agent.state(at_version=EVENTS)).digest == before.digest
 
 
+async def test_handlers_of_projections_get_events_of_today(embedded: Engine, agent: Agent) -> None:
+    seen: list[Any] = []
+
+    async def handler(events: Any) -> None:
+        seen.extend((event.version, event.data) for event in events)
+
+    embedded.upcasters.register("said", 1, lambda payload: {**payload, "data": payload["data"]["text"]})
+    embedded.projections.register("texts", handler, types=["said"])
+    assert await embedded.projections.drain("texts") == len(seen) == EVENTS // 2 + 1
+    assert sorted(seen) == [(number, number) for number in range(1, EVENTS + 1, 2)]
+
+
 # --- bad input ---
 NAIVE = datetime(2030, 1, 1)
 
