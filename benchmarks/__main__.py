@@ -1,4 +1,4 @@
-"""`python -m benchmarks list|append|pipeline [--json] [--quick]`."""
+"""`python -m benchmarks list|append|pipeline|snapshot|compression [--json] [--quick]`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, pipeline
+from benchmarks import append, compression, pipeline, snapshot
 from benchmarks.measuring import run
 from benchmarks.report import print_report
 
 BENCHMARKS: dict[str, Callable[[append.Settings], Awaitable[dict[str, Any]]]] = {
     "append": append.measure,
     "pipeline": pipeline.measure,
+    "snapshot": snapshot.measure,
+    "compression": compression.measure,
 }
-KEYS = {"append": append.KEYS, "pipeline": pipeline.KEYS}
+KEYS = {"append": append.KEYS, "pipeline": pipeline.KEYS, "snapshot": snapshot.KEYS, "compression": compression.KEYS}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,20 +30,24 @@ def shape(found: dict[str, float], keys: tuple[str, ...], details: dict[str, Any
     return report | {"details": details, "machine": about}
 
 
-def machine(postgres_url: str) -> dict[str, Any]:
-    """What the figures depend on: processors, memory, versions, and the settings that make a commit durable."""
-    with psycopg.connect(postgres_url) as connection:
-        names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
-        settings = {name: connection.execute("SELECT current_setting(%s)", (name,)).fetchone() for name in names}
-    return {
+def machine(postgres_url: str = "") -> dict[str, Any]:
+    """What the figures depend on: processors, memory, versions, and, where Postgres was used, the settings that make a commit durable."""
+    about = {
         "processors": os.cpu_count(),
         "processor": _processor(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "postgres": {name: value[0] if value else None for name, value in settings.items()},
     }
+    return about | ({"postgres": _postgres(postgres_url)} if postgres_url else {})
+
+
+def _postgres(url: str) -> dict[str, Any]:
+    names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
+    with psycopg.connect(url) as connection:
+        settings = {name: connection.execute("SELECT current_setting(%s)", (name,)).fetchone() for name in names}
+    return {name: value[0] if value else None for name, value in settings.items()}
 
 
 def print_report(report: dict[str, Any], *, as_json: bool) -> None:

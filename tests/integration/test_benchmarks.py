@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from benchmarks.append import KEYS as APPEND
+from benchmarks.compression import KEYS as COMPRESSION
 from benchmarks.measuring import closed_load, open_load, percentile
 from benchmarks.pipeline import KEYS as PIPELINE
+from benchmarks.snapshot import KEYS as SNAPSHOT
 
 HERE = Path(__file__).parent.parent.parent
 SMALLEST = "0.05"
@@ -38,7 +40,9 @@ def keys_of(report: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.usefixtures("postgres_url", "redis_url", "kafka_url", "trajectories")
-@pytest.mark.parametrize(("name", "keys"), [("append", APPEND), ("pipeline", PIPELINE)])
+@pytest.mark.parametrize(
+    ("name", "keys"), [("append", APPEND), ("pipeline", PIPELINE), ("snapshot", SNAPSHOT), ("compression", COMPRESSION)]
+)
 async def test_a_benchmark_prints_its_keys_with_positive_numbers(name: str, keys: tuple[str, ...], services_root: Path) -> None:
     output = await run_benchmark(name, "--quick", "--json", "--scale", SMALLEST, "--root", str(services_root))
     report = json.loads(output)
@@ -48,7 +52,7 @@ async def test_a_benchmark_prints_its_keys_with_positive_numbers(name: str, keys
 
 async def test_list_names_every_key() -> None:
     output = await run_benchmark("list")
-    for key in (*APPEND, *PIPELINE):
+    for key in (*APPEND, *PIPELINE, *SNAPSHOT, *COMPRESSION):
         assert key in output
 
 

@@ -88,3 +88,16 @@ def test_sharing_by_touched_cells_lists_the_chunks_of_a_full_pack(document: dict
         full = store(state_of(document, 8), KEYS)
         assert shared.manifest == full.manifest
         assert unpack(shared.manifest, shared.in_order(KEYS), keys=KEYS).document == document
+
+
+@pytest.mark.parametrize("factor", [1, 20])
+@pytest.mark.parametrize(("before", "after"), [(700, 1), (1, 700), (150, 1), (700, 150)])
+def test_sharing_holds_where_a_cell_grows_or_shrinks_at_any_place(factor: int, before: int, after: int) -> None:
+    with small_chunks():
+        for place in range(40):
+            document = {"l": [f"{number}" * factor for number in range(40)]}
+            document["l"][place] = "x" * before
+            first = store(state_of(document), KEYS)
+            document["l"][place] = "x" * after
+            shared = store(state_of(document, 8), KEYS, first, touched={b"e\0\1l" + place.to_bytes(4, "big")})
+            assert shared.manifest == store(state_of(document, 8), KEYS).manifest
