@@ -7,22 +7,43 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain
 from perdure.cli.render import excerpt
+from perdure.errors import InvalidInput
 
 __all__ = ["project", "relay", "run", "stop_signals"]
+
+
+class Beside(NamedTuple):
+    """What runs beside relay and projector."""
+
+    supervise: bool
+    backup_to: str | None
+    backup_every_s: float
+
 
 Drained = Annotated[bool, Parameter(help="End when everything that is in the log now has arrived.", negative=())]
 
 
-async def run(*, until_drained: Drained = False, options: Options = DEFAULTS) -> None:
-    """Relay, projector and, where there is a store, snapshotter in one process, until it is told to end (Ctrl-C, SIGTERM)."""
-    await _work(options, relay=True, projector=True, until_drained=until_drained)
+async def run(
+    *,
+    until_drained: Drained = False,
+    supervise: Annotated[bool, Parameter(help="Watch over nodes: give the agents of a lost one to others.")] = True,
+    backup_to: Annotated[str | None, Parameter(help="Take backups there: file:///FOLDER or s3://…", env_var="PERDURE_BACKUP")] = None,
+    backup_every: Annotated[float, Parameter(help="Seconds between two backups.")] = 60.0,
+    options: Options = DEFAULTS,
+) -> None:
+    """Relay, projector, supervisor and, where there is a store, snapshotter and backups in one process, until it is told to end (Ctrl-C,
+    SIGTERM)."""
+    if backup_every <= 0:
+        raise InvalidInput(f"--backup-every {backup_every:g}", hint="seconds, above 0")
+    running = Beside(supervise and not until_drained, None if until_drained else backup_to, backup_every)
+    await _work(options, relay=True, projector=True, until_drained=until_drained, beside=running)
 
 
 async def relay(*, until_drained: Drained = False, options: Options = DEFAULTS) -> None:
@@ -35,14 +56,28 @@ async def project(*, until_drained: Drained = False, options: Options = DEFAULTS
     await _work(options, relay=False, projector=True, until_drained=until_drained)
 
 
-async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool) -> None:
+async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool, beside: Beside | None = None) -> None:
+    beside = beside or Beside(False, None, 0)
     async with session(options, create=True) as engine:
+
+        async def backups(stop: asyncio.Event) -> None:
+            await engine.backups.keep_taking(str(beside.backup_to), beside.backup_every_s, stop, _tell)
+
+        taking = None if beside.backup_to is None else backups
         with stop_signals() as stop:
             if not until_drained:
                 print("running; Ctrl-C ends it", file=sys.stderr, flush=True)
-            await engine.run(relay=relay, projector=projector, until_drained=until_drained, stop=stop)
+            await engine.run(
+                relay=relay, projector=projector, supervisor=beside.supervise, backup=taking, until_drained=until_drained, stop=stop
+            )
         lags = await engine.lags()
     emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done; lags {excerpt(lags)}")
+
+
+def _tell(done: object) -> None:
+    """Of backups only what went wrong is said; `perdure backup status` tells how fresh they are."""
+    if isinstance(done, Exception):
+        print(f"perdure: no backup was taken: {done}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -51,10 +51,12 @@ class Backups:
             return await Exporter(self._store, vessel, await Catalog(vessel).newest(), progress).run()
 
     async def keep_taking(self, url: str, every_s: float, stop: asyncio.Event, told: Callable[[BackupManifest | Exception], None]) -> None:
-        """One every so often until `stop` is set; told: each that was taken, and why one could not be."""
+        """One every so often until `stop` is set, none while no event is new; told: each that was taken, and why one could not be."""
         while not stop.is_set():
             try:
-                told(await self.create(url))
+                fresh = await self.freshness(url)
+                if fresh.lag_events or not fresh.newest:
+                    told(await self.create(url))
             except Exception as problem:
                 told(problem)  # the next turn tries again; whoever listens decides whether it is grave
             try:

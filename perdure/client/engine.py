@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -116,11 +116,14 @@ class Engine:
         projector: bool = True,
         snapshotter: bool | None = None,
         cadence: Cadence | None = None,
+        supervisor: bool = False,
+        backup: Callable[[asyncio.Event], Awaitable[None]] | None = None,
         until_drained: bool = False,
         stop: asyncio.Event | None = None,
     ) -> None:
         """Publish the log to the bus, project it into the cache and make snapshots of agents that are due, until `stop` is set, or once until
-        all have caught up. snapshotter: None for where a store is configured and both others run. cadence: when an agent is due."""
+        all have caught up. snapshotter: None for where a store is configured and both others run. cadence: when an agent is due. supervisor:
+        watch over nodes too. backup(stop): something that takes backups beside it, see `Backups.keep_taking`."""
         stop = stop or asyncio.Event()
         if snapshotter is None:
             snapshotter = relay and projector and self.snapshots.base is not None
@@ -130,6 +133,10 @@ class Engine:
             if snapshotter:
                 making = self.upkeep.snapshotter(cadence)
                 group.create_task(making.run(stop))
+            if supervisor:
+                group.create_task(self.recovery.watch(stop))
+            if backup is not None:
+                group.create_task(_awaited(backup(stop)))
             if relay:
                 publishing = Relay(self.log.store, self.bus)
                 running = group.create_task(publishing.run(stop))
@@ -185,6 +192,10 @@ class Engine:
         await self.bus.close()
         await self.cache.close()
         await self.snapshots.close()
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
 
 
 class Opening:

@@ -27,6 +27,8 @@ from perdure.recovery.policy import Policy, list_policies, policy_of
 __all__ = ["LEASE_NAME", "Supervisor"]
 
 LEASE_NAME: Final = "supervisor"
+IDLE_S: Final = 1.0
+"""The pause where there is no node."""
 LOOK_S: Final = 0.25
 """Pause between two looks at the nodes' leases."""
 TAKE_S: Final = 2.0
@@ -88,14 +90,14 @@ class Supervisor:
         self.leads = True
         try:
             while lease.holds() and not stop.is_set():
-                await self.look()
-                await _pause(stop, self._look_s)
+                nodes = await self.look()
+                await _pause(stop, self._look_s if nodes else IDLE_S)
         finally:
             self.leads = False
             await lease.close()
 
-    async def look(self) -> None:
-        """One look at all nodes, and the next step of every recovery."""
+    async def look(self) -> int:
+        """One look at all nodes, and the next step of every recovery; how many nodes there are."""
         states = await list_nodes(self._store)
         verdict = self._detector.look(states)
         for name in sorted(self._detector.lost()):
@@ -104,6 +106,7 @@ class Supervisor:
             recovery = self._recoveries.pop(name, None)
             if recovery is not None:
                 await self._journal.ended(recovery.id, "void", {"node": name, "reason": "the node came back"})
+        return len(states)
 
     async def _empty(self, lost: str, states: list[NodeState]) -> None:
         """Give away what the lost node still owns and may be given away; end its recovery when that is nothing."""
