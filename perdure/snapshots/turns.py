@@ -24,7 +24,7 @@ from perdure import limits
 from perdure.engine.log.contract import Lease, LogStore
 from perdure.errors import Conflict, Unavailable
 
-__all__ = ["SWEEPING", "WRITING", "Turn", "Turns"]
+__all__ = ["SWEEPING", "WRITING", "Turn", "Turns", "take"]
 
 WRITING: Final = "snapshots/writing/"
 """A writing process holds one of these, by number: so that the table of leases stays as small as there were processes at once."""
@@ -62,6 +62,20 @@ class Turn:
         """Let others go on at once; where the log is away, they go on when the lease has run out."""
         with suppress(Unavailable):
             await self._store.release_lease(self._lease)
+
+
+async def take(store: LogStore, name: str, holder: str) -> Turn | None:
+    """Take a lease, None while somebody else has it. Whoever is cancelled meanwhile leaves none behind."""
+    asked_s = time.monotonic()
+    taking = asyncio.create_task(store.acquire_lease(name, holder, LEASE_S))
+    try:
+        lease = await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        await asyncio.wait((taking,))
+        if taking.exception() is None and (lease := taking.result()) is not None:
+            await asyncio.shield(Turn(store, lease, asked_s).give_back())
+        raise
+    return None if lease is None else Turn(store, lease, asked_s)
 
 
 class Turns:
@@ -112,8 +126,12 @@ class Turns:
         deadline_s = time.monotonic() + self._wait_s
         while True:
             turn = await self._take_slot()
-            if not await self._store.list_leases(SWEEPING):
-                return turn
+            try:
+                if not await self._store.list_leases(SWEEPING):
+                    return turn
+            except BaseException:
+                await asyncio.shield(turn.give_back())
+                raise
             await turn.give_back()
             await _pause(deadline_s, "chunks that nobody needs are being swept away")
 
@@ -121,19 +139,16 @@ class Turns:
         taken = {lease.name for lease in await self._store.list_leases(WRITING)}
         for number in range(limits.SNAPSHOT_WRITERS_MAX):
             name = f"{WRITING}{number}"
-            asked_s = time.monotonic()
-            if name not in taken and (lease := await self._store.acquire_lease(name, self._holder, LEASE_S)) is not None:
-                return Turn(self._store, lease, asked_s)
+            if name not in taken and (turn := await take(self._store, name, self._holder)) is not None:
+                return turn
         raise Unavailable(f"{limits.SNAPSHOT_WRITERS_MAX} processes write snapshots at once", hint="try again later")
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[Turn]:
         """Sweep within: nobody writes. Raises Conflict while another process sweeps, Unavailable when writers do not end in time."""
-        asked_s = time.monotonic()
-        lease = await self._store.acquire_lease(SWEEPING, self._holder, LEASE_S)
-        if lease is None:
+        turn = await take(self._store, SWEEPING, self._holder)
+        if turn is None:
             raise Conflict("another process sweeps the store already")
-        turn = Turn(self._store, lease, asked_s)
         keeping = asyncio.create_task(turn.keep(), name="perdure-snapshot-sweep")
         try:
             deadline_s = time.monotonic() + self._wait_s

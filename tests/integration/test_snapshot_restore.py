@@ -219,3 +219,17 @@ async def test_what_a_fork_was_made_from_is_not_deleted(shelved: Shelved) -> Non
         await shelved.snapshots.delete_snapshot(TENANT, first.id)
     assert (await shelved.snapshots.verify_snapshot(TENANT, first.id)).ok
     assert await shelved.engine.log.store.list_leases("snapshots/") == []
+
+
+@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+async def test_states_larger_than_an_event_are_forked_and_rolled_back_to(shelved: Shelved) -> None:
+    version = await shelved.talk("a", 6_000, padding="some words " * 90)
+    made = await shelved.snapshot("a")
+    assert made.plain_bytes > 5 * 1024 * 1024
+    await shelved.engine.agent("a").update({"messages": None})
+    past = await shelved.engine.agent("a").state(at_version=version)
+    await shelved.snapshots.restore_snapshot(NAME, snapshot=made.id, into="fork", new_agent="b")
+    await shelved.snapshots.restore_snapshot(NAME, snapshot=made.id, into="rollback")
+    for agent in ("a", "b"):
+        assert (await shelved.engine.agent(agent).state()).digest == past.digest
+    assert (await shelved.snapshot("b")).version == 1

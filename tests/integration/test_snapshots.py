@@ -298,3 +298,17 @@ async def test_an_attempt_that_failed_leaves_no_state_behind(shelved: Shelved, m
                 await shelved.snapshots.create_snapshot(NAME)
         made = await shelved.snapshot("a")
         assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
+
+
+@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+async def test_snapshots_that_are_given_up_leave_nothing_behind(shelved: Shelved) -> None:
+    await shelved.talk("a", 1_000, padding="x" * 300)
+    for delay_s in (0.0, 0.005, 0.01, 0.02, 0.04, 0.08):
+        making = asyncio.create_task(shelved.snapshots.create_snapshot(NAME))
+        await asyncio.wait((making,), timeout=delay_s)
+        making.cancel()
+        await asyncio.wait((making,))
+        assert await shelved.engine.log.store.list_leases("snapshots/") == []
+    made = (await shelved.snapshots.create_snapshot(NAME)).snapshot
+    assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
+    assert len(await shelved.snapshots.list_snapshots(NAME)) == 1
