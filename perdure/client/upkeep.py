@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,17 +14,19 @@ from perdure.client.snapshots import Snapshot, Snapshots, snapshot_of
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotRow
+from perdure.errors import Conflict
 from perdure.snapshots.cadence import Cadence, Trigger
 from perdure.snapshots.cleaner import clean_up
 from perdure.snapshots.compaction import Strategy
 from perdure.snapshots.compactor import Compactor, Keep
+from perdure.snapshots.recompress import recompress
 from perdure.snapshots.retention import RetentionPolicy
 from perdure.snapshots.scrub import Scrubber
 from perdure.snapshots.snapshotter import PARALLEL_DEFAULT, Snapshotter
 from perdure.snapshots.sweep import GRACE_DEFAULT_S, Sweeper, Swept
 from perdure.snapshots.writer import SnapshotOrder
 
-__all__ = ["Cleanup", "Compaction", "DamagedSnapshot", "Scrub", "Upkeep"]
+__all__ = ["Cleanup", "Compaction", "Compression", "DamagedSnapshot", "Scrub", "Upkeep"]
 
 Progress = Callable[[int, int], None]
 
@@ -49,6 +52,19 @@ class Compaction(msgspec.Struct, frozen=True):
     removed: int
     checkpoints: tuple[int, ...]
     limited_by: str
+    dry_run: bool
+
+
+class Compression(msgspec.Struct, frozen=True):
+    """snapshots: that were looked at. rewritten: that were made otherwise (in a dry run: would be). bytes_before, bytes_after: of their objects."""
+
+    tenant: str
+    agent: str
+    codec: str
+    snapshots: int
+    rewritten: int
+    bytes_before: int
+    bytes_after: int
     dry_run: bool
 
 
@@ -88,7 +104,8 @@ class Upkeep:
         async def make(name: AgentName, trigger: Trigger) -> SnapshotRow:
             made = await shelf.writer.create(name, SnapshotOrder(trigger=trigger, creator="snapshotter"))
             if not made.already:
-                await clean_up(self._log.store, await self._log.vault.record(*name), policy)
+                with suppress(Conflict):  # somebody compacts or cleans the agent; the next snapshot cleans, too
+                    await clean_up(self._log.store, await self._log.vault.record(*name), policy)
             return made.row
 
         return Snapshotter(self._log.store, make, cadence=cadence, parallel=parallel)
@@ -99,6 +116,15 @@ class Upkeep:
         done = await clean_up(self._log.store, agent, retention or RetentionPolicy(), dry_run=dry_run)
         kept = tuple((snapshot_of(row), reason) for row, reason in done.kept)
         return Cleanup(*name, kept, tuple(snapshot_of(row) for row in done.gone), dry_run)
+
+    async def compress_states(self, name: AgentName, *, codec: str = "zstd", dry_run: bool = False) -> Compression:
+        """Rewrite an agent's stored states that were made with another codec, an older dictionary or an older key.
+
+        Raises AgentNotFound, InvalidInput, IntegrityError (one is damaged), Unavailable; see `perdure.snapshots.recompress`.
+        """
+        agent = await self._record(name)
+        done = await recompress(self._log.store, self._snapshots.shelf, agent, codec, dry_run=dry_run)
+        return Compression(*name, codec, done.snapshots, done.rewritten, done.bytes_before, done.bytes_after, dry_run)
 
     async def compact_events(
         self,

@@ -99,6 +99,10 @@ async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, repor
     report.agents += 1
     (floor,) = await store.floors([record])
     version, chain = floor.version - 1, floor.chain
+    if version:
+        anchor = await store.snapshots(record, to_version=version, limit=1, good=True)
+        if not anchor or (anchor[0].version, anchor[0].chain) != (version, chain):
+            report.note(f"{record.tenant}/{record.agent} version {version}: no whole snapshot stands for the events that were removed")
     try:
         async for page in read_pages(store, record, EventFilter(from_version=floor.version)):
             version, chain = check_chain(page, version=version, chain=chain)

@@ -21,7 +21,7 @@ from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
 from perdure.projections.lag import PartitionLag, log_lag
 
-__all__ = ["BATCH_EVENTS_MAX", "Handler", "ProjectionStatus", "Projections"]
+__all__ = ["BATCH_EVENTS_MAX", "Handler", "ProjectionStatus", "Projections", "checkpoints"]
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[None]]
 
@@ -57,6 +57,7 @@ class _Registered(msgspec.Struct):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_status = msgspec.msgpack.Decoder(ProjectionStatus).decode
+_SCOPES: Final = "projection/"
 _decode_checkpoint = msgspec.msgpack.Decoder(_Checkpoint).decode
 
 
@@ -209,8 +210,17 @@ class Projections:
         return registered
 
 
+async def checkpoints(store: LogStore, partition: int) -> dict[str, int]:
+    """How far each projection that has ever handled events of a partition has come: the offset by its name."""
+    found = {}
+    for scope in await store.scopes():
+        if scope.startswith(_SCOPES) and (document := await store.get_document(scope, str(partition))) is not None:
+            found[scope.removeprefix(_SCOPES)] = _decode_checkpoint(document.value).offset
+    return found
+
+
 def _scope(name: str) -> str:
-    return f"projection/{name}"
+    return f"{_SCOPES}{name}"
 
 
 async def _wait(stop: asyncio.Event, timeout_s: float) -> None:

@@ -9,8 +9,8 @@ import msgspec
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.limits import SNAPSHOTS_PER_AGENT_MAX
-from perdure.snapshots.holds import held_versions
-from perdure.snapshots.retention import RetentionPolicy, decide
+from perdure.snapshots.holds import compacting, held_versions
+from perdure.snapshots.retention import Decision, RetentionPolicy, decide
 
 __all__ = ["Cleaned", "clean_up"]
 
@@ -24,16 +24,22 @@ class Cleaned(msgspec.Struct, frozen=True):
 
 
 async def clean_up(store: LogStore, agent: AgentRecord, policy: RetentionPolicy, *, dry_run: bool = False) -> Cleaned:
-    """Forget an agent's snapshots that no rule keeps (`retention.decide`).
+    """Forget an agent's snapshots that no rule keeps (`retention.decide`). Raises Conflict while the agent is compacted or cleaned elsewhere.
 
-    What a compaction or another clean-up does meanwhile is settled by the registry: it lets nobody take the newest, or what a floor stands on.
+    Whoever begins to hold a version meanwhile waits, and the registry lets nobody take the newest, or what a floor stands on.
     """
+    decision = await _decide(store, agent, policy)
+    if decision.go and not dry_run:
+        async with compacting(store, agent):
+            decision = await _decide(store, agent, policy)
+            ids = [row.id for row in decision.go]
+            deleted = set(await store.delete_snapshots(agent, ids, keep_newest=policy.newest) if ids else ())
+            return Cleaned(agent, tuple(decision.stay), tuple(row for row in decision.go if row.id in deleted))
+    return Cleaned(agent, tuple(decision.stay), tuple(decision.go))
+
+
+async def _decide(store: LogStore, agent: AgentRecord, policy: RetentionPolicy) -> Decision[SnapshotRow]:
     rows = await store.snapshots(agent, limit=SNAPSHOTS_PER_AGENT_MAX)
     (floor,) = await store.floors([agent])
     held = await held_versions(store, agent)
-    decision = decide(rows, policy, now_us=time.time_ns() // 1000, floor=floor.version, held_versions=held)
-    gone = decision.go
-    if gone and not dry_run:
-        deleted = set(await store.delete_snapshots(agent, [row.id for row in gone], keep_newest=policy.newest))
-        gone = [row for row in gone if row.id in deleted]
-    return Cleaned(agent, tuple(decision.stay), tuple(gone))
+    return decide(rows, policy, now_us=time.time_ns() // 1000, floor=floor.version, held_versions=held)

@@ -21,6 +21,7 @@ from perdure.engine.relay_partition import decode_kept
 from perdure.engine.steps import reach
 from perdure.errors import Conflict, IntegrityError, InvalidInput
 from perdure.limits import COMPACTION_PAGE_EVENTS, SNAPSHOTS_PER_AGENT_MAX
+from perdure.projections.custom import checkpoints
 from perdure.snapshots.compaction import CompactionPlan, Strategy, plan_compaction
 from perdure.snapshots.holds import compacting, held_versions
 from perdure.snapshots.shelf import SnapshotShelf
@@ -28,7 +29,7 @@ from perdure.snapshots.writer import SnapshotOrder
 
 __all__ = ["Compacted", "Compactor", "Keep"]
 
-NOT_PUBLISHED: Final = "events that are not on the bus yet"
+NOT_FOLLOWED: Final = "events that {who} has not handled yet"
 PLANS_MAX: Final = 3
 """Plans of one compaction: a snapshot that turns out to be damaged makes another one necessary."""
 
@@ -121,17 +122,19 @@ class Compactor:
     async def _plan(self, agent: AgentRecord, keep: Keep, strategy: Strategy, step_versions: int | None) -> CompactionPlan:
         (floor,), (head,) = await self._store.floors([agent]), await self._store.heads([agent])
         wanted = min(await self._wanted(agent, keep, head.version), max(1, head.version))
-        published = await self._published(agent, wanted)
+        followed, who = await self._followed(agent, wanted)
         plan = plan_compaction(
             await self._store.snapshots(agent, limit=SNAPSHOTS_PER_AGENT_MAX, good=True),
             floor=floor.version,
             head=head.version,
-            wanted=min(wanted, published),
+            wanted=min(wanted, followed),
             strategy=strategy,
             held_versions=await held_versions(self._store, agent),
             step_versions=step_versions,
         )
-        return plan if published >= wanted else msgspec.structs.replace(plan, limited_by=plan.limited_by or NOT_PUBLISHED)
+        if followed >= wanted:
+            return plan
+        return msgspec.structs.replace(plan, limited_by=plan.limited_by or NOT_FOLLOWED.format(who=who))
 
     async def _wanted(self, agent: AgentRecord, keep: Keep, head: int) -> int:
         if keep.last is not None:
@@ -144,20 +147,27 @@ class Compactor:
             return floor.version if since_us < floor.time_us else await self._store.version_at(agent, since_us) + 1
         return head
 
-    async def _published(self, agent: AgentRecord, wanted: int) -> int:
-        """The highest version up to `wanted` before which a relay, where there is one, has published everything."""
-        document = await self._store.get_document(RELAY_SCOPE, str(agent.partition))
-        if document is None or wanted <= 1:
-            return wanted
-        relayed = decode_kept(document.value).offset
+    async def _followed(self, agent: AgentRecord, wanted: int) -> tuple[int, str]:
+        """The highest version up to `wanted` before which everybody who follows the log has handled everything, and who has come least far."""
+        offset, who = await self._least(agent.partition)
+        if offset is None or wanted <= 1:
+            return wanted, who
         (floor,) = await self._store.floors([agent])
-        low, high = floor.version, wanted
-        while low < high:  # the greatest version whose predecessor is published
+        low, high = floor.version, max(wanted, floor.version)
+        while low < high:  # the greatest version whose predecessor is handled
             middle = (low + high + 1) // 2
             where = EventFilter(from_version=middle - 1, to_version=middle - 1)
             (event,) = await self._store.read_agent(agent, where, 1)
-            low, high = (middle, high) if event.offset <= relayed else (low, middle - 1)
-        return low
+            low, high = (middle, high) if event.offset <= offset else (low, middle - 1)
+        return low, who
+
+    async def _least(self, partition: int) -> tuple[int | None, str]:
+        """How far the relay and all projections that have ever handled events of the partition have come; None where there is none."""
+        offsets = {f"projection {name!r}": offset for name, offset in (await checkpoints(self._store, partition)).items()}
+        relayed = await self._store.get_document(RELAY_SCOPE, str(partition))
+        if relayed is not None:
+            offsets["the relay"] = decode_kept(relayed.value).offset
+        return min(((offset, who) for who, offset in offsets.items()), default=(None, ""))
 
     async def _rows(self, agent: AgentRecord, versions: Sequence[int]) -> list[SnapshotRow]:
         rows = await self._store.snapshots(agent, limit=SNAPSHOTS_PER_AGENT_MAX, good=True)

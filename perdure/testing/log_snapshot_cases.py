@@ -175,6 +175,23 @@ async def a_tenants_snapshots_are_listed_in_pages(log: LogUnderTest) -> None:
     assert await store.list_snapshots("nobody") == []
 
 
+async def a_row_takes_the_place_of_another(log: LogUnderTest) -> None:
+    """In one step, with the promises that stand by then; not of one that is damaged, gone, or another tenant's."""
+    store = await log.open()
+    agent = await agent_of(store)
+    old, newer = snapshot_row(agent, 5), snapshot_row(agent, 9)
+    for each in (old, newer):
+        await store.add_snapshot(each)
+    await store.mark_snapshot(old, SnapshotMark(permanent=True, expires_us=77))
+    new = snapshot_row(agent, 5, codec="lz4")
+    assert await store.replace_snapshot(old, new)
+    assert await store.snapshots(agent) == [newer, msgspec.structs.replace(new, permanent=True, expires_us=77)]
+    assert not await store.replace_snapshot(old, snapshot_row(agent, 5))
+    await store.mark_snapshot(newer, SnapshotMark(damage="cut"))
+    assert not await store.replace_snapshot(newer, snapshot_row(agent, 9))
+    assert [row.id for row in await store.snapshots(agent)] == [newer.id, new.id]
+
+
 CASES = (
     a_snapshot_is_registered_and_found,
     older_versions_are_refused,
@@ -185,4 +202,5 @@ CASES = (
     the_newest_and_the_permanent_stay,
     one_of_many_deletes_leaves_the_newest,
     a_tenants_snapshots_are_listed_in_pages,
+    a_row_takes_the_place_of_another,
 )

@@ -37,9 +37,8 @@ async def state_at(shelved: Shelved, version: int) -> bytes:
     return digest((await shelved.engine.agent("a").state(at_version=version)).document)
 
 
-async def built(shelved: Shelved, *snapshots: int, head: int = 60) -> None:
+async def built(shelved: Shelved, *snapshots: int, head: int = 60, before: int = 0) -> None:
     """An agent with snapshots at these versions."""
-    before = 0
     for version in dict.fromkeys([*snapshots, head]):
         if version > before:
             await shelved.talk("a", version - before, start=before)
@@ -180,6 +179,18 @@ async def test_a_damaged_snapshot_stands_for_nothing(shelved: Shelved) -> None:
         assert await state_at(shelved, version) == right[version]
 
 
+async def test_verify_tells_when_nothing_stands_for_removed_events(shelved: Shelved) -> None:
+    await built(shelved, 10, 20, 30, 40)
+    assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=40)).first_version == 21
+    anchor = next(each for each in await shelved.snapshots.list_snapshots(NAME) if each.version == 20)
+    await shelved.damage(anchor, which=0)
+    assert not (await shelved.snapshots.verify_snapshot(TENANT, anchor.id)).ok
+    report = await shelved.engine.verify()
+    assert not report.ok
+    assert report.log.problems == [f"{TENANT}/a version 20: no whole snapshot stands for the events that were removed"]
+    assert (await shelved.engine.agent("a").state()).version == 60, "the newest state needs it no more"
+
+
 async def test_a_compaction_waits_its_turn(shelved: Shelved) -> None:
     from perdure.snapshots.holds import compacting
 
@@ -212,7 +223,7 @@ async def test_only_what_is_on_the_bus_goes(shelved: Shelved) -> None:
         await shelved.talk("a", 1, start=count)
         await shelved.snapshot("a")
     done = await shelved.engine.upkeep.compact_events(NAME, keep_last=10)
-    assert (done.first_version, done.limited_by) == (61, "events that are not on the bus yet")
+    assert (done.first_version, done.limited_by) == (61, "events that the relay has not handled yet")
     await shelved.engine.run(relay=True, projector=False, until_drained=True)
     assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=10)).first_version == 84
 
@@ -262,6 +273,55 @@ async def test_wrong_requests_are_refused(shelved: Shelved) -> None:
         with pytest.raises(InvalidInput):
             await each()
     assert len(await shelved.engine.log.get_events(NAME, EventFilter())) == 60
+
+
+async def test_a_projection_of_ones_own_is_waited_for(shelved: Shelved) -> None:
+    await built(shelved, 10, 20, 30, head=30)
+
+    async def take(events: list[object]) -> None:
+        return None
+
+    projections = shelved.engine.projections
+    projections.register("mine", take)  # type: ignore[arg-type]
+    await projections.drain("mine")
+    await built(shelved, 50, 55, head=60, before=30)
+    await shelved.snapshot("a")
+    done = await shelved.engine.upkeep.compact_events(NAME, keep_last=15)
+    assert (done.first_version, done.limited_by) == (31, "events that projection 'mine' has not handled yet")
+    await projections.drain("mine")
+    assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=15)).first_version == 46
+
+
+# --- stored states anew ---
+
+
+async def test_stored_states_are_compressed_anew(shelved: Shelved) -> None:
+    await built(shelved, 10, 20, 30, 40)
+    await shelved.snapshots.create_checkpoint(NAME, version=15)
+    right = await states(shelved, range(61))
+    before = {each.version: each for each in await shelved.snapshots.list_snapshots(NAME)}
+    compress = shelved.engine.upkeep.compress_states
+    would = await compress(NAME, codec="gzip", dry_run=True)
+    assert (would.snapshots, would.rewritten) == (5, 5)
+    assert {each.version: each for each in await shelved.snapshots.list_snapshots(NAME)} == before
+    done = await compress(NAME, codec="gzip")
+    assert (done.snapshots, done.rewritten, done.bytes_before) == (5, 5, would.bytes_before)
+    after = {each.version: each for each in await shelved.snapshots.list_snapshots(NAME)}
+    assert [(each.version, each.codec, each.kind) for each in after.values()] == [
+        *((version, "gzip", "full") for version in (40, 30, 20)),
+        (15, "gzip", "checkpoint"),
+        (10, "gzip", "full"),
+    ]
+    for version, each in after.items():
+        assert (each.state_digest == before[version].state_digest, each.created) == (True, before[version].created)
+        assert (await shelved.snapshots.verify_snapshot(TENANT, each.id, replay=True)).ok
+        assert await state_at(shelved, version) == right[version]
+    assert (await compress(NAME, codec="gzip")).rewritten == 0
+    age(shelved.folder, days=2)
+    assert (await shelved.engine.upkeep.sweep()).gone > 0
+    assert (await shelved.engine.verify()).ok
+    with pytest.raises(InvalidInput):
+        await compress(NAME, codec="rar")
 
 
 # --- the sweep ---

@@ -10,7 +10,7 @@ from uuid import UUID
 from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.postgres_control import PostgresControl
 from perdure.engine.log.postgres_errors import translated
-from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow
+from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow, promised_as
 
 __all__ = ["PostgresSnapshots"]
 
@@ -75,6 +75,20 @@ class PostgresSnapshots(PostgresControl):
                  WHERE tenant_key = %s AND id = %s"""
         await self._rows(sql, *mark, row.tenant_key, row.id)
         return await self.get_snapshot(row.tenant, row.id)
+
+    async def replace_snapshot(self, old: SnapshotRow, new: SnapshotRow) -> bool:
+        with translated():
+            async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute(_LOCK, (old.tenant_key, old.agent_key))
+                sql = f"{_NAMED} WHERE s.tenant_key = %s AND s.id = %s AND s.damage = '' FOR UPDATE OF s"
+                cursor = await connection.execute(sql.encode(), (old.tenant_key, old.id), binary=True)
+                found = await cursor.fetchone()
+                if found is None:
+                    return False
+                await connection.execute("DELETE FROM snapshots WHERE tenant_key = %s AND id = %s", (old.tenant_key, old.id))
+                row = promised_as(new, _row(found))
+                await connection.execute(_INSERT.encode(), [getattr(row, column) for column in COLUMNS])
+        return True
 
     async def delete_snapshots(
         self, agent: AgentRecord, ids: Sequence[UUID], *, keep_newest: int, even_permanent: bool = False

@@ -18,7 +18,7 @@ import msgspec
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord
 
-__all__ = ["CHECKPOINT", "COLUMNS", "FULL", "INCREMENTAL", "SnapshotMark", "SnapshotRow", "SnapshotRows"]
+__all__ = ["CHECKPOINT", "COLUMNS", "FULL", "INCREMENTAL", "SnapshotMark", "SnapshotRow", "SnapshotRows", "promised_as"]
 
 FULL: Final = "full"
 INCREMENTAL: Final = "incremental"
@@ -68,6 +68,11 @@ COLUMNS: Final = tuple(field for field in SnapshotRow.__struct_fields__ if field
 """The table's columns, in the order of the fields."""
 
 
+def promised_as(row: SnapshotRow, standing: SnapshotRow) -> SnapshotRow:
+    """The row, with the promises of the one that stands, which may have been made since it was read."""
+    return msgspec.structs.replace(row, expires_us=standing.expires_us, permanent=standing.permanent, critical=standing.critical)
+
+
 class SnapshotMark(NamedTuple):
     """What may change of a row; None stays as it is. damage is only ever set: a damaged row never becomes good again."""
 
@@ -105,6 +110,11 @@ class SnapshotRows(Protocol):
 
     async def mark_snapshot(self, row: SnapshotRow, mark: SnapshotMark) -> SnapshotRow | None:
         """Change what the mark names; the row that then stands, None when it is gone."""
+        ...
+
+    async def replace_snapshot(self, old: SnapshotRow, new: SnapshotRow) -> bool:
+        """Put a row of the same version in the place of a good one, in one step, with the promises that it then has; False, and nothing is
+        done, when the old one is gone or was found damaged."""
         ...
 
     async def delete_snapshots(

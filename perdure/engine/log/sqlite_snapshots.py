@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow
+from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow, promised_as
 
 __all__ = ["SqliteSnapshots"]
 
@@ -60,6 +60,10 @@ class SqliteSnapshots:
         """See `SnapshotRows.mark_snapshot`."""
         return await self._commit(_mark, row, mark)
 
+    async def replace_snapshot(self, old: SnapshotRow, new: SnapshotRow) -> bool:
+        """See `SnapshotRows.replace_snapshot`."""
+        return await self._commit(_replace, old, new)
+
     async def delete_snapshots(
         self, agent: AgentRecord, ids: Sequence[UUID], *, keep_newest: int, even_permanent: bool = False
     ) -> list[UUID]:
@@ -87,9 +91,22 @@ def _add(connection: sqlite3.Connection, row: SnapshotRow) -> SnapshotRow | None
     standing = _select(connection, where, row.agent_key, row.version)
     if standing:
         return standing[0]
+    _insert(connection, row)
+    return None
+
+
+def _insert(connection: sqlite3.Connection, row: SnapshotRow) -> None:
     values = [getattr(row, column) for column in COLUMNS]
     connection.execute(_INSERT, [value.bytes if isinstance(value, UUID) else value for value in values])
-    return None
+
+
+def _replace(connection: sqlite3.Connection, old: SnapshotRow, new: SnapshotRow) -> bool:
+    standing = _get(connection, old.tenant, old.id)
+    if standing is None or standing.damage:
+        return False
+    connection.execute("DELETE FROM snapshots WHERE tenant_key = ? AND id = ?", (old.tenant_key, old.id.bytes))
+    _insert(connection, promised_as(new, standing))
+    return True
 
 
 def _of_agent(connection: sqlite3.Connection, agent: AgentRecord, to_version: int | None, limit: int, good: bool) -> list[SnapshotRow]:
