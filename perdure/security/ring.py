@@ -90,9 +90,9 @@ class KeyRing:
         turn = self._turns
         lock = self._locks.setdefault(tenant, asyncio.Lock())
         async with lock:
-            # Whoever waited for the lock takes what the one before has loaded, if that began to load after this call.
+            # Whoever waited for the lock takes what the one before has loaded, if that began to load after this call, or may be used anyway.
             newer = self._cached.get(tenant)
-            if newer is not None and newer.turn > turn:
+            if newer is not None and (newer.turn > turn or not refresh) and newer.fresh_until > self._clock():
                 return newer.key
             return await self._renew(tenant, cached, must=refresh)
 
@@ -145,13 +145,15 @@ class KeyRing:
         return {version: key_id_of(value) for version, value in sorted(record.wrapped.items())}
 
     async def _renew(self, tenant: str, cached: _Cached | None, *, must: bool) -> TenantKey:
+        bridged = cached is not None and not must and cached.usable_until > self._clock()
         try:
-            return await self._load_or_create(tenant, cached)
-        except Unavailable:
-            now = self._clock()
-            if cached is None or must or cached.usable_until <= now:
+            # Who has a key that is good for a while yet is not held up long by a provider that does not answer.
+            async with asyncio.timeout(limits.KEY_RENEWAL_WAIT_S if bridged else None):
+                return await self._load_or_create(tenant, cached)
+        except (Unavailable, TimeoutError):
+            if cached is None or not bridged:
                 raise
-            cached.fresh_until = now + limits.KEY_CACHE_RETRY_S
+            cached.fresh_until = self._clock() + limits.KEY_CACHE_RETRY_S
             return cached.key
         except PerdureError:
             self._cached.pop(tenant, None)  # destroyed, denied or damaged: from now on nobody uses what was cached

@@ -164,3 +164,26 @@ async def test_a_key_is_made_once_and_listed(settings: config.Settings) -> None:
         with pytest.raises(KeyUnavailable):
             await engine.keys.rotate_encryption_key("nobody")
         assert [facts.tenant for facts in await engine.keys.list()] == ["acme"]
+
+
+async def test_snapshots_are_read_across_rotations_also_by_those_who_were_there_before(settings: config.Settings, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(settings, store=config.Setting(f"file://{tmp_path}/snapshots", "flag"))
+    name = AgentName("acme", "agent")
+    async with perdure.open(settings=settings) as there, perdure.open(settings=settings) as here:
+        documents = []
+        for version in range(1, 4):
+            for number in range(20):
+                await here.agent("agent", tenant="acme").append(
+                    [perdure.Event("said", changes=[perdure.append("/turns", [version, number])])]
+                )
+            made = await here.snapshots.create_snapshot(name)
+            documents.append((await here.agent("agent", tenant="acme").state()).document)
+            # `there` knows the versions of its last look only, and must find out by itself that there are more.
+            found = await there.snapshots.restore_snapshot(name, snapshot=made.snapshot.id)
+            assert (found.version, found.integrity_verified, found.warnings) == (version * 20, True, ())
+            assert found.state.document == documents[-1]
+            await here.keys.rotate_encryption_key("acme")
+        async with perdure.open(settings=settings) as fresh:
+            for row in await fresh.snapshots.list_snapshots(name):
+                checked = await fresh.snapshots.verify_snapshot("acme", row.id, replay=True)
+                assert checked.ok, checked

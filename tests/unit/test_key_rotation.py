@@ -154,6 +154,27 @@ async def test_an_outage_is_bridged_for_a_while_and_not_asked_about_all_the_time
     assert await ring.tenant_key("acme") is key
 
 
+async def test_a_provider_that_does_not_answer_holds_up_nobody_who_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "KEY_RENEWAL_WAIT_S", 0.01)
+    documents, clock, provider, never = MemoryDocuments(), Clock(), AwayProvider(), asyncio.Event()
+    ring = KeyRing(provider, documents, clock=clock)
+    key = await ring.tenant_key("acme")
+
+    asked = 0
+
+    async def unwrap_never(_wrapped: bytes, _context: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        await never.wait()
+        raise AssertionError("unreachable")
+
+    provider.unwrap = unwrap_never  # type: ignore[method-assign]
+    clock.now = limits.KEY_CACHE_LIFETIME_S
+    assert await asyncio.wait_for(asyncio.gather(*(ring.tenant_key("acme") for _ in range(20))), 10) == [key] * 20
+    assert asked == 1
+    assert ring.is_fresh("acme")
+
+
 @pytest.mark.parametrize("how", ["destroyed", "denied", "damaged", "gone"])
 async def test_what_is_destroyed_denied_or_damaged_is_not_used_beyond_the_lifetime(how: str) -> None:
     documents, clock, provider = MemoryDocuments(), Clock(), AwayProvider()
