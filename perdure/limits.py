@@ -67,7 +67,9 @@ KEY_CACHE_LIFETIME_S: Final = 60.0
 """A tenant's key is used so long before the log and the key provider are asked for it again."""
 KEY_CACHE_OUTAGE_S: Final = 900.0
 """A tenant's key goes on to be used so long while the log or the key provider is away."""
-KEY_CACHE_RETRY_S: Final = 5.0
+KEY_RENEWAL_WAIT_S: Final = 1.0
+"""Who has a key waits so long for its renewal; then the key is used on as in an outage."""
+KEY_CACHE_RETRY_S: Final = 30.0
 """Pause between two attempts to renew a key while one of them is away."""
 KEY_SERVICE_TIMEOUT_S: Final = 5.0
 """Of one request to a key service."""
@@ -109,10 +111,10 @@ STORE_REQUEST_TIMEOUT_S: Final = 30.0
 STORE_CONNECT_TIMEOUT_S: Final = 5.0
 
 # --- snapshots ---
-CHUNK_BYTES_MIN: Final = 24 * KIB
-CHUNK_BYTES_STEP: Final = 72 * KIB
+CHUNK_BYTES_MIN: Final = 32 * KIB
+CHUNK_BYTES_STEP: Final = 96 * KIB
 """Bytes after `CHUNK_BYTES_MIN` in which a chunk ends on average."""
-CHUNK_BYTES_MAX: Final = 160 * KIB
+CHUNK_BYTES_MAX: Final = 192 * KIB
 """A chunk that has so many bytes ends; only a single large cell makes one that is much larger."""
 CHUNK_UNIT_BYTES_MAX: Final = 32 * KIB
 """Up to here neighbouring list elements stay together."""
