@@ -11,7 +11,7 @@ from perdure.cli.chosen import Done, Parallel, chosen, for_each
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain, size, table
 from perdure.cli.render import pretty
-from perdure.cli.snapshot_keep import clean, delete, sweep, verify
+from perdure.cli.snapshot_keep import clean, compress, delete, sweep, verify
 from perdure.cli.times import parse_time
 from perdure.errors import InvalidInput
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = App(name="snapshot", help="Snapshots of agents' states: create, list, show, verify, delete, clean, sweep.")
+app = App(name="snapshot", help="Snapshots of agents' states: create, list, show, verify, delete, clean, compress, sweep.")
 _FLAG: Final = Parameter(negative=())
 PARALLEL: Final = 4
 
@@ -170,5 +170,5 @@ async def show(id: UUID, /, *, options: Options = DEFAULTS) -> None:
     emit(_facts(snapshot), as_json=options.json, text=pretty(_facts(snapshot)))
 
 
-for _command in (verify, delete, clean, sweep):
+for _command in (verify, delete, clean, compress, sweep):
     app.command(_command)

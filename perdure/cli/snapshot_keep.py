@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from perdure.client.engine import Engine
     from perdure.client.snapshots import Snapshot, Verification
 
-__all__ = ["clean", "delete", "sweep", "verify"]
+__all__ = ["clean", "compress", "delete", "sweep", "verify"]
 
 _FLAG: Final = Parameter(negative=())
 _INTEGRITY: Final = 5
 PARALLEL: Final = 4
+_SUMMED: Final = ("snapshots", "rewritten", "bytes_before", "bytes_after")
 
 
 async def verify(
@@ -149,6 +150,42 @@ async def clean(
     }
     text = f"{count(len(gone))} snapshots {'would be' if dry_run else 'were'} forgotten, {count(kept)} stay"
     emit(plain(facts), as_json=options.json, text=text)
+    return done.code
+
+
+async def compress(
+    *agents: str,
+    all: Annotated[bool, _FLAG] = False,
+    codec: str = "zstd",
+    dry_run: DryRun = False,
+    parallel: Parallel = PARALLEL,
+    options: Options = DEFAULTS,
+) -> int:
+    """Rewrite stored states that were made with another codec, an older dictionary or an older key. Each takes the old one's place in one step.
+
+    Parameters
+    ----------
+    agents
+        The agents; or --all for every one of the tenant.
+    all
+        Every agent of the tenant.
+    codec
+        zstd, lz4, snappy, gzip or none.
+    """
+    async with session(options) as engine:
+        with Progress("compressing", quiet=options.json, unit="agents") as progress:
+            names = chosen(engine, options.tenant_name, agents, every=all)
+            done = await for_each(
+                names, lambda name: engine.upkeep.compress_states(name, codec=codec, dry_run=dry_run), parallel=parallel, progress=progress
+            )
+    totals = {field: sum(getattr(each, field) for each in done.results) for field in _SUMMED}
+    before, after = size(totals["bytes_before"]), size(totals["bytes_after"])
+    text = f"{count(totals['rewritten'])} of {count(totals['snapshots'])} snapshots {'would be' if dry_run else 'were'} rewritten"
+    emit(
+        {"tenant": options.tenant_name, "codec": codec, "dry_run": dry_run, **totals, "failed": done.failed},
+        as_json=options.json,
+        text=text if dry_run else f"{text}: {before} before, {after} now",
+    )
     return done.code
 
 

@@ -53,10 +53,14 @@ def test_snapshots_are_made_listed_verified_and_deleted(spoken: Perdure) -> None
     assert shown == listed[0]
     verified = spoken("snapshot", "verify", "--all", "--replay", "--json").json
     assert (verified["ok"], verified["verified"], verified["damaged"]) == (True, 2, [])
+    compressed = spoken("snapshot", "compress", "--all", "--codec", "lz4", "--json").json
+    assert (compressed["snapshots"], compressed["rewritten"], compressed["failed"]) == (2, 2, {})
     assert "30" in spoken("snapshot", "list", "a", "--limit", "1").out
-    refused = spoken("snapshot", "delete", listed[0]["id"], "--json", code=2)
+    (listed,) = spoken("snapshot", "list", "a", "--json").json["snapshots"]
+    assert listed["codec"] == "lz4"
+    refused = spoken("snapshot", "delete", listed["id"], "--json", code=2)
     assert "--yes" in refused.error["hint"]
-    assert spoken("snapshot", "delete", listed[0]["id"], "--yes", "--json", code=4).error["code"] == "conflict"
+    assert spoken("snapshot", "delete", listed["id"], "--yes", "--json", code=4).error["code"] == "conflict"
 
 
 def test_damage_is_an_exit_code_and_is_mended(spoken: Perdure) -> None:
