@@ -1,4 +1,8 @@
-"""JSON Schema (2020-12 and the drafts that `$schema` names) as a check of states. References stay inside the schema: nothing is fetched."""
+"""JSON Schema (2020-12, and the older drafts that `$schema` names) as a check of states.
+
+References stay inside the schema: nothing is fetched. Patterns are matched in linear time, without looking around. Bytes in a state count as their
+base64 text, as they do in the JSON Schema that is made of a type.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,9 @@ from perdure.errors import ConfigurationError, LimitExceeded, MissingDependency
 
 __all__ = ["NotValid", "compile_json_schema"]
 
-_NAMES_ONLY: Final = frozenset({"required", "additionalProperties", "unevaluatedProperties", "dependentRequired"})
-"""Keywords whose messages name members; every other message would quote the state itself, which belongs in no log of errors."""
 REASON_LENGTH_MAX: Final = 200
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: Any = msgspec.msgpack.Decoder()
+_MASK: Final = "the value"
+"""Stands for the state's values in what is said of them: they belong in no log of errors."""
 
 
 class NotValid(Exception):
@@ -33,56 +34,37 @@ class NotValid(Exception):
 def compile_json_schema(schema: Mapping[str, Any], what: str) -> Callable[[Mapping[str, Any]], None]:
     """A check that raises NotValid. what: names the schema in errors. Raises ConfigurationError, LimitExceeded, MissingDependency."""
     try:
-        from jsonschema import exceptions
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
+        import jsonschema_rs
     except ImportError as problem:
         raise MissingDependency(f"{problem.name} is not installed", hint="pip install 'perdure[schemas]'") from problem
     plain = _plain(schema, what)
-    kind = validator_for(plain, default=Draft202012Validator)
     try:
-        kind.check_schema(plain)
-    except exceptions.SchemaError as error:
-        place = format_path(tuple(map(str, error.absolute_path)))
-        raise ConfigurationError(f"{what} is no JSON Schema at {place!r}: {error.message:.{REASON_LENGTH_MAX}}") from error
-    registry: Any = Registry()  # an empty one retrieves nothing, whatever a reference says
-    validator = kind(plain, registry=registry)
+        validator = jsonschema_rs.validator_for(plain, mask=_MASK, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    except ValueError as error:
+        message = getattr(error, "message", str(error))
+        place = format_path(tuple(map(str, getattr(error, "instance_path", ()))))
+        hint = "references stay within the schema, patterns do not look around"
+        raise ConfigurationError(f"{what} is no JSON Schema at {place!r}: {message:.{REASON_LENGTH_MAX}}", hint=hint) from error
 
     def check(document: Mapping[str, Any]) -> None:
-        # The document as a reader gets it: events may still hold tuples, which JSON Schema does not know.
         try:
-            error = exceptions.best_match(validator.iter_errors(_decoder.decode(_encoder.encode(document))))
-        except RecursionError:
-            raise NotValid("it is nested too deep for the schema", "") from None
-        if error is not None:
-            raise NotValid(_reason(error), format_path(tuple(map(str, error.absolute_path))))
+            valid = validator.is_valid(document)
+        except ValueError:
+            document = msgspec.to_builtins(document)  # it holds bytes
+            valid = validator.is_valid(document)
+        if not valid:
+            error = next(iter(validator.iter_errors(document)))
+            raise NotValid(f"{error.message:.{REASON_LENGTH_MAX}}", format_path(tuple(map(str, error.instance_path))))
 
     return check
 
 
 def _plain(schema: Mapping[str, Any], what: str) -> Any:
-    """The schema as JSON would bring it, with references to itself only."""
+    """The schema as JSON would bring it."""
     try:
         text = msgspec.json.encode(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{what} is not JSON: {error}") from error
     if len(text) > limits.SCHEMA_BYTES_MAX:
         raise LimitExceeded(f"{what} has {len(text)} bytes, the limit is {limits.SCHEMA_BYTES_MAX}")
-    plain = msgspec.json.decode(text)
-    stack = [plain]
-    while stack:
-        item = stack.pop()
-        stack += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        for keyword in ("$ref", "$dynamicRef"):
-            target = item.get(keyword) if isinstance(item, dict) else None
-            if isinstance(target, str) and not target.startswith("#"):
-                raise ConfigurationError(f"{what} refers to {target!r:.100}", hint="put what it refers to under $defs; nothing is fetched")
-    return plain
-
-
-def _reason(error: Any) -> str:
-    keyword = str(error.validator)
-    if keyword in _NAMES_ONLY:
-        return f"{error.message:.{REASON_LENGTH_MAX}}"
-    wanted = msgspec.json.encode(error.validator_value).decode()
-    return f"does not hold {keyword}: {wanted:.{REASON_LENGTH_MAX}}"
+    return msgspec.json.decode(text)

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from perdure.engine.agent_state import AgentState
-from perdure.engine.schemas import SchemaRegistry
-from perdure.errors import AlreadyExists, ConfigurationError, SchemaViolation
+from perdure.engine.schemas import SchemaRegistry, json_schema_of
+from perdure.errors import AlreadyExists, ConfigurationError, LimitExceeded, SchemaViolation
 
 
 class Order(msgspec.Struct):
@@ -93,3 +93,61 @@ def test_a_schema_is_replaced_only_on_purpose(registry: SchemaRegistry) -> None:
 def test_what_is_no_type_is_refused(schema: Any) -> None:
     with pytest.raises(ConfigurationError):
         SchemaRegistry().register("x", schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad", "path"),
+    [
+        ({"required": ["a"]}, {"a": 1}, {}, ""),
+        ({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": (1, 2)}, {"a": [1, "x"]}, "/a/1"),
+        ({"properties": {"a/b": {"maximum": 3}}}, {"a/b": 3}, {"a/b": 2**64 - 1}, "/a~1b"),
+        ({"$defs": {"n": {"type": "integer"}}, "properties": {"n": {"$ref": "#/$defs/n"}}}, {"n": 1}, {"n": "1"}, "/n"),
+        ({"properties": {"p": {"pattern": "^(a+)+$"}}}, {"p": "aa"}, {"p": "a" * 60 + "b"}, "/p"),
+        ({"properties": {"raw": {"type": "string"}}}, {"raw": b"\x00"}, {"raw": 1, "more": b""}, "/raw"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"a": {"const": 1}}}, {"a": 1}, {"a": 2}, "/a"),
+    ],
+)
+def test_json_schemas_are_schemas(schema: Any, good: Any, bad: Any, path: str) -> None:
+    registry = SchemaRegistry()
+    registry.register("x", schema)
+    registry.validate("x", good)
+    with pytest.raises(SchemaViolation) as caught:
+        registry.validate("x", bad)
+    assert caught.value.details["path"] == path
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "thing"},
+        {"$ref": "http://127.0.0.1:1/x"},
+        {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
+        {"$ref": "#/nowhere"},
+        {"$schema": "http://127.0.0.1:1/x"},
+        {"properties": {"p": {"pattern": "(?<=a)b"}}},
+        {"a": float("nan"), "type": object()},
+    ],
+)
+def test_what_is_no_json_schema_is_refused(schema: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        SchemaRegistry().register("x", schema)
+
+
+def test_a_schema_may_not_be_endless() -> None:
+    with pytest.raises(LimitExceeded):
+        SchemaRegistry().register("x", {"enum": ["x" * 1_000] * 1_000})
+
+
+def test_a_type_and_its_json_schema_refuse_the_same() -> None:
+    registry = SchemaRegistry()
+    registry.register("type", Support)
+    registry.register("json", json_schema_of(Support, "it"))
+    for document in ({"status": ""}, {}, {"status": 5}, {"status": "", "history": [{"items": [1, "x"]}]}, {"status": "", "more": 1}):
+        outcomes = []
+        for name in ("type", "json"):
+            try:
+                registry.validate(name, document)
+                outcomes.append(None)
+            except SchemaViolation as problem:
+                outcomes.append(problem.details["path"])
+        assert outcomes[0] == outcomes[1]
