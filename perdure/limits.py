@@ -54,6 +54,10 @@ ID_CLOCK_MARGIN_S: Final = 10.0
 APPEND_TIMEOUT_S: Final = 10.0
 COMMIT_TIMEOUT_S: Final = 8.0
 """A server that says nothing for so long while it commits is given up: its connection is closed, and what it did is not known."""
+ANSWER_TIMEOUT_S: Final = 30.0
+"""The same for whatever else it is asked."""
+BLOB_TIMEOUT_S: Final = 120.0
+"""The same for one large value."""
 
 # --- security ---
 SEALED_PLAINTEXT_BYTES_MAX: Final = EVENT_BYTES_MAX + METADATA_BYTES_MAX + 64 * KIB

@@ -63,6 +63,11 @@ class Proxy:
         """Let replies through."""
         self._flowing.set()
 
+    def flow_for_new_connections(self) -> None:
+        """Let replies through on connections that are made from now on; those that are there stay silent."""
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     def cut_reply_to(self, pattern: bytes) -> None:
         """Once: cut the connection that sends these bytes when the server has answered, before a byte of its answer passes."""
         self._pattern, self._reply = pattern, True
@@ -112,12 +117,13 @@ class Proxy:
                 await writer.drain()
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event) -> None:
+        flowing = self._flowing
         with suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
                 if lost.is_set():
                     self.cut_done.set()
                     return
-                await self._flowing.wait()
+                await flowing.wait()
                 writer.write(data)
                 await writer.drain()
 

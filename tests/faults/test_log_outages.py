@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import tracemalloc
 from collections import Counter
@@ -188,6 +189,43 @@ async def test_a_silent_postgres_costs_callers_their_deadline_and_no_more(log: E
     assert sorted(stored) == sorted(event.id for event in events[:QUEUE_MAX])
     report = await check_log_history(log.store, acknowledged)
     assert report.holds, report.problems
+
+
+async def test_a_commit_without_an_answer_is_given_up_and_the_next_connection_writes(
+    log: EventLog, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMIT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(limits, "ANSWER_TIMEOUT_S", 0.5)
+    event = Event("once")
+    proxy.stall()
+    with pytest.raises(Unavailable, match="did not answer"):
+        await log.append_event(AGENT, event)
+    proxy.flow_for_new_connections()  # the stalled ones stay open and silent for ever
+    again = await until_it_answers(log, event)
+    assert again.version == 2
+    await assert_events(log, [event.id], [again])
+
+
+async def test_appends_beyond_the_bytes_that_may_wait_are_refused(log: EventLog, proxy: Proxy) -> None:
+    await log.writer.close()
+    log.writer = Writer(log.store, queue_bytes_max=20_000)
+    proxy.stall()
+    events = [Event("queued", data=str(number) + random.randbytes(2_500).hex()) for number in range(20)]
+    first = asyncio.create_task(outcome(log, events[0]))
+    await asyncio.sleep(0)  # one batch is under way
+    rest = [asyncio.create_task(outcome(log, event)) for event in events[1:]]
+    refused = [event for event, task in zip(events[1:], rest, strict=True) if await done_at_once(task)]
+    assert 0 < len(refused) < len(rest)
+    proxy.flow()
+    codes = [code for code, _ in await asyncio.gather(first, *rest)]
+    assert Counter(codes) == {"written": len(events) - len(refused), Overloaded.code: len(refused)}
+    assert sorted(await stored_ids(log))[1:] == sorted(event.id for event in events if event not in refused)
+
+
+async def done_at_once(task: asyncio.Task[Any]) -> bool:
+    """Whether it ends without anything else having to happen."""
+    await asyncio.sleep(0)
+    return task.done()
 
 
 async def test_a_postgres_that_is_killed_and_comes_back_loses_nothing(private_services: Callable[..., Any]) -> None:

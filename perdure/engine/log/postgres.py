@@ -119,7 +119,9 @@ class PostgresStore(PostgresArchive):
         sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%b::text[], %b::text[]) n(tenant, agent)
                   JOIN tenants t ON t.name = n.tenant,
                   LATERAL (SELECT * FROM agents a WHERE a.tenant_key = t.tenant_key AND a.agent = n.agent LIMIT 1) a"""  # noqa: S608
-        rows = await self._rows(sql, texts([name.tenant for name in names]), texts([name.agent for name in names]))
+        rows = await self._rows(
+            sql, texts([name.tenant for name in names]), texts([name.agent for name in names]), limit_s=limits.COMMIT_TIMEOUT_S
+        )
         found = {AgentName(row[0], row[1]): agent_of(row) for row in rows}
         return [found.get(name) for name in names]
 
@@ -129,7 +131,7 @@ class PostgresStore(PostgresArchive):
             await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", sorted(tenants))
             self._tenants |= tenants
         segments = [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records]
-        rows = await self._rows(CREATE_AGENTS, *packed_agents(records, segments))
+        rows = await self._rows(CREATE_AGENTS, *packed_agents(records, segments), limit_s=limits.COMMIT_TIMEOUT_S)
         if len(rows) == len(records):
             keys = {(tenant, agent): (tenant_key, agent_key) for tenant, agent, tenant_key, agent_key in rows}
             return [_keyed(record, *keys[record.tenant, record.agent]) for record in records]
@@ -149,7 +151,7 @@ class PostgresStore(PostgresArchive):
                 parts.append(f"""SELECT k.agent_key, e.version, e.epoch, e.type, e.chain FROM unnest(%s::bigint[]) k(agent_key),
                     LATERAL (SELECT * FROM {table} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1) e""")  # noqa: S608
                 values.append(chosen)
-        rows = await self._rows(" UNION ALL ".join(parts), *values) if parts else []
+        rows = await self._rows(" UNION ALL ".join(parts), *values, limit_s=limits.COMMIT_TIMEOUT_S) if parts else []
         heads = {agent: head_after(version, epoch, type, chain) for agent, version, epoch, type, chain in rows}
         return [heads.get(record.agent_key) or Head(0, 0, EMPTY_CHAIN) for record in agents]
 
@@ -210,7 +212,7 @@ class PostgresStore(PostgresArchive):
             for partition in range(self.partitions)
         ]
         positions = dict.fromkeys(range(self.partitions), Position(0, 0))
-        for partition, offset, time_us in await self._rows(" UNION ALL ".join(parts)):
+        for partition, offset, time_us in await self._rows(" UNION ALL ".join(parts), limit_s=limits.COMMIT_TIMEOUT_S):
             positions[partition] = Position(offset, time_us)
             self._ends[partition] = max(offset, self._ends.get(partition, 0))
         return positions
@@ -331,12 +333,11 @@ class PostgresStore(PostgresArchive):
         return Signal(self._hub)
 
     async def _tenant_rows(self, tenant_key: int, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with translated():
-            async with self._tenant_pool.connection() as connection, connection.pipeline():
-                # One round trip: the setting and the query go together.
-                await connection.execute("SELECT set_config('perdure.tenant_key', %s, false)", (str(tenant_key),))
-                cursor = await connection.execute(sql.encode(), values, binary=True)
-                return await cursor.fetchall()
+        async with self._answering(self._tenant_pool, limits.ANSWER_TIMEOUT_S) as connection, connection.pipeline():
+            # One round trip: the setting and the query go together.
+            await connection.execute("SELECT set_config('perdure.tenant_key', %s, false)", (str(tenant_key),))
+            cursor = await connection.execute(sql.encode(), values, binary=True)
+            return await cursor.fetchall()
 
 
 def _keyed(record: AgentRecord, tenant_key: int, agent_key: int) -> AgentRecord:

@@ -20,9 +20,13 @@ from psycopg.pq.abc import PGconn, PGresult
 from perdure.engine.log.postgres_arrays import Packed
 from perdure.errors import Unavailable
 
-__all__ = ["PreparedCall", "answered_within"]
+__all__ = ["PreparedCall", "Silent", "answered_within"]
 
 _NAME = b"perdure_call"
+
+
+class Silent(Unavailable):
+    """The server said nothing for too long."""
 
 
 class PreparedCall:
@@ -118,7 +122,7 @@ def answered_within(connection: AsyncConnection[Any], limit_s: float) -> Iterato
     """Give a server up that has not answered when the time is over: the connection is shut down, so whatever waits on it fails at once.
 
     A server can be silent for ever on a connection that stays open (a machine that hangs, a proxy that stopped forwarding); TCP does not tell.
-    Raises Unavailable: what the server did is not known.
+    Raises Silent: what the server did is not known.
     """
     silent = False
 
@@ -133,7 +137,7 @@ def answered_within(connection: AsyncConnection[Any], limit_s: float) -> Iterato
     except OperationalError as problem:
         if silent:
             message = f"Postgres did not answer within {limit_s:g} s"
-            raise Unavailable(message, hint="the same call with the same event ids is safe to repeat") from problem
+            raise Silent(message, hint="the same call with the same event ids is safe to repeat") from problem
         raise
     finally:
         timer.cancel()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from perdure import limits
 from perdure.engine.log.contract import Document, Lease
+from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_errors import translated
 
 __all__ = ["PostgresControl"]
@@ -17,11 +22,22 @@ class PostgresControl:
 
     _pool: AsyncConnectionPool
 
-    async def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    async def _rows(self, sql: str, *values: Any, limit_s: float | None = None) -> list[tuple[Any, ...]]:
+        async with self._answering(self._pool, limit_s or limits.ANSWER_TIMEOUT_S) as connection:
+            cursor = await connection.execute(sql, values, binary=True)
+            return await cursor.fetchall() if cursor.description is not None else []
+
+    @asynccontextmanager
+    async def _answering(self, pool: AsyncConnectionPool, limit_s: float) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection of the pool, given up when the server is silent for too long; those beside it are then made anew as well."""
         with translated():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(sql, values, binary=True)
-                return await cursor.fetchall() if cursor.description is not None else []
+            try:
+                async with pool.connection() as connection:
+                    with answered_within(connection, limit_s):
+                        yield connection
+            except Silent:
+                await pool.drain()
+                raise
 
     async def get_document(self, scope: str, name: str) -> Document | None:
         rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s AND name = %s", scope, name)
@@ -49,10 +65,12 @@ class PostgresControl:
         await self._rows("DELETE FROM documents WHERE scope = %s AND name = %s", scope, name)
 
     async def put_blob(self, tenant: str, name: bytes, payload: bytes) -> None:
-        await self._rows("INSERT INTO blobs VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", tenant, name, payload)
+        await self._rows(
+            "INSERT INTO blobs VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", tenant, name, payload, limit_s=limits.BLOB_TIMEOUT_S
+        )
 
     async def get_blob(self, tenant: str, name: bytes) -> bytes | None:
-        rows = await self._rows("SELECT payload FROM blobs WHERE tenant = %s AND name = %s", tenant, name)
+        rows = await self._rows("SELECT payload FROM blobs WHERE tenant = %s AND name = %s", tenant, name, limit_s=limits.BLOB_TIMEOUT_S)
         return rows[0][0] if rows else None
 
     async def acquire_lease(self, name: str, holder: str, duration_s: float) -> Lease | None:
@@ -64,10 +82,9 @@ class PostgresControl:
                    expires = excluded.expires
                  WHERE l.holder = excluded.holder OR l.expires <= clock_timestamp()
                  RETURNING epoch"""
-        with translated():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(sql, {"name": name, "holder": holder, "duration": duration_s})
-                row = await cursor.fetchone()
+        async with self._answering(self._pool, limits.COMMIT_TIMEOUT_S) as connection:
+            cursor = await connection.execute(sql, {"name": name, "holder": holder, "duration": duration_s})
+            row = await cursor.fetchone()
         return Lease(name, holder, row[0], duration_s) if row else None
 
     async def release_lease(self, lease: Lease) -> None:
