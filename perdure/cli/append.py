@@ -6,7 +6,6 @@ import sys
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 from cyclopts import Parameter
 
 import perdure
@@ -15,8 +14,9 @@ from perdure.cli.output import emit
 from perdure.engine import changes
 from perdure.engine.changes import Change
 from perdure.engine.event import Event
+from perdure.engine.importing.text import parse
 from perdure.engine.log.expected import Expected, ExpectedVersion
-from perdure.errors import InvalidInput
+from perdure.errors import ImportFailed, InvalidInput
 
 __all__ = ["append"]
 
@@ -78,11 +78,11 @@ async def append(
 
 
 def parsed(text: str, what: str) -> Any:
-    """JSON of the command line."""
+    """JSON of the command line, read strictly: nothing that could not be kept as it is written."""
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"{what} is not JSON: {error}", hint="quote strings twice: '\"text\"'") from error
+        return parse(text)
+    except ImportFailed as error:
+        raise InvalidInput(f"{what} is {error.message}", hint="quote strings twice: '\"text\"'") from error
 
 
 def expectation(text: str) -> ExpectedVersion:

@@ -10,6 +10,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit_line
 from perdure.cli.render import event_fields, event_line
 from perdure.cli.times import parse_time
+from perdure.errors import InvalidInput
 
 __all__ = ["log"]
 
@@ -54,6 +55,8 @@ async def log(
     limit
         Stop after so many.
     """
+    if limit is not None and limit < 1:
+        raise InvalidInput(f"--limit is {limit}, not a number from 1 on")
     printed = 0
     async with session(options) as engine:
         events = engine.agent(agent, tenant=options.tenant_name).events(

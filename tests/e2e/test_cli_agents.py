@@ -95,6 +95,8 @@ def test_input_that_is_not_json_is_refused_before_anything_is_stored(perdure_com
     append(perdure_command, "--set", "/a={", code=2)
     append(perdure_command, "--data", "{", code=2)
     append(perdure_command, "--set", "nothing", code=2)
+    append(perdure_command, "--set", '/a={"b":1,"b":2}', code=2)
+    append(perdure_command, "--set", '/a="\udcff"', code=2)
     perdure_command("init")
     perdure_command("show", "a", code=3)
 
