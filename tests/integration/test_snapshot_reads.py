@@ -26,6 +26,8 @@ from tests.fix_snapshot_engine import TENANT, Shelved
 from tests.unit.fix_snapshots import small_chunks
 
 NAME = AgentName(TENANT, "a")
+EMBEDDED = pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+"""What has nothing to do with the log is tried on one of them."""
 FILES = (
     "tau-bench/gpt-4o-airline.json",
     "swe-agent/traj/05-h-HumanEvalFix-python__lcb__t-0.00__p-0.95__c-4.00__install-0--humanevalfix-python-0.traj",
@@ -85,7 +87,7 @@ async def maybe_snapshot(shelved: Shelved, name: AgentName, random: Random) -> N
         await shelved.snapshots.create_checkpoint(name, version=random.randint(1, await shelved.engine.log.version(name)))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("shelved", "seed"), [("sqlite", 1), ("sqlite", 2), ("postgres", 3)], indirect=["shelved"])
 async def test_every_state_from_snapshot_and_tail_is_the_full_fold(shelved: Shelved, trajectories: Path, seed: int) -> None:
     random = Random(seed)
     reader, loader = cold(shelved.engine), shelved.snapshots.shelf.loader
@@ -131,7 +133,7 @@ async def test_a_damaged_newest_snapshot_costs_a_step_and_is_marked(shelved: She
     assert await store.newest_snapshots([await shelved.engine.log.vault.record(*NAME)]) == [await shelved.row(again)]
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 @pytest.mark.parametrize("which", [0, 1, -1])
 @pytest.mark.parametrize("how", ["flipped", "cut", "longer", "empty", "gone", "swapped"])
 async def test_whatever_happens_to_an_object_the_state_is_right(shelved: Shelved, which: int, how: str) -> None:
@@ -154,6 +156,7 @@ async def test_whatever_happens_to_an_object_the_state_is_right(shelved: Shelved
     assert digest(state.document) == await full(shelved.engine, NAME, 300)
 
 
+@EMBEDDED
 async def test_an_older_snapshot_put_in_the_newest_ones_place_is_refused(shelved: Shelved) -> None:
     await shelved.talk("a", 5)
     older = await shelved.snapshot("a")
@@ -167,6 +170,7 @@ async def test_an_older_snapshot_put_in_the_newest_ones_place_is_refused(shelved
     assert not (await shelved.row(older)).damage
 
 
+@EMBEDDED
 async def test_a_row_of_another_history_is_stepped_over_and_not_marked(shelved: Shelved) -> None:
     """Which of the two was changed only a verification can tell."""
     await shelved.talk("a", 5)
@@ -204,6 +208,7 @@ async def away(shelved: Shelved) -> AsyncIterator[Shelved]:
     contents.objects = inner
 
 
+@EMBEDDED
 async def test_with_the_store_away_reads_go_on_and_snapshots_are_unavailable(away: Shelved) -> None:
     state = await cold(away.engine).state(*NAME)
     assert digest(state.document) == await full(away.engine, NAME, 10)
@@ -219,6 +224,7 @@ async def test_with_the_store_away_reads_go_on_and_snapshots_are_unavailable(awa
     assert any("does not answer" in warning for warning in restored.warnings)
 
 
+@EMBEDDED
 async def test_a_destroyed_key_is_a_typed_error_and_other_agents_go_on(shelved: Shelved) -> None:
     await shelved.talk("a", 5)
     await shelved.talk("b", 5)
@@ -248,6 +254,7 @@ async def test_a_destroyed_key_is_a_typed_error_and_other_agents_go_on(shelved: 
         vault.cipher = right
 
 
+@EMBEDDED
 async def test_reads_that_are_given_up_leave_nothing_running(shelved: Shelved) -> None:
     await shelved.talk("a", 2_000, padding="z" * 500)
     made = await shelved.snapshot("a")
@@ -261,7 +268,7 @@ async def test_reads_that_are_given_up_leave_nothing_running(shelved: Shelved) -
     assert len((await contents.read(row)).folded.document["messages"]) == 2_000
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 @pytest.mark.parametrize("padding", ["", "x" * 2_000])
 async def test_what_reads_wrongly_once_is_not_taken_for_damage(shelved: Shelved, monkeypatch: pytest.MonkeyPatch, padding: str) -> None:
     await shelved.talk("a", 60, padding=padding)

@@ -26,6 +26,8 @@ from perdure.errors import (
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")
+EMBEDDED = pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+"""What has nothing to do with the log is tried on one of them."""
 
 
 async def history(shelved: Shelved) -> list[Snapshot]:
@@ -103,7 +105,7 @@ async def test_a_rollback_is_an_event_that_leads_back(shelved: Shelved) -> None:
     assert (await shelved.engine.agent("a").state()).document == (await shelved.engine.agent("a").state(at_version=22)).document
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_rollback_leads_to_any_version_from_any_other(shelved: Shelved, seed: int) -> None:
     random = Random(seed)
@@ -124,6 +126,7 @@ async def test_a_rollback_leads_to_any_version_from_any_other(shelved: Shelved, 
         assert (await agent.state()).digest == (await agent.state(at_version=version)).digest
 
 
+@EMBEDDED
 async def test_a_rollback_while_others_write_is_decided_anew(shelved: Shelved) -> None:
     first, _ = await history(shelved)
     log = shelved.engine.log
@@ -152,6 +155,7 @@ async def test_a_rollback_under_an_older_epoch_is_fenced(shelved: Shelved) -> No
     assert done.appended == 24
 
 
+@EMBEDDED
 async def test_a_named_snapshot_that_is_damaged_is_refused_and_a_version_steps_down(shelved: Shelved) -> None:
     first, second = await history(shelved)
     await shelved.damage(second)
@@ -165,6 +169,7 @@ async def test_a_named_snapshot_that_is_damaged_is_refused_and_a_version_steps_d
     assert (await shelved.engine.agent("b").state()).document["count"] == 19
 
 
+@EMBEDDED
 async def test_a_step_down_on_the_way_is_a_warning(shelved: Shelved) -> None:
     first, second = await history(shelved)
     await shelved.damage(second)
@@ -173,6 +178,7 @@ async def test_a_step_down_on_the_way_is_a_warning(shelved: Shelved) -> None:
     assert any("version 20 not used" in warning for warning in restored.warnings)
 
 
+@EMBEDDED
 async def test_bad_requests_are_typed_and_change_nothing(shelved: Shelved) -> None:
     first, _ = await history(shelved)
     await shelved.talk("b", 1)
@@ -209,6 +215,7 @@ async def test_one_of_many_forks_of_a_name_wins(shelved: Shelved) -> None:
     assert (await shelved.engine.agent("b").state()).document == won.state.document
 
 
+@EMBEDDED
 async def test_what_a_fork_was_made_from_is_not_deleted(shelved: Shelved) -> None:
     first, _ = await history(shelved)
     await shelved.snapshots.restore_snapshot(NAME, snapshot=first.id, into="fork", new_agent="b")
@@ -221,7 +228,7 @@ async def test_what_a_fork_was_made_from_is_not_deleted(shelved: Shelved) -> Non
     assert await shelved.engine.log.store.list_leases("snapshots/") == []
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 async def test_states_larger_than_an_event_are_forked_and_rolled_back_to(shelved: Shelved) -> None:
     version = await shelved.talk("a", 6_000, padding="some words " * 90)
     made = await shelved.snapshot("a")

@@ -8,6 +8,9 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import Unavailable
 from tests.fix_snapshot_engine import TENANT, Shelved
 
+EMBEDDED = pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+"""What has nothing to do with the log is tried on one of them."""
+
 
 async def filled(shelved: Shelved) -> None:
     for agent, codec in (("a", "zstd"), ("b", "lz4"), ("c", "none")):
@@ -40,6 +43,7 @@ async def test_a_rotated_key_and_trained_dictionaries_are_known_to_the_checker(s
         await other.close()
 
 
+@EMBEDDED
 @pytest.mark.parametrize("which", [0, -1])
 async def test_what_is_damaged_is_told_once_and_marked(shelved: Shelved, which: int) -> None:
     await filled(shelved)
@@ -54,7 +58,7 @@ async def test_what_is_damaged_is_told_once_and_marked(shelved: Shelved, which: 
     assert (again.ok, again.snapshots.marked) == (True, report.snapshots.problem_count)
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 async def test_a_store_that_is_away_is_no_verdict(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
     await shelved.talk("a", 5)
     made = await shelved.snapshot("a")

@@ -21,6 +21,8 @@ from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")
+EMBEDDED = pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+"""What has nothing to do with the log is tried on one of them."""
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,7 @@ async def test_the_next_snapshot_shares_what_did_not_change(shelved: Shelved) ->
     assert [each.version for each in await shelved.snapshots.list_snapshots(NAME)] == [2_002, 2_001, 2_000]
 
 
+@EMBEDDED
 async def test_a_snapshot_that_stands_is_returned_and_only_promised_more(shelved: Shelved) -> None:
     await shelved.talk("a", 5)
     made = await shelved.snapshot("a", permanent=True, expires=FAR)
@@ -82,6 +85,7 @@ async def test_a_checkpoint_keeps_an_earlier_version(shelved: Shelved) -> None:
     assert [each.id for each in await shelved.snapshots.list_snapshots(NAME)] == [newest.id, made.snapshot.id]
 
 
+@EMBEDDED
 async def test_bad_orders_are_typed_errors_and_write_nothing(shelved: Shelved) -> None:
     create, writer = shelved.snapshots.create_snapshot, shelved.snapshots.shelf.writer
     with pytest.raises(AgentNotFound):
@@ -116,7 +120,7 @@ async def test_without_a_store_snapshots_are_a_configuration_error_and_reads_go_
             await engine.snapshots.create_snapshot(NAME)
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4", "snappy", "gzip"])
 async def test_every_codec_gives_the_state_back(shelved: Shelved, codec: str) -> None:
     await shelved.talk("a", 40)
@@ -192,6 +196,7 @@ async def test_the_newest_three_and_permanent_snapshots_are_not_deleted(shelved:
     assert [each.version for each in await shelved.snapshots.list_snapshots(NAME)] == [10, 8, 6]
 
 
+@EMBEDDED
 async def test_a_damaged_chunk_in_the_store_is_mended_by_the_next_snapshot(shelved: Shelved) -> None:
     """It is not taken for the one that is to be stored; the older snapshot that lists it is whole again, too."""
     await shelved.talk("a", 50)
@@ -204,6 +209,7 @@ async def test_a_damaged_chunk_in_the_store_is_mended_by_the_next_snapshot(shelv
     await shelved.snapshots.shelf.contents.read(await shelved.row(first))
 
 
+@EMBEDDED
 async def test_a_snapshot_of_a_state_that_the_log_does_not_give_is_found_by_replay(shelved: Shelved) -> None:
     """A writer with a wrong fold made it: all its seals hold, only the log tells."""
     await shelved.talk("a", 8)
@@ -222,6 +228,7 @@ async def test_a_snapshot_of_a_state_that_the_log_does_not_give_is_found_by_repl
     assert (checked.ok, checked.snapshot.damage) == (False, "its state is not the one that the log gives")
 
 
+@EMBEDDED
 async def test_large_values_come_back(shelved: Shelved) -> None:
     large = {"text": "x" * 300_000, "rows": [list(range(500)) for _ in range(100)]}
     await shelved.engine.log.append_events(NAME, [Event("noted", changes=(perdure.set_value("/large", large),))])
@@ -232,6 +239,7 @@ async def test_large_values_come_back(shelved: Shelved) -> None:
     assert digest(opened.folded.document) == digest(folded.document)
 
 
+@EMBEDDED
 async def test_the_mark_of_damage_stays_with_the_row_alone(shelved: Shelved) -> None:
     await shelved.talk("a", 3)
     made = await shelved.snapshot("a")
@@ -251,7 +259,7 @@ class Stalled:
         return self.well < 0
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 async def test_a_writer_that_stood_still_registers_nothing_that_may_have_been_swept(
     shelved: Shelved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +288,7 @@ async def test_a_writer_that_stood_still_registers_nothing_that_may_have_been_sw
     assert (await shelved.snapshots.verify_snapshot(TENANT, kept.id)).ok
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 async def test_an_attempt_that_failed_leaves_no_state_behind(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state at hand was folded on before the store failed: the next attempt must not fold onto it."""
     await shelved.talk("a", 10)
@@ -300,7 +308,7 @@ async def test_an_attempt_that_failed_leaves_no_state_behind(shelved: Shelved, m
         assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
 
 
-@pytest.mark.parametrize("shelved", ["sqlite"], indirect=True)
+@EMBEDDED
 async def test_snapshots_that_are_given_up_leave_nothing_behind(shelved: Shelved) -> None:
     await shelved.talk("a", 1_000, padding="x" * 300)
     for delay_s in (0.0, 0.005, 0.01, 0.02, 0.04, 0.08):
