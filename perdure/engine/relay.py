@@ -109,8 +109,10 @@ class Relay:
 
     def _status(self, partition: int) -> PartitionStatus:
         owned = self._owned.get(partition)
-        if owned is None:
-            return PartitionStatus(partition, self._owners.get(partition, ""))
+        if owned is None or self._tasks[partition].done():
+            # Work that has ended (its lease could not be renewed) is no ownership, although nobody could be told yet.
+            owner = self._owners.get(partition, "")
+            return PartitionStatus(partition, "" if owner == self.holder else owner)
         problem = "" if owned.problem is None else owned.problem.message
         return PartitionStatus(partition, self.holder, owned.position.offset, owned.lag_events, owned.lag_s, problem)
 

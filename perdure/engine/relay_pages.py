@@ -17,7 +17,7 @@ from perdure.limits import KIB, MIB
 
 __all__ = ["TAIL_EVENTS", "Pages"]
 
-PAGE_BYTES: Final = 4 * MIB
+PAGE_BYTES: Final = MIB
 """What a page should hold at most: the next page's number of events follows from the last one's bytes."""
 TAIL_EVENTS: Final = 64
 """So close to its end a partition is fed, and with so many events at once."""
@@ -33,7 +33,8 @@ class Pages:
         self.oldest_us = 0
         self._store = store
         self._partition = partition
-        self._limit = self._page_events = page_events
+        self._page_events = page_events
+        self._limit = min(page_events, TAIL_EVENTS)  # until it is known how large they are
         self._dense_after = 0
         self._read_to: int | None = None
         self._fed: list[SealedEvent] = []
@@ -68,7 +69,7 @@ class Pages:
             return
         self._fed += events
         self._read_to = events[-1].offset
-        self._mean_bytes = _size(events) // len(events)
+        self._measure(events)
 
     async def next(self, after: int, *, alone: bool = False) -> list[SealedEvent]:
         """Events from offset after+1 on, or none yet. alone: do not wait for the common look."""
@@ -117,10 +118,13 @@ class Pages:
 
     def _read_on(self, events: Sequence[SealedEvent]) -> None:
         self._read_to = events[-1].offset
-        self._mean_bytes = max(1, _size(events) // len(events))
-        self._limit = max(1, min(self._page_events, PAGE_BYTES // self._mean_bytes))
+        self._measure(events)
         if self.target.offset > self._read_to and self.tail_after is None:
             self._ahead = self._read(self._read_to)
+
+    def _measure(self, events: Sequence[SealedEvent]) -> None:
+        self._mean_bytes = max(1, sum(len(event.payload) for event in events) // len(events))
+        self._limit = max(1, min(self._page_events, PAGE_BYTES // self._mean_bytes))
 
     def _read(self, after: int) -> asyncio.Task[list[SealedEvent]]:
         return asyncio.ensure_future(self._store.read(self._partition, after, self._limit, sparse=after < self._dense_after))
@@ -130,7 +134,3 @@ class Pages:
             expected, before = max(before, min(self._dense_after, event.offset - 1)) + 1, event.offset
             if event.offset != expected or event.partition != self._partition:
                 raise IntegrityError(f"partition {self._partition} of the log has offset {event.offset} where {expected} should be")
-
-
-def _size(events: Sequence[SealedEvent]) -> int:
-    return sum(len(event.payload) for event in events)
