@@ -15,6 +15,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -71,6 +72,7 @@ class KeyRing:
         # A key that a cipher still holds must stay the one that learns new versions, also when it is not cached any more.
         self._alive: WeakValueDictionary[str, TenantKey] = WeakValueDictionary()
         self._turns = 0
+        self._renewals: dict[str, asyncio.Task[TenantKey]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def is_fresh(self, tenant: str) -> bool:
@@ -145,16 +147,30 @@ class KeyRing:
         return {version: key_id_of(value) for version, value in sorted(record.wrapped.items())}
 
     async def _renew(self, tenant: str, cached: _Cached | None, *, must: bool) -> TenantKey:
-        bridged = cached is not None and not must and cached.usable_until > self._clock()
+        if cached is None or must or cached.usable_until <= self._clock():
+            return await self._load(tenant, cached)
+        # Who has a key that is good for a while yet is not held up long by a log or a provider that does not answer. The question stays
+        # asked, by one task: its answer is learned when it comes.
+        task = self._renewals.get(tenant)
+        if task is None:
+            task = self._renewals[tenant] = asyncio.create_task(self._load(tenant, cached), name=f"perdure-key-{tenant}")
+            task.add_done_callback(partial(self._forget_renewal, tenant))
+        done, _ = await asyncio.wait({task}, timeout=limits.KEY_RENEWAL_WAIT_S)
+        if done and not isinstance(task.exception(), Unavailable):
+            return task.result()
+        cached.fresh_until = self._clock() + limits.KEY_CACHE_RETRY_S
+        return cached.key
+
+    def _forget_renewal(self, tenant: str, task: asyncio.Task[TenantKey]) -> None:
+        del self._renewals[tenant]
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting any more; who asks next is told again
+
+    async def _load(self, tenant: str, cached: _Cached | None) -> TenantKey:
         try:
-            # Who has a key that is good for a while yet is not held up long by a provider that does not answer.
-            async with asyncio.timeout(limits.KEY_RENEWAL_WAIT_S if bridged else None):
-                return await self._load_or_create(tenant, cached)
-        except (Unavailable, TimeoutError):
-            if cached is None or not bridged:
-                raise
-            cached.fresh_until = self._clock() + limits.KEY_CACHE_RETRY_S
-            return cached.key
+            return await self._load_or_create(tenant, cached)
+        except Unavailable:
+            raise
         except PerdureError:
             self._cached.pop(tenant, None)  # destroyed, denied or damaged: from now on nobody uses what was cached
             raise

@@ -12,6 +12,8 @@ import sys
 import perdure
 from perdure import config
 
+PAUSE_S = 0.01
+"""Between two appends: what is checked at the end shall not grow with the slowness of the machine."""
 LIFETIME_S = 0.1
 """Of a cached key here: it shall follow many rotations in a short test."""
 
@@ -34,6 +36,7 @@ async def work(log: str, keys: str, name: str) -> dict[str, object]:
             handle = engine.agent(agent, tenant="acme")
             await handle.append([perdure.Event("turn", changes=[perdure.append("/turns", turn)])])
             acknowledged[agent] = acknowledged.get(agent, 0) + 1
+            await asyncio.sleep(PAUSE_S)
             # Written by the process that rotates, under versions that are not known here yet.
             assert (await engine.agent("before", tenant="acme").state(consistency="strong")).version >= 1
             if turn % 5 == 0:

@@ -156,23 +156,31 @@ async def test_an_outage_is_bridged_for_a_while_and_not_asked_about_all_the_time
 
 async def test_a_provider_that_does_not_answer_holds_up_nobody_who_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "KEY_RENEWAL_WAIT_S", 0.01)
-    documents, clock, provider, never = MemoryDocuments(), Clock(), AwayProvider(), asyncio.Event()
+    documents, clock, provider, answer = MemoryDocuments(), Clock(), AwayProvider(), asyncio.Event()
     ring = KeyRing(provider, documents, clock=clock)
     key = await ring.tenant_key("acme")
 
-    asked = 0
+    unwrap, asked = provider.unwrap, 0
 
-    async def unwrap_never(_wrapped: bytes, _context: bytes) -> bytes:
+    async def unwrap_late(wrapped: bytes, context: bytes) -> bytes:
         nonlocal asked
         asked += 1
-        await never.wait()
-        raise AssertionError("unreachable")
+        await answer.wait()
+        return await unwrap(wrapped, context)
 
-    provider.unwrap = unwrap_never  # type: ignore[method-assign]
+    provider.unwrap = unwrap_late  # type: ignore[method-assign]
+    await KeyRing(PROVIDER, documents).rotate_tenant_key("acme")
     clock.now = limits.KEY_CACHE_LIFETIME_S
     assert await asyncio.wait_for(asyncio.gather(*(ring.tenant_key("acme") for _ in range(20))), 10) == [key] * 20
-    assert asked == 1
+    assert (asked, key.version) == (1, 1)
     assert ring.is_fresh("acme")
+    clock.now += limits.KEY_CACHE_RETRY_S
+    assert await ring.tenant_key("acme") is key
+    assert asked == 1, "the question that was asked still stands"
+    answer.set()
+    async with asyncio.timeout(10):
+        while key.version == 1:
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("how", ["destroyed", "denied", "damaged", "gone"])
