@@ -126,6 +126,12 @@ CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
 CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 16 * KIB
 """Of one chunk, decompressed."""
 SNAPSHOT_CHUNKS_MAX: Final = 40_000
+CHUNK_TRAINING_AGENTS_MIN: Final = 16
+CHUNK_TRAINING_SAMPLES_MIN: Final = 256
+"""Agents of one type, and pieces of 4 KiB of their states, that a process has seen before it trains a dictionary for them by itself."""
+CHUNK_TRAINING_SAMPLES_PER_AGENT: Final = 32
+CHUNK_TRAINING_TYPES_MAX: Final = 32
+"""Types of agents that a process learns about at once."""
 MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
 SNAPSHOT_WRITERS_MAX: Final = 256
 """Processes that write snapshots into one store at once."""

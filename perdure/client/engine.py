@@ -61,7 +61,7 @@ class Engine:
         self.log = log
         self.bus = bus
         self.cache = cache
-        self.snapshots = Snapshots(log, objects)
+        self.snapshots = Snapshots(log, objects, learns=settings.training.value == "auto")
         self.upkeep = Upkeep(log, self.snapshots)
         reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
         log.read_with(reader)

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from uuid import UUID
 
-import msgspec
-
+from perdure.client.snapshot_facts import Made, Restored, Snapshot, Verification, moment, snapshot_of
 from perdure.client.state import State
 from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds, to_microseconds
 from perdure.engine.log.log import EventLog
@@ -21,88 +20,20 @@ from perdure.snapshots.restore import Into, RestoredState, check_into
 from perdure.snapshots.retention import base_of
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
+from perdure.snapshots.training import TrainedChunks, train_chunks
 from perdure.snapshots.writer import Created, SnapshotOrder
 
-__all__ = ["Made", "Restored", "Snapshot", "Snapshots", "Verification", "snapshot_of"]
+__all__ = ["Snapshots"]
 
 PAGE_SNAPSHOTS = 200
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """A registered snapshot.
-
-    time: of the newest event in it; created: when it was made, by whom (creator) and why (trigger). plain_bytes: its state; stored_bytes: all of
-    its objects in the store, shared ones too; written_bytes: what it added. expires: until when it was promised to stay. damage: '' or what is
-    wrong with it. verified: when it was last read as a whole. state_digest: equal for equal states, whatever codec they are stored with.
-    """
-
-    id: UUID
-    tenant: str
-    agent: str
-    version: int
-    epoch: int
-    time: datetime
-    created: datetime
-    kind: str
-    trigger: str
-    creator: str
-    codec: str
-    plain_bytes: int
-    stored_bytes: int
-    written_bytes: int
-    chunks: int
-    state_digest: bytes
-    expires: datetime | None
-    permanent: bool
-    critical: bool
-    damage: str
-    verified: datetime | None
-    replaces: UUID | None
-
-    @property
-    def saved(self) -> float:
-        """Which part of the state's bytes is saved in the store, 0 to 1 (below 0: it grew)."""
-        return 1 - self.stored_bytes / self.plain_bytes if self.plain_bytes else 0.0
-
-
-class Made(msgspec.Struct, frozen=True):
-    """already: it was there, nothing was written. warnings: what surprised while folding, snapshots that could not be used."""
-
-    snapshot: Snapshot
-    already: bool
-    warnings: tuple[str, ...]
-
-
-class Verification(msgspec.Struct, frozen=True):
-    """ok: the snapshot is whole. problem: what is wrong else. replayed: it was also compared with the state that the log alone gives."""
-
-    snapshot: Snapshot
-    ok: bool
-    problem: str
-    bytes_read: int
-    replayed: bool
-
-
-class Restored(msgspec.Struct, frozen=True):
-    """version: that was restored. integrity_verified: its bytes, its digest and its place in the log's history hold. snapshot: that it comes
-    from, None where the log alone gave it. agent, appended: where an event was appended, and its version."""
-
-    into: Into
-    version: int
-    integrity_verified: bool
-    snapshot: UUID | None
-    warnings: tuple[str, ...]
-    state: State
-    agent: str
-    appended: int | None
 
 
 class Snapshots:
     """The snapshots of one engine. Every method raises ConfigurationError where no store is configured."""
 
-    def __init__(self, log: EventLog, objects: SnapshotStore | None) -> None:
+    def __init__(self, log: EventLog, objects: SnapshotStore | None, *, learns: bool = True) -> None:
         self._log = log
-        self._shelf = SnapshotShelf(log, objects) if objects is not None else None
+        self._shelf = SnapshotShelf(log, objects, learns=learns) if objects is not None else None
 
     @property
     def shelf(self) -> SnapshotShelf:
@@ -158,6 +89,14 @@ class Snapshots:
         """Snapshot a version, the newest where none is named, that stays until it is deleted by name. Raises VersionNotFound and as above."""
         order = SnapshotOrder(kind=CHECKPOINT, creator=creator, reason=reason, codec=codec)
         return _made(await self.shelf.writer.create(name, order, at_version=version))
+
+    async def train(self, tenant: str, agent_type: str = "") -> TrainedChunks:
+        """Make a compression dictionary from the states of the tenant's agents of a type; it serves their snapshots from the next one on.
+
+        A type gets its first one by itself (with `training=auto`). Raises NotFound, InvalidInput (too little to learn from), KeyUnavailable.
+        """
+        shelf = self.shelf
+        return await train_chunks(self._log, shelf.loader, shelf.dictionaries, tenant, agent_type)
 
     async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
         """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""
@@ -281,17 +220,6 @@ def _made(created: Created) -> Made:
     return Made(snapshot_of(created.row), created.already, created.warnings)
 
 
-def _moment(time_us: int) -> datetime | None:
-    return from_microseconds(time_us) if time_us else None
-
-
-def snapshot_of(row: SnapshotRow) -> Snapshot:
-    """A row of the registry as it is handed out."""
-    fields = {name: getattr(row, name) for name in Snapshot.__struct_fields__ if hasattr(row, name)}
-    fields |= {"time": from_microseconds(row.time_us), "created": from_microseconds(row.created_us)}
-    return Snapshot(**fields, expires=_moment(row.expires_us), verified=_moment(row.verified_us))
-
-
 def _state(name: AgentName, restored: RestoredState) -> State:
     folded = restored.folded
-    return State(*name, folded.version, folded.epoch, _moment(folded.time_us), folded.document, tuple(folded.warnings))
+    return State(*name, folded.version, folded.epoch, moment(folded.time_us), folded.document, tuple(folded.warnings))

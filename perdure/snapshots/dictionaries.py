@@ -7,15 +7,17 @@ the dictionaries of events: chunks look different, and what is best for one agen
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from perdure import limits
-from perdure.errors import LimitExceeded, SealBroken, Unavailable
+from perdure.errors import LimitExceeded, PerdureError, SealBroken, Unavailable
 from perdure.security.documents import Documents, StoredDocument
 from perdure.security.framing import join_fields
 from perdure.security.ring import KeyRing
@@ -28,6 +30,7 @@ __all__ = ["CHUNK_DICTIONARIES_SCOPE", "ChunkDictionarySet", "DictionaryStore", 
 
 CHUNK_DICTIONARIES_SCOPE: Final = "chunk-dictionaries/"
 """Followed by the tenant; a document's name is the dictionary's id in decimal."""
+_log = logging.getLogger(__name__)
 ID_FIRST: Final = 16
 """Ids 1 … 15 are for dictionaries that ship with the package, now and later."""
 SAMPLE_BYTES: Final = 4 * limits.KIB
@@ -40,6 +43,15 @@ class _Content(msgspec.Struct, frozen=True, array_like=True):
     format: int
     agent_type: str
     dictionary: bytes
+
+
+class _Lesson:
+    """What was seen of a type of agents. ended: a training was tried."""
+
+    def __init__(self) -> None:
+        self.agents: set[str] = set()
+        self.samples: list[bytes] = []
+        self.ended = False
 
 
 class ChunkDictionarySet:
@@ -74,12 +86,15 @@ class ChunkDictionarySet:
 
 
 class DictionaryStore:
-    """All tenants' chunk dictionaries. ring: gives the keys that seal them. documents: where they are kept."""
+    """All tenants' chunk dictionaries. ring: gives the keys that seal them. documents: where they are kept. learns: whether a type of agents gets its
+    first dictionary by itself, as soon as snapshots of enough of them were written here."""
 
-    def __init__(self, ring: KeyRing, documents: Documents) -> None:
+    def __init__(self, ring: KeyRing, documents: Documents, *, learns: bool = True) -> None:
         self._ring = ring
         self._documents = documents
         self._sets: OrderedDict[str, ChunkDictionarySet] = OrderedDict()
+        self._learns = learns
+        self._lessons: OrderedDict[tuple[str, str], _Lesson] = OrderedDict()
 
     async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:
         """The one for new chunks of the tenant's agents of a type."""
@@ -123,6 +138,36 @@ class DictionaryStore:
                 await self.load(tenant)
                 return id
         raise Unavailable("chunk dictionaries of this tenant are being added by others all the time", tenant=tenant)
+
+    async def see(self, tenant: str, agent_type: str, agent: str, document: Mapping[str, Any]) -> None:
+        """A state of which a snapshot was written: something to learn from, while its type has no dictionary of its own.
+
+        What a training fails with is logged, and the type is left alone then: a snapshot never fails for want of a dictionary.
+        """
+        lesson = self._lesson(tenant, agent_type, agent) if self._learns else None
+        if lesson is None:
+            return
+        lesson.agents.add(agent)
+        lesson.samples += islice(samples_of((document,)), limits.CHUNK_TRAINING_SAMPLES_PER_AGENT)
+        if len(lesson.agents) < limits.CHUNK_TRAINING_AGENTS_MIN or len(lesson.samples) < limits.CHUNK_TRAINING_SAMPLES_MIN:
+            return
+        samples, lesson.samples, lesson.ended = lesson.samples, [], True
+        try:
+            if (await self.load(tenant)).newest(agent_type).id < ID_FIRST:
+                await self.add(tenant, agent_type, samples)
+        except PerdureError as problem:
+            _log.warning("no chunk dictionary for agents of type %r of tenant %r: %s", agent_type, tenant, problem)
+
+    def _lesson(self, tenant: str, agent_type: str, agent: str) -> _Lesson | None:
+        """What was seen of a type, None where there is nothing more to learn, or not from this agent."""
+        known = self._sets.get(tenant)
+        if known is not None and known.newest(agent_type).id >= ID_FIRST:
+            return None
+        lesson = self._lessons.setdefault((tenant, agent_type), _Lesson())
+        self._lessons.move_to_end((tenant, agent_type))
+        if len(self._lessons) > limits.CHUNK_TRAINING_TYPES_MAX:
+            self._lessons.popitem(last=False)
+        return None if lesson.ended or agent in lesson.agents else lesson
 
     async def _open(self, tenant: str, document: StoredDocument) -> ChunkDictionary:
         id = _id_of(document)

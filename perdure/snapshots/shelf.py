@@ -16,12 +16,12 @@ __all__ = ["SnapshotShelf"]
 
 
 class SnapshotShelf:
-    """objects: the store. contents: what is in it. dictionaries: of chunks, unless a book of another kind is handed in. loader, writer, verifier,
-    restorer: what works on it. turns: of writers and the sweep."""
+    """objects: the store. contents: what is in it. dictionaries: of chunks, unless a book of another kind is handed in; learns: as there. loader,
+    writer, verifier, restorer: what works on it. turns: of writers and the sweep."""
 
-    def __init__(self, log: EventLog, objects: SnapshotStore, book: ChunkDictionaryBook | None = None) -> None:
+    def __init__(self, log: EventLog, objects: SnapshotStore, book: ChunkDictionaryBook | None = None, *, learns: bool = True) -> None:
         self.objects = objects
-        self.dictionaries = DictionaryStore(log.vault.ring, log.store)
+        self.dictionaries = DictionaryStore(log.vault.ring, log.store, learns=learns)
         self.contents = Contents(objects, log.vault, book or self.dictionaries)
         self.loader = SnapshotLoader(log.store, self.contents)
         self.turns = Turns(log.store)

@@ -26,11 +26,12 @@ from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
 from perdure.identifiers import uuid7
 from perdure.projections.hot import HotStates
 from perdure.snapshots.codecs import codec_named
-from perdure.snapshots.contents import Contents, Stored, all_of
+from perdure.snapshots.contents import Contents, Stored
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.loader import Loaded, SnapshotLoader
 from perdure.snapshots.manifest import Kind, Manifest, seal_manifest
 from perdure.snapshots.pack import pack
+from perdure.snapshots.putting import all_of
 from perdure.snapshots.turns import Turn, Turns
 
 __all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
@@ -165,6 +166,7 @@ class SnapshotWriter:
         await self._contents.put_manifest(row, sealed, stored.manifest)
         created = await self._register(row, stored, turn, state.warnings)
         if not created.already:
+            await self._contents.book.see(agent.tenant, agent.type, agent.agent, state.folded.document)
             base = _Base(state.folded, row, stored.manifest, row.plain_bytes)
             self._bases.put((agent.tenant, agent.agent), base)
         return created

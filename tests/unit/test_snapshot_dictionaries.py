@@ -99,3 +99,34 @@ async def test_too_few_samples_and_too_many_dictionaries_are_refused(monkeypatch
 def test_samples_end_when_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TRAINING_BYTES_MAX", 10_000)
     assert 10_000 < sum(map(len, samples_of(orders(seed) for seed in range(1_000)))) < 40_000
+
+
+async def test_a_type_of_which_enough_was_seen_gets_a_dictionary_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHUNK_TRAINING_SAMPLES_MIN", 100)
+    documents = MemoryDocuments()
+    book = open_store(documents)
+    for number in range(40):
+        await book.see("acme", "support", f"agent {number % 10}", orders(number, 900))
+    assert (await book.newest("acme", "support")).id == builtin().id  # ten agents are too few, however often they are seen
+    for number in range(40):
+        await book.see("acme", "support", f"agent {number}", orders(number, 900))
+        await book.see("acme", "research", "the only one", orders(number, 900))
+    assert (await book.known("acme")).ids == [16]
+    assert (await book.newest("acme", "support")).id == 16
+    other = open_store(documents)
+    for number in range(40):
+        await other.see("acme", "support", f"agent {number}", orders(number, 900))
+    assert (await open_store(documents).known("acme")).ids == [16]
+
+
+async def test_who_does_not_want_to_learn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHUNK_TRAINING_AGENTS_MIN", 1)
+    monkeypatch.setattr(limits, "CHUNK_TRAINING_SAMPLES_MIN", 1)
+    documents = MemoryDocuments()
+    still = DictionaryStore(KeyRing(PROVIDER, documents), documents, learns=False)
+    await still.see("acme", "support", "one", orders(1, 900))
+    assert (await still.known("acme")).ids == []
+    too_little = open_store(documents)
+    await too_little.see("acme", "support", "one", {"a": 1})  # the trainer refuses it, the snapshot does not fail
+    await too_little.see("acme", "support", "two", orders(1, 9_000))
+    assert (await too_little.known("acme")).ids == []
