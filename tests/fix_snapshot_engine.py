@@ -11,7 +11,7 @@ import pytest
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.client.snapshots import Snapshot
+from perdure.client.snapshot_facts import Snapshot
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.snapshot_rows import SnapshotRow

@@ -15,7 +15,7 @@ from perdure.errors import InvalidInput
 
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
-    from perdure.client.snapshots import Snapshot, Verification
+    from perdure.client.snapshot_facts import Snapshot, Verification
 
 __all__ = ["clean", "compress", "delete", "sweep", "verify"]
 

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.client.snapshots import Snapshot, Snapshots, snapshot_of
+from perdure.client.snapshot_facts import Snapshot, snapshot_of
+from perdure.client.snapshots import Snapshots
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotRow

@@ -7,8 +7,8 @@ wait in memory by the batch, and the heavy work is done in threads, one batch wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,23 +17,22 @@ from perdure.engine import steps
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
-from perdure.errors import DictionaryNotFound, IntegrityError, LimitExceeded, ObjectNotFound, PerdureError
-from perdure.snapshots.chunks import OVERHEAD_BYTES, ChunkReference, as_stored, open_plaintext
+from perdure.errors import IntegrityError, LimitExceeded, ObjectNotFound, PerdureError
+from perdure.snapshots.chunks import ChunkReference
 from perdure.snapshots.feeding import Feed
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.manifest import Manifest, open_manifest
 from perdure.snapshots.pack import NewChunk, Packed, unpack
+from perdure.snapshots.putting import ChunkPutter, all_of
 from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, ChunkDictionaries, ChunkDictionary, builtin
 
-__all__ = ["BUILTIN_BOOK", "ChunkDictionaryBook", "Contents", "Opened", "Stored", "all_of"]
+__all__ = ["BUILTIN_BOOK", "ChunkDictionaryBook", "Contents", "Opened", "Stored"]
 
 BATCH_BYTES: Final = 4 * limits.MIB
 BATCH_CHUNKS_MAX: Final = 64
 SMALL_BYTES: Final = 64 * limits.KIB
 """States up to here are unpacked at once: that takes less time than handing them to a thread and back."""
-
-T = TypeVar("T")
 
 
 class ChunkDictionaryBook(Protocol):
@@ -47,10 +46,6 @@ class ChunkDictionaryBook(Protocol):
         """Those that the tenant's chunks may name. needed: ids that are named; those not known yet are looked up."""
         ...
 
-    async def see(self, tenant: str, agent_type: str, agent: str, document: Mapping[str, Any]) -> None:
-        """A state of which a snapshot was written, to learn from."""
-        ...
-
 
 class _BuiltinBook:
     async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:  # noqa: ARG002 - the protocol's
@@ -58,9 +53,6 @@ class _BuiltinBook:
 
     async def known(self, tenant: str, needed: Collection[int] = ()) -> ChunkDictionaries:  # noqa: ARG002
         return BUILTIN_DICTIONARIES
-
-    async def see(self, tenant: str, agent_type: str, agent: str, document: Mapping[str, Any]) -> None:
-        pass
 
 
 BUILTIN_BOOK: Final[ChunkDictionaryBook] = _BuiltinBook()
@@ -164,7 +156,7 @@ class Contents:
 
     async def put_chunks(self, packed: Packed, keys: SnapshotKeys) -> Stored:
         """Store and read back what a snapshot adds. Raises IntegrityError when the store gives other bytes back, Unavailable, Denied."""
-        putting = _Putting(self.objects, keys, await self.book.known(keys.tenant))
+        putting = ChunkPutter(self.objects, keys, await self.book.known(keys.tenant))
         taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
         try:
             while batch := await asyncio.shield(taking):
@@ -183,74 +175,6 @@ class Contents:
         if await self.manifest(row) != manifest:
             raise IntegrityError("a manifest does not open to what was sealed", tenant=row.tenant, agent=row.agent, version=row.version)
         steps.reach("snapshot.manifest_verified")
-
-
-class _Putting:
-    """The chunks of one snapshot on their way into the store. adopted: by key, references to chunks that are there in other bytes."""
-
-    def __init__(self, objects: SnapshotStore, keys: SnapshotKeys, dictionaries: ChunkDictionaries) -> None:
-        self._objects = objects
-        self._keys = keys
-        self._dictionaries = dictionaries
-        self.adopted: dict[bytes, ChunkReference] = {}
-        self.new_chunks = 0
-        self.new_bytes = 0
-
-    async def put(self, chunk: NewChunk) -> None:
-        """Store a chunk, unless it is there, and read it back."""
-        new = await self._objects.put(chunk.object, chunk.sealed)
-        steps.reach("snapshot.chunk_put")
-        found = await self._get(chunk)
-        if found != chunk.sealed:
-            adopted = None if new or found is None else await asyncio.to_thread(self._adopt, chunk, found)
-            if adopted is not None:
-                self.adopted[adopted.key] = adopted
-            else:
-                await self._replace(chunk)
-                new = True
-        if new:
-            self.new_chunks += 1
-            self.new_bytes += len(chunk.sealed)
-        steps.reach("snapshot.chunk_verified")
-
-    def _adopt(self, chunk: NewChunk, found: bytes) -> ChunkReference | None:
-        """The reference to what is stored, where that is the same chunk as another release of a codec made it; None: it is damaged."""
-        try:
-            stored = as_stored(found, chunk.reference)
-            plaintexts = [
-                open_plaintext(sealed, reference, keys=self._keys, dictionaries=self._dictionaries)
-                for sealed, reference in ((found, stored), (chunk.sealed, chunk.reference))
-            ]
-        except (IntegrityError, DictionaryNotFound):
-            return None
-        return stored if plaintexts[0] == plaintexts[1] else None
-
-    async def _replace(self, chunk: NewChunk) -> None:
-        """Put the right bytes where damaged ones are, which also mends every other snapshot that lists the chunk."""
-        await self._objects.delete(chunk.object)
-        await self._objects.put(chunk.object, chunk.sealed)
-        if await self._get(chunk) != chunk.sealed:
-            await self._objects.delete(chunk.object)
-            hint = "check the store's disk"
-            raise IntegrityError(f"the store does not give back what it was given for {chunk.object}", hint=hint, object=chunk.object)
-
-    async def _get(self, chunk: NewChunk) -> bytes | None:
-        """What is stored under a chunk's name, None where it cannot be the chunk."""
-        try:
-            return await self._objects.get(chunk.object, bytes_max=chunk.reference.plain_bytes + OVERHEAD_BYTES)
-        except (ObjectNotFound, LimitExceeded):
-            return None
-
-
-async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order. The first failure is raised when nothing runs any more."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _open_manifest(sealed: bytes, keys: SnapshotKeys, row: SnapshotRow) -> Manifest:

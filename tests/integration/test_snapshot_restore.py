@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 import perdure
-from perdure.client.snapshots import Snapshot
+from perdure.client.snapshot_facts import Snapshot
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
 from perdure.errors import (
