@@ -94,7 +94,13 @@ class Log(EventLog):
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
-        return await self._append_checked(appends)
+        for append in appends:
+            if (type(append.events) is not list and type(append.events) is not tuple) or not self._straight(append.expected):
+                return await self._append_checked(appends)
+        if self.trainer is not None:
+            for append in appends:
+                self.trainer.note(append.name.tenant, len(append.events))
+        return await super().append_many(appends)
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""

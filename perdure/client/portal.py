@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from perdure.errors import InvalidInput, Unavailable
@@ -50,6 +51,10 @@ class Portal:
         waiting = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
             return waiting.result()
+        except CancelledError:
+            if self.closed:
+                raise Unavailable("the engine was closed meanwhile", hint="open it again") from None
+            raise
         except BaseException:
             waiting.cancel()
             raise

@@ -193,6 +193,7 @@ def test_closing_ends_what_other_threads_wait_for(tmp_path: Path) -> None:
     engine.close()
     reader.join(JOIN_S)
     assert not reader.is_alive()
+    assert [type(problem) for problem in ended] == [Unavailable]
 
 
 def test_an_engine_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
