@@ -20,6 +20,7 @@ from perdure.snapshots.restore import Into, RestoredState, check_into
 from perdure.snapshots.retention import base_of
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
+from perdure.snapshots.training import TrainedChunks, train_chunks
 from perdure.snapshots.writer import Created, SnapshotOrder
 
 __all__ = ["Snapshots"]
@@ -30,9 +31,9 @@ PAGE_SNAPSHOTS = 200
 class Snapshots:
     """The snapshots of one engine. Every method raises ConfigurationError where no store is configured."""
 
-    def __init__(self, log: EventLog, objects: SnapshotStore | None) -> None:
+    def __init__(self, log: EventLog, objects: SnapshotStore | None, *, learns: bool = True) -> None:
         self._log = log
-        self._shelf = SnapshotShelf(log, objects) if objects is not None else None
+        self._shelf = SnapshotShelf(log, objects, learns=learns) if objects is not None else None
 
     @property
     def shelf(self) -> SnapshotShelf:
@@ -88,6 +89,14 @@ class Snapshots:
         """Snapshot a version, the newest where none is named, that stays until it is deleted by name. Raises VersionNotFound and as above."""
         order = SnapshotOrder(kind=CHECKPOINT, creator=creator, reason=reason, codec=codec)
         return _made(await self.shelf.writer.create(name, order, at_version=version))
+
+    async def train(self, tenant: str, agent_type: str = "") -> TrainedChunks:
+        """Make a compression dictionary from the states of the tenant's agents of a type; it serves their snapshots from the next one on.
+
+        A type gets its first one by itself (with `training=auto`). Raises NotFound, InvalidInput (too little to learn from), KeyUnavailable.
+        """
+        shelf = self.shelf
+        return await train_chunks(self._log, shelf.loader, shelf.dictionaries, tenant, agent_type)
 
     async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
         """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""

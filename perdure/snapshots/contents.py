@@ -7,8 +7,8 @@ wait in memory by the batch, and the heavy work is done in threads, one batch wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -46,6 +46,10 @@ class ChunkDictionaryBook(Protocol):
         """Those that the tenant's chunks may name. needed: ids that are named; those not known yet are looked up."""
         ...
 
+    async def see(self, tenant: str, agent_type: str, agent: str, document: Mapping[str, Any]) -> None:
+        """A state of which a snapshot was written, to learn from."""
+        ...
+
 
 class _BuiltinBook:
     async def newest(self, tenant: str, agent_type: str) -> ChunkDictionary:  # noqa: ARG002 - the protocol's
@@ -53,6 +57,9 @@ class _BuiltinBook:
 
     async def known(self, tenant: str, needed: Collection[int] = ()) -> ChunkDictionaries:  # noqa: ARG002
         return BUILTIN_DICTIONARIES
+
+    async def see(self, tenant: str, agent_type: str, agent: str, document: Mapping[str, Any]) -> None:
+        pass
 
 
 BUILTIN_BOOK: Final[ChunkDictionaryBook] = _BuiltinBook()

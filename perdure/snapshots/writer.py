@@ -166,6 +166,7 @@ class SnapshotWriter:
         await self._contents.put_manifest(row, sealed, stored.manifest)
         created = await self._register(row, stored, turn, state.warnings)
         if not created.already:
+            await self._contents.book.see(agent.tenant, agent.type, agent.agent, state.folded.document)
             base = _Base(state.folded, row, stored.manifest, row.plain_bytes)
             self._bases.put((agent.tenant, agent.agent), base)
         return created
