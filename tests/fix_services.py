@@ -20,8 +20,12 @@ import psycopg
 import pytest
 
 from perdure import services
-from perdure.services import Service, Services
+from perdure.services import Service, Services, kafka
 from perdure.services.model import S3_CREDENTIALS
+
+
+# Brokers of tests live for seconds: compiled quickly, they need half of the processor's time to come up.
+kafka.JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ __all__ = ["Kafka", "properties"]
 
 HEAP = "512m"
 FORMAT_TIMEOUT_S = 60
+JAVA_OPTIONS: tuple[str, ...] = ()
+"""More options of the brokers' Java; tests take those with which a broker is up soonest."""
 
 _LOGGING = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
@@ -52,7 +54,7 @@ class Kafka(Binary):
 
     def launch(self, record: Record, node: int) -> None:
         """Start one broker."""
-        command = [*_java(record), f"-Xmx{HEAP}", "-Xms128m", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError"]
+        command = [*_java(record), *JAVA_OPTIONS, f"-Xmx{HEAP}", "-Xms128m", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError"]
         command += ["-Djava.awt.headless=true", "kafka.Kafka", str(_write_properties(record, node))]
         log_file = Path(record.log_files[node - 1])
         record.processes[node - 1] = process.spawn(command, log_file=log_file, folder=_folder(record, node))
