@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,10 @@ from perdure.snapshots.holds import compacting, held_versions
 from perdure.snapshots.retention import Decision, RetentionPolicy, decide
 
 __all__ = ["Cleaned", "clean_up"]
+
+
+WAIT_S: Final = 2.0
+"""How long a clean-up waits for its turn; there will be another one."""
 
 
 class Cleaned(msgspec.Struct, frozen=True):
@@ -30,7 +35,7 @@ async def clean_up(store: LogStore, agent: AgentRecord, policy: RetentionPolicy,
     """
     decision = await _decide(store, agent, policy)
     if decision.go and not dry_run:
-        async with compacting(store, agent):
+        async with compacting(store, agent, wait_s=WAIT_S):
             decision = await _decide(store, agent, policy)
             ids = [row.id for row in decision.go]
             deleted = set(await store.delete_snapshots(agent, ids, keep_newest=policy.newest) if ids else ())

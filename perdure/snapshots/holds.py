@@ -56,12 +56,19 @@ async def _take_slot(store: LogStore, holder: str) -> Turn:
 
 
 @asynccontextmanager
-async def compacting(store: LogStore, agent: AgentRecord) -> AsyncIterator[Turn]:
-    """Within, who wants to hold a version of the agent waits. Raises Conflict while another process compacts it."""
-    asked_s = time.monotonic()
-    lease = await store.acquire_lease(_compacting(agent), uuid4().hex, LEASE_S)
-    if lease is None:
-        raise Conflict(f"agent {agent.agent!r} is being compacted already", hint="try again later", tenant=agent.tenant, agent=agent.agent)
+async def compacting(store: LogStore, agent: AgentRecord, *, wait_s: float = SNAPSHOT_TURN_WAIT_S) -> AsyncIterator[Turn]:
+    """Within, who wants to hold a version of the agent waits. Raises Conflict when others compact it, or agents that share its lease, for
+    longer than `wait_s`."""
+    deadline_s, holder = time.monotonic() + wait_s, uuid4().hex
+    while True:
+        asked_s = time.monotonic()
+        lease = await store.acquire_lease(_compacting(agent), holder, LEASE_S)
+        if lease is not None:
+            break
+        if asked_s >= deadline_s:
+            message = f"agent {agent.agent!r} is being compacted already"
+            raise Conflict(message, hint="try again later", tenant=agent.tenant, agent=agent.agent)
+        await asyncio.sleep(POLL_S)
     turn = Turn(store, lease, asked_s)
     keeping = asyncio.create_task(turn.keep(), name="perdure-compaction")
     try:

@@ -16,10 +16,11 @@ from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.replay import fold_log
-from perdure.errors import Compacted, Conflict, InvalidInput, ProjectionNotFound
-from perdure.snapshots.holds import holding, keep_version, release_version
+from perdure.errors import Compacted, Conflict, InvalidInput, ProjectionNotFound, Unavailable
+from perdure.snapshots.holds import COMPACTIONS_MAX, compacting, holding, keep_version, release_version
 from perdure.snapshots.retention import RetentionPolicy
 from perdure.snapshots.sweep import Sweeper
+from perdure.testing.log_rows import agent_of
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")
@@ -192,14 +193,35 @@ async def test_verify_tells_when_nothing_stands_for_removed_events(shelved: Shel
 
 
 async def test_a_compaction_waits_its_turn(shelved: Shelved) -> None:
-    from perdure.snapshots.holds import compacting
-
     await built(shelved, 30, 40, 50)
-    agent = await shelved.engine.log.vault.record(*NAME)
-    async with compacting(shelved.engine.log.store, agent):
+    store, agent = shelved.engine.log.store, await shelved.engine.log.vault.record(*NAME)
+    async with compacting(store, agent):
+        waiting = asyncio.create_task(shelved.engine.upkeep.compact_events(NAME, keep_last=30))
         with pytest.raises(Conflict):
-            await shelved.engine.upkeep.compact_events(NAME, keep_last=30)
-    assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=30)).events == 30
+            async with compacting(store, agent, wait_s=0.2):
+                raise AssertionError("two at once")
+        with pytest.raises(Unavailable):
+            async with holding(store, agent, 7, wait_s=0.2):
+                raise AssertionError("held while it is compacted")
+        assert not waiting.done()
+        assert (await store.floors([agent]))[0].version == 1
+    assert (await waiting).events == 30
+
+
+async def test_agents_that_share_a_lease_are_compacted_one_after_the_other(shelved: Shelved) -> None:
+    store = shelved.engine.log.store
+    agents = [await agent_of(store, tenant=TENANT) for _ in range(2)]
+    while agents[0].agent_key % COMPACTIONS_MAX != agents[-1].agent_key % COMPACTIONS_MAX:
+        agents[1:] = [await agent_of(store, tenant=TENANT)]
+    at_once: list[int] = []
+
+    async def work(number: int) -> None:
+        async with compacting(store, agents[number]):
+            at_once.append(number)
+            await asyncio.sleep(0)
+            assert at_once.pop() == number
+
+    await asyncio.gather(work(0), work(1))
 
 
 async def test_the_same_import_adds_nothing_after_a_compaction(shelved: Shelved) -> None:
