@@ -44,7 +44,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
         for module in imports(file):
             if module in sys.stdlib_module_names or module == "perdure":
                 continue
-            distributions = {name.lower() for name in known.get(module, [module])}
+            distributions = {name.lower().replace("_", "-") for name in known.get(module, [module])}
             if not distributions & declared:
                 missing[module] = file.relative_to(ROOT).as_posix()
     assert missing == {}
