@@ -23,7 +23,6 @@ from perdure import services
 from perdure.services import Service, Services, kafka
 from perdure.services.model import S3_CREDENTIALS
 
-
 # Brokers of tests live for seconds: compiled quickly, they need half of the processor's time to come up.
 kafka.JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 

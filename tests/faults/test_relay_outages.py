@@ -230,13 +230,13 @@ def _resident_bytes(process: subprocess.Popen[str]) -> int:
 async def relayed(engine: Engine) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while any(lag.lag_events for lag in (await engine.lags())["relay"]):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
 
 
 async def cached(engine: Engine, version: int) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while any(token is None or token.version < version for token in await engine.cache.tokens(NAMES)):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
 
 
 async def test_memory_stays_flat_while_redis_and_then_kafka_are_away(cluster: PrivateServices, tmp_path: Path, topic: str) -> None:
