@@ -21,7 +21,7 @@ from perdure.errors import KeyUnavailable
 from perdure.security.ring import TENANT_KEYS_SCOPE
 from perdure.security.tenant_key import TenantKey
 
-WORKERS = 3
+WORKERS = 2
 ROTATIONS = 3
 TIMEOUT_S = 60.0
 
