@@ -289,3 +289,28 @@ async def test_what_reads_wrongly_once_is_not_taken_for_damage(shelved: Shelved,
         assert digest((await cold(shelved.engine).state(*NAME)).document) == await full(shelved.engine, NAME, 60)
     assert (await shelved.row(made)).damage == ""
     assert shelved.snapshots.shelf.loader.status.steps_down == 0
+
+
+@EMBEDDED
+async def test_another_tenants_or_agents_snapshot_under_a_forged_row_is_refused(shelved: Shelved) -> None:
+    """Somebody who can write to the database, but has no key, points an agent at somebody else's objects, chain and digest included."""
+    log = shelved.engine.log
+    own, strangers = AgentName(TENANT, "a"), [AgentName("other", "a"), AgentName(TENANT, "b")]
+    for name in (own, *strangers):
+        events = [Event("noted", changes=(perdure.append("/notes", f"{name} {number}"),)) for number in range(6)]
+        await log.append_events(name, events)
+    record = await log.vault.record(*own)
+    (event,) = [event async for event in log.stream_events(own) if event.version == 5]
+    for name in strangers:
+        made = (await shelved.snapshots.create_checkpoint(name, version=5)).snapshot
+        stolen = await log.store.get_snapshot(name.tenant, made.id)
+        assert stolen is not None
+        place = {"tenant": own.tenant, "agent": own.agent, "tenant_key": record.tenant_key, "agent_key": record.agent_key}
+        forged = msgspec.structs.replace(stolen, id=Event("x").id, chain=event.chain, **place)
+        assert await log.store.add_snapshot(forged) is None
+        with pytest.raises(IntegrityError):
+            await shelved.snapshots.restore_snapshot(own, snapshot=forged.id)
+        assert "authentication" in (await shelved.snapshots.get_snapshot(TENANT, forged.id)).damage
+        state = await cold(shelved.engine).state(*own)
+        assert state.document["notes"][0] == f"{own} 0"
+        assert (await shelved.snapshots.verify_snapshot(name.tenant, made.id)).ok
