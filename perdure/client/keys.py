@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from perdure import limits
+from perdure.engine import steps
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.errors import ConfigurationError, KeyUnavailable, PerdureError, SealBroken
 from perdure.security.keys import KeyProvider
@@ -91,6 +92,7 @@ class Keys:
         """
         previous = (await self._existing(tenant)).version
         version = (await self._ring.rotate_tenant_key(tenant)).version
+        steps.reach("keys.version_made")
         rewrapped, left = await self._rewrap_agents(tenant, progress)
         return Rotation(tenant, previous, version, rewrapped, left)
 
@@ -110,6 +112,7 @@ class Keys:
         provider = self._ring.provider
         if previous is None and isinstance(provider, _Growing):
             await provider.add_key()
+            steps.reach("keys.root_made")
         elif previous is None and await self._all_under(provider.key_id):
             hint = "put a new key before the old one, separated by a comma, restart, and run this again"
             raise ConfigurationError(
@@ -122,6 +125,7 @@ class Keys:
             try:
                 await self._ring.rewrap(tenant, previous=previous)
                 done.append(tenant)
+                steps.reach("keys.tenant_wrapped")
             except (KeyUnavailable, SealBroken) as problem:
                 left[tenant] = problem.message
             if progress is not None:
@@ -156,6 +160,7 @@ class Keys:
             left, after = {}, ""
             while page := await self._store.list_agents(tenant, after=after, limit=limits.REWRAP_PAGE_AGENTS):
                 done += await self._rewrap_page(tenant, page, left)
+                steps.reach("keys.page_wrapped")
                 seen += len(page)
                 after = page[-1].agent
                 if progress is not None:
