@@ -172,6 +172,8 @@ SCHEMA_BYTES_MAX: Final = 256 * KIB
 SCHEMAS_MAX: Final = 1_000
 """Agent types with a published schema."""
 IMPORT_CONCURRENCY_MAX: Final = 1_000
+HEALTH_HISTORY_DAYS: Final = 90
+"""How far back the history of an agent's health reaches unless told otherwise."""
 LABELS_MAX: Final = 100
 """Labels of one agent."""
 FAST_EVENTS_DEFAULT: Final = 100

@@ -35,6 +35,7 @@ COMMANDS: Final = (
     Command("diff", "diff:diff", "What changed between two versions of an agent.", _READ),
     Command("blame", "blame:blame", "The event that made a path of the state what it is.", _READ),
     Command("agents", "agents:agents", "The agents of a tenant.", _READ),
+    Command("health", "health:health", "How an agent is, and its status changes and errors.", _READ),
     Command("export", "export:export", "Events as JSON lines, as `import --format events` reads them.", _READ),
     Command("replay", "replay:replay", "Go back to a version or a moment; or watch events as they happened.", _READ),
     Command("rollback", "replay:rollback", "Lead an agent back to a version, by an event.", _WRITE),

@@ -11,6 +11,7 @@ from perdure import config
 from perdure.client.agent import Agent
 from perdure.client.backups import Backups
 from perdure.client.directory import AgentDirectory
+from perdure.client.health import HealthDesk
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
 from perdure.client.keys import Keys
 from perdure.client.log import Log
@@ -70,6 +71,7 @@ class Engine:
         self.upcasters = log.upcasters
         self.fidelity = log.fidelity
         self.directory = AgentDirectory(log.vault)
+        self.health = HealthDesk(self.states, log)
         self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
         self.keys = Keys(log.store, log.vault.ring)
