@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
+from perdure.errors import Compacted
 from perdure.projections.cells_codec import Layout, Opened, open_state
 from perdure.projections.contract import CachedState, Token
 from perdure.projections.hot import HotState
 
-__all__ = ["Base", "fold_state", "open_cached"]
+__all__ = ["Base", "fold_on", "fold_state", "open_cached"]
 
 
 Base = Callable[[AgentRecord, int | None], Awaitable[Folded | None]]
@@ -19,9 +20,28 @@ Base = Callable[[AgentRecord, int | None], Awaitable[Folded | None]]
 where there is none. Its document is given away."""
 
 
+async def fold_on(
+    store: LogStore, vault: Vault, record: AgentRecord, base: Base | None, *, start: Folded | None = None, to_version: int | None = None
+) -> Folded:
+    """The agent's state at a version (None: the newest), folded on from `start`, else from a snapshot, else from its first event.
+
+    Where events that are wanted were removed, before or while they are read, the snapshot that stands for them is gone on from.
+    Raises what `fold_log` raises; Compacted when the version itself was removed.
+    """
+    if start is None and base is not None:
+        start = await base(record, to_version)
+    try:
+        return await fold_log(store, vault, record, start=start, to_version=to_version)
+    except Compacted as removed:
+        start = await base(record, to_version) if base is not None else None
+        if start is None or start.version + 1 < removed.details["first_version"]:
+            raise
+    return await fold_log(store, vault, record, start=start, to_version=to_version)
+
+
 async def fold_state(store: LogStore, vault: Vault, record: AgentRecord, base: Base | None = None) -> HotState:
     """The agent's newest state, folded from the log. Raises what opening its events raises."""
-    folded = await fold_log(store, vault, record, start=await base(record, None) if base else None)
+    folded = await fold_on(store, vault, record, base)
     token = Token(store.generation, folded.epoch, folded.version)
     return HotState(folded.document, token, folded.time_us, folded.chain, Layout(), 0)
 

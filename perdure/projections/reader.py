@@ -9,12 +9,12 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, from_microseconds, to_microseconds
-from perdure.engine.replay import Folded, fold_log
+from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable, VersionNotFound
 from perdure.projections.cells_codec import CACHE_DAMAGE, seal_whole
 from perdure.projections.contract import StateCache, Token
-from perdure.projections.fill import Base, open_cached
+from perdure.projections.fill import Base, fold_on, open_cached
 from perdure.projections.hot import HotStates
 
 __all__ = ["AT_LEAST_TIMEOUT_S", "Consistency", "ReadState", "StateReader"]
@@ -183,10 +183,8 @@ class StateReader:
         return self._keep(tenant, agent, kept)
 
     async def _fold(self, record: AgentRecord, *, after: _Kept | None = None, to_version: int | None = None) -> _Kept:
-        start: Folded | None = after.folded() if after else None
-        if start is None and self._base is not None:
-            start = await self._base(record, to_version)
-        folded = await fold_log(self._store, self._vault, record, start=start, to_version=to_version)
+        start = after.folded() if after else None
+        folded = await fold_on(self._store, self._vault, record, self._base, start=start, to_version=to_version)
         token = Token(self._store.generation, folded.epoch, folded.version)
         return _Kept(folded.document, token, folded.time_us, folded.chain)
 

@@ -101,6 +101,7 @@ class Snapshotter:
         self._work = asyncio.Semaphore(0)
         self._stopping = asyncio.Event()
         self._kept_s = 0.0
+        self._draining = 0
 
     async def run(self, stop: asyncio.Event, *, until_drained: bool = False) -> None:
         """Make snapshots until `stop` is set, or once until all is done. Servers that are away are waited for; what is in hand is finished."""
@@ -129,6 +130,14 @@ class Snapshotter:
 
     async def drain(self) -> None:
         """While `run` runs: until everything that is in the log now has been looked at, by whichever snapshotter, and what was due is made."""
+        self._draining += 1
+        self._changed.set()
+        try:
+            await self._drained()
+        finally:
+            self._draining -= 1
+
+    async def _drained(self) -> None:
         target = {partition: position.offset for partition, position in (await self._store.positions()).items() if position.offset}
         while True:
             kept = {document.name: _offset(document.value) for document in await self._store.list_documents(SCOPE)}
@@ -150,7 +159,7 @@ class Snapshotter:
             return
         if not grown:
             # A little rest first, so that a log that grows all the time is read by the page.
-            await _pause(stop, REST_S)
+            await _pause(stop, REST_S if self._draining else POLL_S / 2)
             await _first_of(signal.wait(POLL_S), self._changed.wait(), stop.wait())
             self._changed.clear()
 
@@ -212,7 +221,7 @@ class Snapshotter:
 
     async def _keep(self) -> None:
         """Write down how far partitions are done."""
-        if time.monotonic() - self._kept_s < KEEP_INTERVAL_S and len(self._waiting):
+        if time.monotonic() - self._kept_s < KEEP_INTERVAL_S and not self._draining:
             return
         self._kept_s = time.monotonic()
         for partition, known in list(self._partitions.items()):

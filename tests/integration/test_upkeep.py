@@ -17,6 +17,8 @@ from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.replay import fold_log
 from perdure.errors import Compacted, Conflict, InvalidInput, ProjectionNotFound, Unavailable
+from perdure.projections.memory import MemoryCache
+from perdure.projections.reader import StateReader
 from perdure.snapshots.holds import COMPACTIONS_MAX, compacting, holding, keep_version, release_version
 from perdure.snapshots.retention import RetentionPolicy
 from perdure.snapshots.sweep import Sweeper
@@ -273,6 +275,45 @@ async def test_relay_projector_and_projections_meet_a_compacted_log(shelved: She
         assert "removed" in status.reason
         with pytest.raises(ProjectionNotFound):
             await other.projections.drain("another")
+    finally:
+        await other.close()
+
+
+async def test_a_reader_with_an_old_state_at_hand_goes_on_from_a_snapshot(shelved: Shelved) -> None:
+    """What it knows is older than what the log still has."""
+    await built(shelved, head=5)
+    other = await shelved.fresh()
+    try:
+        assert (await other.agent("a").state()).version == 5
+        await built(shelved, 30, 40, 50, before=5)
+        assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=20)).first_version == 31
+        state = await other.agent("a").state()
+        assert (state.version, state.document["count"]) == (60, 59)
+        assert digest(state.document) == await state_at(shelved, 60)
+    finally:
+        await other.close()
+
+
+async def test_reads_go_on_while_events_are_removed(shelved: Shelved) -> None:
+    await built(shelved, 100, 200, 300, head=320)
+    other = await shelved.fresh()
+    done = False
+
+    async def read() -> int:
+        reads = 0
+        while not done:
+            for version in (300, 320):
+                fresh = StateReader(other.log.store, MemoryCache(), other.log.vault, base=other.snapshots.base)
+                assert (await fresh.state_at_version(*NAME, version)).document["count"] == version - 1
+                reads += 1
+        return reads
+
+    try:
+        reading = asyncio.create_task(read())
+        for keep in (300, 250, 221, 219):
+            await shelved.engine.upkeep.compact_events(NAME, keep_last=keep)
+        done = True
+        assert await reading > 0
     finally:
         await other.close()
 
