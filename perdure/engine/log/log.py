@@ -67,7 +67,7 @@ class EventLog:
     async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
         item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
-        return _result(item, await self.writer.submit((item,)))
+        return _result(name, item, await self.writer.submit((item,)))
 
     async def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
@@ -80,7 +80,7 @@ class EventLog:
         if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
             _refuse_size(len(events))
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
-        return _result(item, await self.writer.submit((item,)))
+        return _result(name, item, await self.writer.submit((item,)))
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
@@ -104,7 +104,7 @@ class EventLog:
         item = Item(record, ANY, expected_epoch, [_seal(cipher, event, encode_payload(event))], owner)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
-        _result(item, outcome)
+        _result(name, item, outcome)
         assert isinstance(outcome, decide.Written)
         return outcome.places[0][3]
 
@@ -236,10 +236,10 @@ def _seal(cipher: Cipher, event: Event, payload: bytes) -> Draft:
     )
 
 
-def _result(item: Item, outcome: Outcome) -> Appended:
-    if type(outcome) is decide.Written and len(item.drafts) == 1:
+def _result(name: AgentName, item: Item, outcome: Outcome) -> Appended:
+    if type(outcome) is decide.Written and len(item.drafts) == 1 and type(name) is AgentName:
         version = outcome.places[0][0]
-        return Appended(_name(item), (version,), version, already=False)
+        return Appended(name, (version,), version, False)
     return _results((item,), outcome)[0]
 
 
