@@ -126,6 +126,8 @@ CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
 CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 16 * KIB
 """Of one chunk, decompressed."""
 SNAPSHOT_CHUNKS_MAX: Final = 40_000
+PACK_THREADS: Final = 2
+"""That compress and seal the chunks of one large state."""
 CHUNK_TRAINING_AGENTS_MIN: Final = 16
 CHUNK_TRAINING_SAMPLES_MIN: Final = 256
 """Agents of one type, and pieces of 4 KiB of their states, that a process has seen before it trains a dictionary for them by itself."""

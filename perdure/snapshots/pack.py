@@ -6,8 +6,11 @@ Invariant: a manifest lists exactly the chunks that a full pack of the same docu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +26,9 @@ from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, NO_DICTIONARY, ChunkDic
 
 __all__ = ["NewChunk", "Packed", "pack", "unpack"]
 
+ALONE_CHUNKS: Final = 4
+Finished = tuple[ChunkReference, bytes | None]
+
 
 class NewChunk(NamedTuple):
     """A chunk to store. object: its name in the store."""
@@ -35,12 +41,13 @@ class NewChunk(NamedTuple):
 class Packed:
     """A snapshot in the making: first take `chunks` to its end, storing each, then `manifest`."""
 
-    def __init__(self, head: Manifest, keys: SnapshotKeys, chunks: Iterator[tuple[ChunkReference, bytes | None]]) -> None:
+    def __init__(self, head: Manifest, keys: SnapshotKeys, chunks: Iterator[Finished]) -> None:
         self._head = head
         self._keys = keys
         self._references: list[ChunkReference] = []
         self._manifest: Manifest | None = None
-        self.chunks: Iterator[NewChunk] = self._run(chunks)
+        self._making = self._run(chunks)
+        self.chunks: Iterator[NewChunk] = self._making
         """The chunks that the previous manifest does not list, made as they are asked for."""
 
     @property
@@ -50,11 +57,15 @@ class Packed:
             raise RuntimeError("the manifest of a snapshot is there when all its chunks have been taken")
         return self._manifest
 
+    def close(self) -> None:
+        """Make no more chunks; needed only where they are not taken to the end."""
+        self._making.close()
+
     def sealed_manifest(self) -> bytes:
         """The manifest as it is stored; each call seals anew, so keep the bytes."""
         return seal_manifest(self.manifest, self._keys)
 
-    def _run(self, chunks: Iterator[tuple[ChunkReference, bytes | None]]) -> Iterator[NewChunk]:
+    def _run(self, chunks: Iterator[Finished]) -> Generator[NewChunk, None, None]:
         for reference, sealed in chunks:
             self._references.append(reference)
             if sealed is not None:
@@ -77,12 +88,14 @@ def pack(
     previous_object: str = "",
     touched: Iterable[bytes] | None = None,
     generation: int = 0,
+    threads: int = 1,
 ) -> Packed:
     """Pack a state, which must not change until all chunks are taken.
 
     previous: an earlier manifest of the agent, whose chunks are stored and are not made again; previous_object: where it is stored. touched: names
     of all cells that were put or removed since `previous` (`engine.cells.touched`); without it every cell is encoded and hashed to find out.
-    dictionary: for codecs that take one. Raises InvalidInput, LimitExceeded.
+    dictionary: for codecs that take one. threads: that compress and seal beside the one that takes the chunks, from the fifth chunk on.
+    Raises InvalidInput, LimitExceeded.
     """
     if previous is not None and (previous.tenant, previous.agent) != (keys.tenant, keys.agent):
         raise InvalidInput("the previous manifest is of another agent", tenant=keys.tenant, agent=keys.agent)
@@ -93,7 +106,7 @@ def pack(
     shared = previous.chunks if previous and (previous.codec, previous.dictionary, previous.key_version) == made_with else ()
     known = {chunk.digest: chunk for chunk in shared}
 
-    def finished(piece: Piece) -> tuple[ChunkReference, bytes | None]:
+    def finished(piece: Piece) -> Finished:
         reference = piece if isinstance(piece, ChunkReference) else known.get(piece.digest)
         if reference is not None:
             return reference, None
@@ -105,7 +118,19 @@ def pack(
         *(keys.tenant, keys.agent, state.version, generation, kind, state.epoch, state.time_us, state.chain, previous_object),
         *(created_us, creator, trigger, reason, tuple(state.warnings), *made_with, ()),
     )
-    return Packed(head, keys, map(finished, found))
+    return Packed(head, keys, map(finished, found) if threads < 2 else _in_threads(finished, found, threads))
+
+
+def _in_threads(finish: Callable[[Piece], Finished], found: Iterator[Piece], threads: int) -> Iterator[Finished]:
+    yield from map(finish, islice(found, ALONE_CHUNKS))  # a small state is done before a thread has started
+    with ThreadPoolExecutor(threads, thread_name_prefix="perdure-pack") as pool:
+        waiting: deque[Future[Finished]] = deque()
+        for piece in found:
+            waiting.append(pool.submit(finish, piece))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def unpack(

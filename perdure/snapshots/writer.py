@@ -159,6 +159,7 @@ class SnapshotWriter:
             previous_object=previous.row.manifest if previous else "",
             touched=state.cells,
             generation=self._store.generation,
+            threads=limits.PACK_THREADS,
         )
         stored = await self._contents.put_chunks(packed, keys)
         sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)

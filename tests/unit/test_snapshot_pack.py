@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from perdure.engine.fold import apply
 from perdure.snapshots.cells import CellWalk, cell_name
 from perdure.snapshots.codecs import CODECS
 from perdure.snapshots.manifest import open_manifest
-from perdure.snapshots.pack import unpack
+from perdure.snapshots.pack import pack, unpack
 from tests.unit.fix_snapshots import conversation, make_keys, small_chunks, state_of, store
 from tests.unit.strategies import CHANGES, DOCUMENTS
 
@@ -101,3 +102,16 @@ def test_sharing_holds_where_a_cell_grows_or_shrinks_at_any_place(factor: int, b
             document["l"][place] = "x" * after
             shared = store(state_of(document, 8), KEYS, first, touched={b"e\0\1l" + place.to_bytes(4, "big")})
             assert shared.manifest == store(state_of(document, 8), KEYS).manifest
+
+
+def test_threads_make_the_same_snapshot_and_end_with_it() -> None:
+    state = state_of(conversation(3_000))
+    with small_chunks():
+        alone, together = store(state, KEYS), store(state, KEYS, threads=3)
+        assert len(alone.chunks) > 50
+        assert (alone.manifest, alone.chunks) == (together.manifest, together.chunks)
+        broken_off = pack(state, keys=KEYS, created_us=1, threads=3)
+        for _ in zip(range(20), broken_off.chunks, strict=False):
+            pass
+        broken_off.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("perdure-pack")]
