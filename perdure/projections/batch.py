@@ -1,7 +1,7 @@
 """One batch of a projector: from deliveries to writes that the cache has taken.
 
-An agent's events of a batch become one write, however many they are. Agents are folded in portions, and while one portion is folded the
-cache takes the one before.
+An agent's events of a batch become one write, however many they are. Agents are loaded and folded in portions, and while one portion is
+folded the cache takes the one before; so never more than two portions' states are in hands, beside the hot ones.
 """
 
 from __future__ import annotations
@@ -63,28 +63,25 @@ class BatchWork:
                 groups.setdefault(AgentName(event.tenant, event.agent), []).append(event)
         self._names = list(groups)
         await self._vault.look_up(groups)
-        await self._load(groups)
-        news: dict[Name, list[SealedEvent]] = {}
-        settle: list[Name] = []
-        for name, events in groups.items():
-            state = self._states.get(name)
-            how, fresh = following(state, events) if state is not None else (Follow.GAP, [])
-            if how is not Follow.FOLLOWS:
-                settle.append(name)
-            elif fresh:
-                news[name] = fresh
-        await self._fold_and_write(news, settle)
-        writes: dict[Name, CellWrite] = {}
-        for name in settle:
-            await self._rebuild(name, writes)
-        await self._write(writes)
+        writing: asyncio.Task[None] | None = None
+        try:
+            for portion in _portions(groups):
+                await self._load(portion)
+                writes = await self._advance(portion)
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._write(writes))
+                await asyncio.sleep(0)  # the writes are on their way before the next portion takes the processor
+        finally:
+            if writing is not None:
+                await writing
 
     def forget(self) -> None:
         """Drop the states that the batch had in hands."""
         for name in self._names:
             self._hot.drop(name)
 
-    async def _load(self, groups: dict[Name, list[SealedEvent]]) -> None:
+    async def _load(self, groups: Mapping[Name, list[SealedEvent]]) -> None:
         """Put the agents' states at hand: hot ones, new ones, and those that the cache has. What is left out is folded from the log."""
         cold: list[Name] = []
         for name in groups:
@@ -116,23 +113,28 @@ class BatchWork:
             size = cells_size(cached.cells)
             self._states[name] = HotState(opened.document, cached.token, opened.time_us, opened.chain, opened.layout, size)
 
-    async def _fold_and_write(self, news: Mapping[Name, list[SealedEvent]], settle: list[Name]) -> None:
-        writing: asyncio.Task[None] | None = None
-        try:
-            for portion in _portions(news):
-                writes = await self._fold(portion, settle)
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(self._write(writes))
-                await asyncio.sleep(0)  # the writes are on their way before the next portion takes the processor
-        finally:
-            if writing is not None:
-                await writing
+    async def _advance(self, portion: Mapping[Name, list[SealedEvent]]) -> dict[Name, CellWrite]:
+        """The writes that lead these agents to their newest events; what does not follow the state at hand is settled by the log."""
+        news: dict[Name, list[SealedEvent]] = {}
+        settle: list[Name] = []
+        for name, events in portion.items():
+            state = self._states.get(name)
+            how, fresh = following(state, events) if state is not None else (Follow.GAP, [])
+            if how is not Follow.FOLLOWS:
+                settle.append(name)
+            elif fresh:
+                news[name] = fresh
+        writes = await self._fold(news, settle)
+        for name in settle:
+            await self._rebuild(name, writes)
+        for name in portion.keys() - writes.keys():
+            self._states.pop(name, None)
+        return writes
 
-    async def _fold(self, news: Sequence[tuple[Name, list[SealedEvent]]], settle: list[Name]) -> dict[Name, CellWrite]:
+    async def _fold(self, news: Mapping[Name, list[SealedEvent]], settle: list[Name]) -> dict[Name, CellWrite]:
         """Open and fold the events that follow; an agent whose events fail is left to the log."""
         writes: dict[Name, CellWrite] = {}
-        for name, events in news:
+        for name, events in news.items():
             try:
                 opened = await self._vault.open_all(events)
             except Unavailable:
@@ -188,6 +190,8 @@ class BatchWork:
                 again.append(name)
         if again:
             await self._write_whole(again)
+        for name in writes:
+            del self._states[name]
 
     async def _write_whole(self, names: Sequence[Name]) -> None:
         """The cache forgot these agents, or holds an older state than was thought: write what is at hand as a whole."""
@@ -203,15 +207,15 @@ class BatchWork:
         self.applied += 1
 
 
-def _portions(news: Mapping[Name, list[SealedEvent]]) -> Iterator[list[tuple[Name, list[SealedEvent]]]]:
+def _portions(groups: Mapping[Name, list[SealedEvent]]) -> Iterator[dict[Name, list[SealedEvent]]]:
     """Agents with their events, so many that a portion has PORTION_EVENTS events, or is one agent."""
-    portion: list[tuple[Name, list[SealedEvent]]] = []
+    portion: dict[Name, list[SealedEvent]] = {}
     count = 0
-    for name, events in news.items():
-        portion.append((name, events))
+    for name, events in groups.items():
+        portion[name] = events
         count += len(events)
         if count >= PORTION_EVENTS:
             yield portion
-            portion, count = [], 0
+            portion, count = {}, 0
     if portion:
         yield portion
