@@ -8,8 +8,8 @@ from datetime import datetime
 import msgspec
 
 from perdure import limits
+from perdure.client.filters import check_name
 from perdure.engine.log.contract import AgentName, from_microseconds
-from perdure.engine.log.names import check_names
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput, LimitExceeded
 from perdure.projections.directory import Directory, DirectoryEntry, Status
@@ -60,7 +60,7 @@ class AgentDirectory:
 
     async def describe(self, name: AgentName, *, type: str, labels: Mapping[str, str]) -> None:
         """Set an agent's type and labels; the agent is made when it is not there. Raises InvalidInput, LimitExceeded."""
-        check_names(name)
+        check_name(name)
         _check_facts(type, labels)
         record, _ = await self._vault.obtain(name)
         await self._vault.store.describe_agent(record, type=type, labels=labels)
@@ -68,6 +68,7 @@ class AgentDirectory:
 
     async def obtain_type(self, name: AgentName, type: str) -> str:
         """The agent's type; an agent without one gets this one."""
+        check_name(name)
         _check_facts(type, {})
         record, _ = await self._vault.obtain(name)
         if record.type:

@@ -7,11 +7,12 @@ from datetime import datetime
 
 from perdure import limits
 from perdure.engine.checks import check_event
-from perdure.engine.log.contract import EventFilter, to_microseconds
+from perdure.engine.log.contract import AgentName, EventFilter, to_microseconds
 from perdure.engine.log.expected import Expected
+from perdure.engine.log.names import check_names
 from perdure.errors import InvalidEvent, InvalidInput, LimitExceeded
 
-__all__ = ["check_events", "check_expected", "check_limit", "check_version", "event_filter", "moment"]
+__all__ = ["check_events", "check_expected", "check_limit", "check_name", "check_version", "event_filter", "moment"]
 
 
 def event_filter(
@@ -78,3 +79,10 @@ def check_events(events: object) -> None:
         raise InvalidEvent(f"events are a {type(events).__qualname__}, not a list or tuple of Event")
     for event in events:
         check_event(event)
+
+
+def check_name(name: object) -> None:
+    """Raise InvalidInput or LimitExceeded unless it names an agent."""
+    if not isinstance(name, AgentName) or not (isinstance(name.tenant, str) and isinstance(name.agent, str)):
+        raise InvalidInput(f"{name!r:.80} names no agent", hint="hand in agent.name, or AgentName(tenant, agent)")
+    check_names(name)

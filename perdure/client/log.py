@@ -14,7 +14,7 @@ import msgspec
 from perdure import limits
 from perdure.client.checked import append_checked
 from perdure.client.fidelity import Fidelity
-from perdure.client.filters import check_events, check_expected, check_limit, event_filter
+from perdure.client.filters import check_events, check_expected, check_limit, check_name, event_filter
 from perdure.client.replaying import Replayed, Replaying
 from perdure.client.schemas import Schemas
 from perdure.client.training import Trainer
@@ -24,7 +24,6 @@ from perdure.engine.log.contract import AgentName, EventFilter, LogStore
 from perdure.engine.log.expected import ANY, Expected, ExpectedVersion
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.log import AgentAppend, Appended, EventLog
-from perdure.engine.log.names import check_names
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput
@@ -76,7 +75,7 @@ class Log(EventLog):
         self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
     ) -> Coroutine[Any, Any, Appended]:
         """As `append_events`, of one event."""
-        if not self._straight(expected):
+        if not self._straight(name, expected):
             return self._append_one(AgentAppend(name, (event,), expected, epoch))
         if self.trainer is not None:
             self.trainer.note(name.tenant, 1)
@@ -86,7 +85,7 @@ class Log(EventLog):
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
     ) -> Coroutine[Any, Any, Appended]:
         """Append events to one agent, all or none. Raises SchemaViolation (nothing is stored), and what `EventLog.append_events` raises."""
-        if (type(events) is not list and type(events) is not tuple) or not self._straight(expected):
+        if (type(events) is not list and type(events) is not tuple) or not self._straight(name, expected):
             return self._append_one(AgentAppend(name, events, expected, epoch))
         if self.trainer is not None:
             self.trainer.note(name.tenant, len(events))
@@ -95,7 +94,7 @@ class Log(EventLog):
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
         for append in appends:
-            if (type(append.events) is not list and type(append.events) is not tuple) or not self._straight(append.expected):
+            if (type(append.events) is not list and type(append.events) is not tuple) or not self._straight(append.name, append.expected):
                 return await self._append_checked(appends)
         if self.trainer is not None:
             for append in appends:
@@ -112,8 +111,10 @@ class Log(EventLog):
         await self.settle(name)
         return await super().fence(name, expected_epoch=expected_epoch)
 
-    def _straight(self, expected: ExpectedVersion) -> bool:
+    def _straight(self, name: AgentName, expected: ExpectedVersion) -> bool:
         """Whether an append needs nothing but the log itself."""
+        if type(name) is not AgentName:
+            return False
         if type(expected) is not Expected and (type(expected) is not int or expected < 0):
             return False
         return not self.schemas.types and not self.schemas.stale and self.fidelity.idle
@@ -130,7 +131,7 @@ class Log(EventLog):
 
     def _check(self, append: AgentAppend) -> None:
         """What needs no state is checked before anything is made or read for it."""
-        check_names(append.name)
+        check_name(append.name)
         check_expected(append.expected)
         check_events(append.events)
         if self.trainer is not None:
@@ -147,7 +148,8 @@ class Log(EventLog):
         return self.reader
 
     async def settle(self, name: AgentName) -> None:
-        """Write what waits of an agent on the fast path, so that a reader of what is newest sees it."""
+        """Write what waits of an agent on the fast path, so that a reader of what is newest sees it. Raises InvalidInput for what is no name."""
+        check_name(name)
         if not self.fidelity.idle:
             await self.fidelity.flush(name)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from perdure.client.filters import check_limit, check_version, event_filter, moment
+from perdure.client.filters import check_limit, check_name, check_version, event_filter, moment
 from perdure.client.log import Log
 from perdure.client.state import AppliedChange, State, Updated, VersionEntry
 from perdure.client.turns import Turns
@@ -17,7 +17,6 @@ from perdure.engine.digest import digest
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.fold import MISSING, apply, lookup
 from perdure.engine.log.contract import AgentName, EventFilter
-from perdure.engine.log.names import check_names
 from perdure.engine.patches import from_json_patch, from_merge_patch
 from perdure.errors import AgentNotFound, Compacted, Conflict, Fenced, InvalidInput, VersionNotFound
 from perdure.projections.reader import ReadState, StateReader
@@ -44,6 +43,7 @@ class States:
 
         Raises AgentNotFound, InvalidInput, DeadlineExceeded (the version did not come), Unavailable.
         """
+        check_name(name)
         if at_least is not None:
             check_version("at_least", at_least)
         if consistency == "strong":
@@ -152,7 +152,7 @@ class States:
         It is decided on the state that it changes: without `expected` it is decided anew when somebody else was faster. envelope: further
         fields of the event, e.g. actor, correlation_id, data. Raises Conflict, InvalidPatch, SchemaViolation, Fenced, LimitExceeded.
         """
-        check_names(name)
+        check_name(name)
         if expected is not None:
             check_version("expected", expected)
         event = _event(type, envelope)

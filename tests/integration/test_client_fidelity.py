@@ -236,6 +236,33 @@ async def test_bytes_of_all_agents_bound_what_waits(fast: Engine, monkeypatch: p
     assert sum(fast.fidelity.waiting(AgentName("default", f"a{number}")) for number in range(50)) < 12
 
 
+@pytest.mark.parametrize("seed", range(6))
+async def test_fast_and_full_agents_with_the_same_life_end_in_the_same_state(fast: Engine, seed: int) -> None:
+    random = Random(seed)
+    quick, full = fast.agent("quick", type="worker"), fast.agent("full")
+    for number in range(80):
+        changes = random.sample(
+            [
+                perdure.append("/trail", number),
+                perdure.set_value("/at", number),
+                perdure.merge("/memory", {random.choice("abc"): random.choice([None, number, {"n": [number]}])}),
+                perdure.delete("/trail/0"),
+                perdure.insert("/trail/0", -number),
+            ],
+            random.randint(1, 3),
+        )
+        kind = random.choice(["step", "step", "step", "step", "done"])
+        for agent in (quick, full):
+            await agent.append(perdure.Event(kind, changes=tuple(changes)))
+        if random.random() < 0.1:
+            assert (await quick.state()).document == (await full.state()).document
+        elif random.random() < 0.1:
+            await quick.update({"at": None})
+            await full.update({"at": None})
+    assert (await quick.state()).digest == (await full.state()).digest
+    assert await quick.version() < await full.version()
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_merged_event_leads_where_its_events_lead(seed: int) -> None:
     random = Random(seed)

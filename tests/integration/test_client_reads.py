@@ -14,6 +14,7 @@ from perdure.client.agent import Agent
 from perdure.client.engine import Engine
 from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.log import AgentAppend
 from perdure.errors import AgentNotFound, Compacted, Conflict, EventNotFound, InvalidInput, InvalidPatch, VersionNotFound
 from tests.fix_client import OpenEngine
 
@@ -338,6 +339,29 @@ async def test_bad_input_is_a_typed_error_and_changes_nothing(embedded: Engine, 
         await call(embedded, agent)
     assert caught.value.message
     assert await agent.version() == EVENTS
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda engine, name: engine.log.append_event(name, perdure.Event("x")),
+        lambda engine, name: engine.log.append_events(name, [perdure.Event("x")]),
+        lambda engine, name: engine.log.append_many([AgentAppend(name, [perdure.Event("x")])]),
+        lambda engine, name: engine.log.get_events(name),
+        lambda engine, name: engine.log.get_event_history(name),
+        lambda engine, name: engine.log.version(name),
+        lambda engine, name: engine.states.get_current_state(name),
+        lambda engine, name: engine.states.get_current_state(name, consistency="eventual"),
+        lambda engine, name: engine.states.update_state(name, {}),
+        lambda engine, name: engine.states.project_state(name, 1),
+        lambda engine, name: engine.directory.describe(name, type="x", labels={}),
+        lambda engine, name: engine.health.now(name),
+    ],
+)
+async def test_managers_refuse_what_names_no_agent(embedded: Engine, call: Any) -> None:
+    for name in (("default", "a"), "a", None, AgentName("", "a")):
+        with pytest.raises(InvalidInput):
+            await call(embedded, name)
 
 
 @pytest.mark.parametrize("names", [("", "a"), ("t", ""), ("t", "a\n"), ("t" * 200, "a"), (5, "a"), ("t", None), ("t", ["a"])])
