@@ -6,6 +6,7 @@ on every state (`perdure.engine.fold`).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,8 @@ from perdure.errors import InvalidPath, LimitExceeded
 
 __all__ = ["Change", "Operation", "Path", "append", "delete", "format_path", "insert", "merge", "parse_path", "set_value"]
 
+REMEMBERED_LENGTH_MAX = 256
+"""Longer pointers are parsed each time; what is remembered of the others is half a megabyte at most."""
 Path = tuple[str, ...]
 Operation = Literal["set", "delete", "append", "insert", "merge"]
 
@@ -64,13 +67,24 @@ def merge(path: str | Path, value: Any) -> Change:
 def parse_path(path: str | Path) -> Path:
     """Tokens of a JSON pointer; tuples pass through after the same checks. Raises InvalidPath, LimitExceeded."""
     if isinstance(path, str):
-        if path and not path.startswith("/"):
-            raise InvalidPath(f"path {path!r} does not start with '/'", hint="write a JSON pointer like /messages/0, or '' for the root")
-        tokens = tuple(_unescape(token, path) for token in path.split("/")[1:])
-    else:
-        tokens = tuple(path) if isinstance(path, tuple | list) else (path,)
-        if not all(isinstance(token, str) for token in tokens):
-            raise InvalidPath(f"path {path!r} has a token that is not a string")
+        # A program appends to the same few places over and over.
+        return _parse_again(path) if len(path) <= REMEMBERED_LENGTH_MAX else _parse(path)
+    tokens = tuple(path) if isinstance(path, tuple | list) else (path,)
+    if not all(isinstance(token, str) for token in tokens):
+        raise InvalidPath(f"path {path!r} has a token that is not a string")
+    return _within_limits(tokens)
+
+
+def _parse(path: str) -> Path:
+    if path and not path.startswith("/"):
+        raise InvalidPath(f"path {path!r} does not start with '/'", hint="write a JSON pointer like /messages/0, or '' for the root")
+    return _within_limits(tuple(_unescape(token, path) for token in path.split("/")[1:]))
+
+
+_parse_again = lru_cache(maxsize=2_048)(_parse)
+
+
+def _within_limits(tokens: Path) -> Path:
     if len(tokens) > limits.PATH_DEPTH_MAX:
         raise LimitExceeded(f"path is {len(tokens)} tokens deep, the limit is {limits.PATH_DEPTH_MAX}")
     if any(len(token) > limits.KEY_LENGTH_MAX for token in tokens):
