@@ -66,7 +66,7 @@ class Recovery:
         self._log = engine.log
         self._store = engine.log.store
         self._vault = engine.log.vault
-        self._diagnosis = Diagnosis(self._store, self._vault, engine.cache)
+        self._diagnosis = Diagnosis(self._store, self._vault, engine.cache, engine.snapshots.base)
         assert engine.log.reader is not None
         self._reader = engine.log.reader
         self._journal = Journal(engine.log, self._reader)

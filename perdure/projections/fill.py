@@ -12,7 +12,7 @@ from perdure.projections.cells_codec import Layout, Opened, open_state
 from perdure.projections.contract import CachedState, Token
 from perdure.projections.hot import HotState
 
-__all__ = ["Base", "fold_on", "fold_state", "open_cached"]
+__all__ = ["Base", "fold_on", "fold_state", "fold_whole", "open_cached"]
 
 
 Base = Callable[[AgentRecord, int | None], Awaitable[Folded | None]]
@@ -36,6 +36,17 @@ async def fold_on(
         start = await base(record, to_version) if base is not None else None
         if start is None or start.version + 1 < removed.details["first_version"]:
             raise
+    return await fold_log(store, vault, record, start=start, to_version=to_version)
+
+
+async def fold_whole(store: LogStore, vault: Vault, record: AgentRecord, base: Base | None, *, to_version: int | None = None) -> Folded:
+    """The agent's state from all of its events that the log has, for who wants to check them: from the first one, or from the snapshot that stands
+    for those that were removed. Raises what `fold_log` raises; Compacted where there is no such snapshot, or the version itself was removed.
+    """
+    (floor,) = await store.floors([record])
+    if floor.version == 1 or base is None or (to_version is not None and to_version < floor.version - 1):
+        return await fold_log(store, vault, record, to_version=to_version)
+    start = await base(record, floor.version - 1)
     return await fold_log(store, vault, record, start=start, to_version=to_version)
 
 

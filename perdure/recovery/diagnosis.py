@@ -7,11 +7,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
-from perdure.engine.replay import fold_log
 from perdure.engine.vault import Vault
-from perdure.errors import IntegrityError, KeyUnavailable, PerdureError, Unavailable
+from perdure.errors import Compacted, IntegrityError, KeyUnavailable, PerdureError, Unavailable
 from perdure.projections.contract import StateCache
-from perdure.projections.fill import open_cached
+from perdure.projections.fill import Base, fold_whole, open_cached
 from perdure.projections.quarantine import Quarantine
 from perdure.recovery.nodes import Node, list_nodes
 from perdure.recovery.strategy import Failure, FailureReport
@@ -25,8 +24,9 @@ HUNG_AFTER_S: Final = 2.0
 class Diagnosis:
     """Only looks; changes nothing."""
 
-    def __init__(self, store: LogStore, vault: Vault, cache: StateCache) -> None:
+    def __init__(self, store: LogStore, vault: Vault, cache: StateCache, base: Base | None = None) -> None:
         self._store = store
+        self._base = base
         self._vault = vault
         self._cache = cache
         self._quarantine = Quarantine(store)
@@ -90,11 +90,13 @@ class Diagnosis:
 
     async def _log(self, record: AgentRecord) -> Failure | None:
         try:
-            await fold_log(self._store, self._vault, record)
+            await fold_whole(self._store, self._vault, record, self._base)
         except KeyUnavailable as problem:
             return Failure("key_missing", problem.message)
         except IntegrityError as problem:
             return Failure("log_damaged", problem.message)
+        except Compacted as problem:
+            return Failure("log_damaged", f"no snapshot stands for the events that were removed: {problem.message}")
         return None
 
     async def _cached(self, record: AgentRecord) -> Failure | None:
@@ -110,9 +112,9 @@ class Diagnosis:
         except PerdureError as problem:
             return Failure("cache_damaged", problem.message)
         try:
-            folded = await fold_log(self._store, self._vault, record, to_version=cached.token.version)
-        except IntegrityError:
-            return None  # the log's own damage is told apart
+            folded = await fold_whole(self._store, self._vault, record, self._base, to_version=cached.token.version)
+        except (IntegrityError, Compacted):
+            return None  # the log's own damage is told apart, and a state that is older than the log cannot be compared
         if folded.version == cached.token.version and (opened.chain, opened.document) == (folded.chain, folded.document):
             return None
         return Failure("cache_damaged", f"at version {cached.token.version} it is not what the log folds to")

@@ -15,9 +15,9 @@ from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
-from perdure.errors import ChainBroken, IntegrityError, PerdureError, Unavailable
+from perdure.errors import ChainBroken, Compacted, IntegrityError, PerdureError, Unavailable
 from perdure.projections.contract import StateCache
-from perdure.projections.fill import open_cached
+from perdure.projections.fill import fold_whole, open_cached
 from perdure.snapshots.loader import SnapshotLoader
 
 __all__ = ["Ladder", "RecoveredState", "Source", "StepDown", "Validation"]
@@ -99,8 +99,9 @@ class Ladder:
         """Compare with the fold of the whole log up to the same version."""
         record = await self._vault.record(state.tenant, state.agent)
         try:
-            folded = await fold_log(self._store, self._vault, record, to_version=state.version)
-        except IntegrityError as problem:
+            base = self._loader.base if self._loader is not None else None
+            folded = await fold_whole(self._store, self._vault, record, base, to_version=state.version)
+        except (IntegrityError, Compacted) as problem:
             return Validation(False, state.version, (f"the log: {problem}",))
         problems = []
         if folded.version != state.version:

@@ -294,6 +294,23 @@ async def test_a_reader_with_an_old_state_at_hand_goes_on_from_a_snapshot(shelve
         await other.close()
 
 
+async def test_recovery_and_time_travel_know_a_compacted_agent(shelved: Shelved) -> None:
+    await built(shelved, 30, 40, 50)
+    right = await states(shelved, range(61))
+    assert (await shelved.engine.upkeep.compact_events(NAME, keep_last=30)).first_version == 31
+    recovery = shelved.engine.recovery
+    assert [each for each in (await recovery.analyze_failure(NAME)).failures if "log" in each.kind or "damaged" in each.kind] == []
+    recovered = await recovery.recover_agent_state(NAME)
+    assert (recovered.version, recovered.digest) == (60, right[60].hex())
+    assert (await recovery.validate_recovered_state(recovered)).ok
+    await recovery.rollback_to_version(NAME, 35)
+    assert await state_at(shelved, 61) == right[35]
+    anchor = next(each for each in await shelved.snapshots.list_snapshots(NAME) if each.version == 30)
+    await shelved.damage(anchor, which=0)
+    assert not (await shelved.snapshots.verify_snapshot(TENANT, anchor.id)).ok
+    assert "log_damaged" in {each.kind for each in (await recovery.analyze_failure(NAME)).failures}
+
+
 async def test_reads_go_on_while_events_are_removed(shelved: Shelved) -> None:
     await built(shelved, 100, 200, 300, head=320)
     other = await shelved.fresh()
