@@ -44,7 +44,13 @@ async def doctor(*, options: Options = DEFAULTS) -> int:
     findings = [_python(), *_libraries(options)]
     if all(finding.ok for finding in findings):
         findings += await _opens(options)
-        findings += [await _stores(url) for url in [options.settings().store.value] if url and url.startswith("s3:")]
+        settings = options.settings()
+        for what, url, scheme, ask in (
+            ("store", settings.store.value, "s3:", _ask_store),
+            ("keys", settings.keys.value, "vault:", _ask_keys),
+        ):
+            if url and url.startswith(scheme):
+                findings.append(await _asked(what, asyncio.wait_for(ask(url), OPEN_TIMEOUT_S), str))
     good = all(finding.ok for finding in findings)
     lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in findings]
     emit({"ok": good, "findings": [asdict(finding) for finding in findings]}, as_json=options.json, text="\n".join(lines))
@@ -68,20 +74,23 @@ def _libraries(options: Options) -> Iterator[Finding]:
         yield Finding(name, there, masked(url) if there else f"{masked(url)} needs {module}", "" if there else hint)
 
 
-async def _stores(url: str) -> Finding:
+async def _ask_store(url: str) -> str:
     """A bucket is reached, and its service refuses to replace what is there."""
     from perdure.snapshots.store import check_create_only, open_store
 
-    try:
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
-            store = open_store(url)
-            await check_create_only(store)
-            await store.close()
-    except PerdureError as error:
-        return Finding("store", False, error.message, error.hint)
-    except TimeoutError:
-        return Finding("store", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", f"does {masked(url)} answer?")
-    return Finding("store", True, "answers, and replaces nothing")
+    store = open_store(url)
+    await check_create_only(store)
+    await store.close()
+    return "answers, and replaces nothing"
+
+
+async def _ask_keys(url: str) -> str:
+    """A key service wraps, and unwraps what it has wrapped."""
+    from perdure.security.keys import open_provider
+
+    provider = open_provider(url)
+    await provider.unwrap(await provider.wrap(b"doctor", b"doctor"), b"doctor")
+    return "wraps and unwraps"
 
 
 async def _opens(options: Options) -> list[Finding]:
@@ -106,3 +115,5 @@ async def _asked(what: str, asking: Awaitable[Any], says: Callable[[Any], str]) 
         return Finding(what, True, says(await asking))
     except PerdureError as error:
         return Finding(what, False, error.message, error.hint)
+    except TimeoutError:
+        return Finding(what, False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is it up?")

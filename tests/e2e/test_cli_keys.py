@@ -32,3 +32,5 @@ def test_the_root_key_moves_into_vault(vault_server: Callable[..., VaultServer],
     moved = perdure_command("keys", "rotate", "--root", "--keys", server.url(), "--moved-from", file, "--json").json
     assert (moved["key_id"], moved["tenants"]) == ("perdure", ["default"])
     assert perdure_command("show", "a", "--keys", server.url(), "--json").json["document"] == {"n": 1}
+    findings = perdure_command("doctor", "--keys", server.url(), "--json").json["findings"]
+    assert findings[-1] == {"what": "keys", "ok": True, "says": "wraps and unwraps", "hint": ""}

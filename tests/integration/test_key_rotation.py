@@ -24,6 +24,8 @@ from perdure.security.tenant_key import TenantKey
 WORKERS = 2
 ROTATIONS = 3
 TIMEOUT_S = 60.0
+ONE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+"""What does not depend on the kind of log."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -141,6 +143,7 @@ async def test_a_tenant_without_its_key_stops_nobody_else(settings: config.Setti
         assert (await lost.state(consistency="strong")).version == 1
 
 
+@ONE
 async def test_one_agents_missing_data_key_stops_nobody_else(settings: config.Settings) -> None:
     async with perdure.open(settings=settings) as engine:
         for agent in ("lost", "kept"):
@@ -156,6 +159,7 @@ async def test_one_agents_missing_data_key_stops_nobody_else(settings: config.Se
         assert (await engine.agent("kept", tenant="acme").state(consistency="strong")).version == 1
 
 
+@ONE
 async def test_a_key_is_made_once_and_listed(settings: config.Settings) -> None:
     async with perdure.open(settings=settings) as engine:
         assert await engine.keys.list() == []
@@ -167,6 +171,7 @@ async def test_a_key_is_made_once_and_listed(settings: config.Settings) -> None:
         assert [facts.tenant for facts in await engine.keys.list()] == ["acme"]
 
 
+@ONE
 async def test_snapshots_are_read_across_rotations_also_by_those_who_were_there_before(settings: config.Settings, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(settings, store=config.Setting(f"file://{tmp_path}/snapshots", "flag"))
     name = AgentName("acme", "agent")
