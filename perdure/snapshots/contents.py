@@ -17,7 +17,7 @@ from perdure.engine import steps
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
-from perdure.errors import IntegrityError, LimitExceeded, ObjectNotFound, PerdureError
+from perdure.errors import DeadlineExceeded, IntegrityError, LimitExceeded, ObjectNotFound, PerdureError
 from perdure.snapshots.chunks import ChunkReference
 from perdure.snapshots.feeding import Feed
 from perdure.snapshots.keys import SnapshotKeys
@@ -107,19 +107,27 @@ class Contents:
             raise IntegrityError("a manifest is of another state than its row", tenant=row.tenant, agent=row.agent, version=row.version)
         return manifest
 
-    async def read(self, row: SnapshotRow) -> Opened:
+    async def read(self, row: SnapshotRow, *, answer_s: float | None = None) -> Opened:
         """The state of a row. What does not hold is read once more before it is believed, because being wrong about that is dear.
 
-        Raises as `manifest`; each error names tenant, agent and version.
+        answer_s: how long the store may take for the manifest (None: as long as it repeats by itself). Raises as `manifest`, and
+        DeadlineExceeded; each error names tenant, agent and version.
         """
         try:
             try:
-                return await self._read(row, await self.manifest(row))
+                return await self._read(row, await self._manifest_in_time(row, answer_s))
             except (IntegrityError, ObjectNotFound):
                 return await self._read(row, await self.manifest(row))
         except PerdureError as problem:
             problem.tenant, problem.agent, problem.version = row.tenant, row.agent, row.version
             raise
+
+    async def _manifest_in_time(self, row: SnapshotRow, answer_s: float | None) -> Manifest:
+        try:
+            async with asyncio.timeout(answer_s):
+                return await self.manifest(row)
+        except TimeoutError as problem:
+            raise DeadlineExceeded(f"the store of snapshots did not answer within {answer_s:g} s") from problem
 
     async def _read(self, row: SnapshotRow, manifest: Manifest) -> Opened:
         needed = {reference.dictionary for reference in manifest.chunks}

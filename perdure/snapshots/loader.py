@@ -2,17 +2,20 @@
 
 What always holds: a state that is returned has been authenticated, its digest is the one that was written, and the log, where it still has
 the event at that version, says the same chain hash. Everything else is a step down: to the next older snapshot, and from the last one to the log
-alone. A step down costs time; it is never an error, for the log can serve. What was found damaged is marked in the registry and not read again.
+alone. A step down costs time; it is never an error where the log can serve. What was found damaged is marked in the registry and not read again.
+A store that does not answer is waited for a short time, once, and then left alone for a while: reads go on from the log at its own speed.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final, NamedTuple
 
 import msgspec
 
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
+from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.errors import (
@@ -33,6 +36,10 @@ __all__ = ["DAMAGE", "Loaded", "LoaderStatus", "SnapshotLoader"]
 
 LADDER_MAX: Final = 8
 """Snapshots that one load tries before it leaves the state to the log."""
+ANSWER_S: Final = 3.0
+"""How long a load waits for a manifest. A store that does not answer in time counts as away."""
+AWAY_S: Final = 5.0
+"""So long a store that was away is not asked again by loads that the log can serve."""
 DAMAGE: Final = (IntegrityError, ObjectNotFound, LimitExceeded)
 """What reading a damaged snapshot raises: it was changed, it is gone, or there is more of it than was written."""
 _log = logging.getLogger(__name__)
@@ -62,34 +69,64 @@ class SnapshotLoader:
     def __init__(self, store: LogStore, contents: Contents) -> None:
         self._store = store
         self._contents = contents
+        self._away_until_s = 0.0
         self.status = LoaderStatus()
 
     async def base(self, agent: AgentRecord, to_version: int | None) -> Folded | None:
         """A state to fold on from, as `perdure.projections.fill.Base` wants it."""
-        loaded = await self.load(agent, to_version)
+        loaded = await self.start(agent, to_version)
         return loaded.folded if loaded is not None else None
+
+    async def start(self, agent: AgentRecord, to_version: int | None = None, *, skipped: list[str] | None = None) -> Loaded | None:
+        """As `load`, for a state that is to be folded on. Where no snapshot can be used and the log cannot serve either, because its first
+        events were removed, what is wrong with the newest snapshot is raised."""
+        loaded, problem = await self._load(agent, to_version, [] if skipped is None else skipped)
+        if problem is not None and not await self._log_can_serve(agent):
+            raise problem
+        return loaded
 
     async def load(self, agent: AgentRecord, to_version: int | None = None, *, skipped: list[str] | None = None) -> Loaded | None:
         """The newest state at or before a version (None: the newest there is); None: the log has to serve. skipped: gets a line for each
         newer snapshot that was stepped over."""
-        skipped = [] if skipped is None else skipped
+        return (await self._load(agent, to_version, [] if skipped is None else skipped))[0]
+
+    async def _load(self, agent: AgentRecord, to_version: int | None, skipped: list[str]) -> tuple[Loaded | None, PerdureError | None]:
+        problem: PerdureError | None = None
         for row in await self._store.snapshots(agent, to_version=to_version, limit=LADDER_MAX, good=True):
             try:
-                await self.check_log(agent, row)
-                opened = await self._contents.read(row)
-            except Unavailable as problem:
-                self._step_down(row, problem, skipped)
+                loaded = await self._try(agent, row)
+            except Unavailable as away:
+                self._step_down(row, away, skipped)
+                problem = problem or away
                 break  # older ones are in the same store
-            except DAMAGE as problem:
-                self._step_down(row, problem, skipped)
-                await self.report(row, problem)
-            except (Denied, DictionaryNotFound, MissingDependency) as problem:
-                self._step_down(row, problem, skipped)
+            except DAMAGE as damage:
+                self._step_down(row, damage, skipped)
+                await self.report(row, damage)
+                problem = problem or damage
+            except (Denied, DictionaryNotFound, MissingDependency) as closed:
+                self._step_down(row, closed, skipped)
+                problem = problem or closed
             else:
                 self.status.loads += 1
-                return Loaded(opened.folded, row, opened.manifest)
+                return loaded, None
         self.status.misses += 1
-        return None
+        return None, problem
+
+    async def _try(self, agent: AgentRecord, row: SnapshotRow) -> Loaded:
+        if time.monotonic() < self._away_until_s and await self._log_can_serve(agent):
+            raise Unavailable("the store of snapshots did not answer a moment ago")
+        await self.check_log(agent, row)
+        try:
+            opened = await self._contents.read(row, answer_s=ANSWER_S)
+        except Unavailable:
+            self._away_until_s = time.monotonic() + AWAY_S
+            raise
+        return Loaded(opened.folded, row, opened.manifest)
+
+    async def _log_can_serve(self, agent: AgentRecord) -> bool:
+        """Whether the log has all of the agent's events."""
+        (floor,) = await self._store.floors([agent])
+        return floor == NO_FLOOR
 
     async def check_log(self, agent: AgentRecord, row: SnapshotRow) -> None:
         """Compare a snapshot with the event that it was made at. Raises `OtherHistory` where they differ: a snapshot of another history, or

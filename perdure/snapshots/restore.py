@@ -57,7 +57,7 @@ class Restorer:
                 message, hint=f"its versions are 0 to {head.version}", tenant=name.tenant, agent=name.agent, version=version
             )
         skipped: list[str] = []
-        loaded = await self._loader.load(agent, version, skipped=skipped)
+        loaded = await self._loader.start(agent, version, skipped=skipped)
         if loaded is None:
             folded = await fold_log(self._log.store, self._log.vault, agent, to_version=version)
             return RestoredState(agent, folded, None, (*skipped, "no snapshot was used: the log was replayed", *folded.warnings))

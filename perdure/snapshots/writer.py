@@ -174,7 +174,7 @@ class SnapshotWriter:
 
     async def _fold(self, agent: AgentRecord, version: int) -> _State:
         skipped: list[str] = []
-        base = await self._base(agent, version) or await self._loader.load(agent, version, skipped=skipped)
+        base = await self._base(agent, version) or await self._loader.start(agent, version, skipped=skipped)
         start, cells = (base.folded, set[bytes]()) if base else (None, None)
         folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version, cells=cells)
         if folded.version != version:

@@ -22,6 +22,7 @@ from perdure.engine.replay import fold_log
 from perdure.errors import IntegrityError, KeyUnavailable, ObjectNotFound, Unavailable
 from perdure.projections.memory import MemoryCache
 from perdure.projections.reader import StateReader
+from perdure.snapshots import loader as loader_module
 from tests.fix_snapshot_engine import TENANT, Shelved
 from tests.unit.fix_snapshots import small_chunks
 
@@ -221,7 +222,7 @@ async def test_with_the_store_away_reads_go_on_and_snapshots_are_unavailable(awa
     assert (await away.snapshots.get_snapshot(TENANT, listed[0].id)).damage == ""
     restored = await away.snapshots.restore_snapshot(NAME, version=7)
     assert (restored.version, restored.snapshot) == (7, None)
-    assert any("does not answer" in warning for warning in restored.warnings)
+    assert any("not answer" in warning for warning in restored.warnings)
 
 
 @EMBEDDED
@@ -314,3 +315,64 @@ async def test_another_tenants_or_agents_snapshot_under_a_forged_row_is_refused(
         state = await cold(shelved.engine).state(*own)
         assert state.document["notes"][0] == f"{own} 0"
         assert (await shelved.snapshots.verify_snapshot(name.tenant, made.id)).ok
+
+
+class Stuck:
+    """A store whose answers never come."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.asked = 0
+
+    async def get(self, name: str, *, bytes_max: int) -> bytes:
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError(name, bytes_max)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@EMBEDDED
+async def test_a_store_that_does_not_answer_is_waited_for_once(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shelved.talk("a", 5)
+    await shelved.snapshot("a")
+    await shelved.talk("a", 5, start=5)
+    monkeypatch.setattr(loader_module, "ANSWER_S", 0.05)
+    contents = shelved.snapshots.shelf.contents
+    stuck = contents.objects = Stuck(contents.objects)
+    for _ in range(3):
+        state = await cold(shelved.engine).state(*NAME)
+        assert digest(state.document) == await full(shelved.engine, NAME, 10)
+    assert stuck.asked == 1
+    # After a while it is asked again, and serves.
+    monkeypatch.setattr(shelved.snapshots.shelf.loader, "_away_until_s", 0.0)
+    contents.objects = stuck.inner
+    loads = shelved.snapshots.shelf.loader.status.loads
+    await cold(shelved.engine).state(*NAME)
+    assert shelved.snapshots.shelf.loader.status.loads == loads + 1
+    assert (await shelved.snapshots.list_snapshots(NAME))[0].damage == ""
+
+
+@EMBEDDED
+async def test_where_the_log_was_compacted_the_reason_is_told(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else has the state, so a store that is away is waited for, and what is damaged is damage."""
+    for number in range(4):
+        await shelved.talk("a", 10, start=10 * number)
+        await shelved.snapshot("a", full=True)
+    await shelved.engine.upkeep.compact_events(NAME, keep_last=5)
+    assert (await cold(shelved.engine).state(*NAME)).version == 40
+    monkeypatch.setattr(loader_module, "ANSWER_S", 0.05)
+    contents = shelved.snapshots.shelf.contents
+    stuck = contents.objects = Stuck(contents.objects)
+    for asked in (1, 2):
+        with pytest.raises(Unavailable):
+            await cold(shelved.engine).state(*NAME)
+        assert stuck.asked == asked
+    with pytest.raises(Unavailable):
+        await shelved.snapshots.restore_snapshot(NAME)
+    contents.objects = stuck.inner
+    for file in (path for path in shelved.folder.rglob("manifests/*/*/*") if path.is_file()):
+        file.write_bytes(b"")
+    with pytest.raises(IntegrityError):
+        await cold(shelved.engine).state(*NAME)
