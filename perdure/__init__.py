@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.engine.changes import Change, append, delete, insert, merge, set_value
 from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
 from perdure.errors import PerdureError
 from perdure.limits import PARTITIONS_DEFAULT
@@ -24,6 +25,7 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",
+    "AgentName",
     "Change",
     "Event",
     "PerdureError",

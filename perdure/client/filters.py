@@ -84,5 +84,5 @@ def check_events(events: object) -> None:
 def check_name(name: object) -> None:
     """Raise InvalidInput or LimitExceeded unless it names an agent."""
     if not isinstance(name, AgentName) or not (isinstance(name.tenant, str) and isinstance(name.agent, str)):
-        raise InvalidInput(f"{name!r:.80} names no agent", hint="hand in agent.name, or AgentName(tenant, agent)")
+        raise InvalidInput(f"{name!r:.80} names no agent", hint="hand in agent.name, or perdure.AgentName(tenant, agent)")
     check_names(name)
