@@ -8,9 +8,8 @@ from typing import Any
 from benchmarks.append import Settings
 from benchmarks.report import machine, note, shape
 from benchmarks.states import conversations, folded, keys_of
-from perdure.security.training import train
 from perdure.snapshots.compression import benchmark_compression_algorithms
-from perdure.snapshots.dictionaries import samples_of
+from perdure.snapshots.dictionaries import samples_of, train_dictionary
 from perdure.snapshots.pack import pack
 from perdure.snapshots.zstd import NO_DICTIONARY, ChunkDictionary
 
@@ -78,7 +77,7 @@ def measure_savings(scale: float = 1.0) -> tuple[dict[str, float], dict[str, Any
 
 
 def _train(id: int, states: list[dict[str, Any]], kind: str) -> ChunkDictionary:
-    return ChunkDictionary(id, train(list(samples_of(states))), kind)
+    return ChunkDictionary(id, train_dictionary(list(samples_of(states))), kind)
 
 
 def _single(state: dict[str, Any], dictionary: ChunkDictionary) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from perdure.client.snapshot_facts import Made, Restored, Snapshot, Verification, moment, snapshot_of
@@ -15,17 +16,21 @@ from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRo
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
 from perdure.limits import SNAPSHOTS_NEWEST_MIN, SNAPSHOTS_PER_AGENT_MAX
 from perdure.projections.fill import Base
+from perdure.snapshots.compression import Goal, Measured, benchmark_compression_algorithms, select_optimal_compression
 from perdure.snapshots.holds import held_versions, holding
+from perdure.snapshots.measuring import measure_agent
 from perdure.snapshots.restore import Into, RestoredState, check_into
 from perdure.snapshots.retention import base_of
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.training import TrainedChunks, train_chunks
 from perdure.snapshots.writer import Created, SnapshotOrder
+from perdure.snapshots.zstd import ChunkDictionary
 
 __all__ = ["Snapshots"]
 
 PAGE_SNAPSHOTS = 200
+T = TypeVar("T")
 
 
 class Snapshots:
@@ -97,6 +102,19 @@ class Snapshots:
         """
         shelf = self.shelf
         return await train_chunks(self._log, shelf.loader, shelf.dictionaries, tenant, agent_type)
+
+    async def benchmark_compression_algorithms(self, name: AgentName) -> list[Measured]:
+        """What each codec saves of the agent's state, and how fast; zstd with its type's dictionary, too. Raises AgentNotFound, InvalidInput."""
+        return await self._measure(name, lambda chunks, dictionary: benchmark_compression_algorithms(chunks, dictionary=dictionary))
+
+    async def select_optimal_compression(self, name: AgentName, *, goal: Goal = "balanced") -> Measured:
+        """The codec for the agent's snapshots: `size`, `speed`, or `balanced` between them. Raises AgentNotFound, InvalidInput."""
+        return await self._measure(name, lambda chunks, dictionary: select_optimal_compression(chunks, goal=goal, dictionary=dictionary))
+
+    async def _measure(self, name: AgentName, measure: Callable[[list[bytes], ChunkDictionary], T]) -> T:
+        shelf = self.shelf
+        record = await self._log.vault.record(*name)
+        return await measure_agent(self._log, shelf.loader, shelf.dictionaries, record, measure)
 
     async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
         """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""

@@ -21,6 +21,7 @@ from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, NO_DICTIONARY, ChunkDic
 
 __all__ = [
     "Compressed",
+    "Goal",
     "Measured",
     "benchmark_compression_algorithms",
     "compress_batch",

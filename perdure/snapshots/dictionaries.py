@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from perdure.snapshots.cells import CellWalk
 from perdure.snapshots.cut import cut
 from perdure.snapshots.zstd import NO_DICTIONARY, ChunkDictionary, builtin
 
-__all__ = ["CHUNK_DICTIONARIES_SCOPE", "ChunkDictionarySet", "DictionaryStore", "samples_of"]
+__all__ = ["CHUNK_DICTIONARIES_SCOPE", "ChunkDictionarySet", "DictionaryStore", "samples_of", "train_dictionary"]
 
 CHUNK_DICTIONARIES_SCOPE: Final = "chunk-dictionaries/"
 """Followed by the tenant; a document's name is the dictionary's id in decimal."""
@@ -35,6 +35,7 @@ ID_FIRST: Final = 16
 """Ids 1 … 15 are for dictionaries that ship with the package, now and later."""
 SAMPLE_BYTES: Final = 4 * limits.KIB
 """Chunks are handed to the trainer in pieces of so many bytes, so that a few agents are enough."""
+PLENTY: Final = 8
 LOOK_AGAIN_S: Final = 60.0
 """After so long a process looks whether others have trained since. What a snapshot needs is looked for at once."""
 
@@ -125,7 +126,7 @@ class DictionaryStore:
 
         Training runs in a thread. Raises InvalidInput when the samples are too few, LimitExceeded.
         """
-        trained = await asyncio.to_thread(train, list(samples))
+        trained = await asyncio.to_thread(train_dictionary, list(samples))
         content = msgspec.msgpack.encode(_Content(1, agent_type, trained))
         for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):
             documents = await self._documents.list_documents(CHUNK_DICTIONARIES_SCOPE + tenant)
@@ -200,6 +201,12 @@ def samples_of(documents: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
             size_bytes += len(chunk.plaintext)
             if size_bytes > limits.TRAINING_BYTES_MAX:
                 return
+
+
+def train_dictionary(samples: Sequence[bytes]) -> bytes:
+    """A dictionary's content, of the largest size where there is plenty to learn from: chunks are long enough for it. Raises InvalidInput."""
+    plenty = sum(map(len, samples)) >= PLENTY * limits.DICTIONARY_BYTES_MAX
+    return train(samples, limits.DICTIONARY_BYTES_MAX if plenty else None)
 
 
 def _id_of(document: StoredDocument) -> int:

@@ -10,7 +10,8 @@ import perdure
 from perdure import limits
 from perdure.client.engine import Engine, Opening
 from perdure.engine.log.contract import AgentName
-from perdure.errors import InvalidInput, NotFound
+from perdure.errors import AgentNotFound, InvalidInput, NotFound
+from perdure.snapshots.codecs import CODECS
 from perdure.snapshots.manifest import Manifest
 
 TENANT = "acme"
@@ -66,10 +67,27 @@ async def manifest_of(engine: Engine, agent: str) -> Manifest:
 async def test_a_type_learns_by_itself_from_the_snapshots_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CHUNK_TRAINING_SAMPLES_MIN", 100)
     async with engine_in(tmp_path, monkeypatch) as engine:
-        for number in range(60):
-            await talk(engine, f"{number}", "freight")
+        for number in range(30):
+            await talk(engine, f"{number}", "freight", 200)
             await snapshot(engine, f"{number}")
         assert (await engine.snapshots.shelf.dictionaries.known(TENANT)).ids == [16]
-        assert [each.dictionary for each in (await manifest_of(engine, "59")).chunks] == [16]
+        assert [each.dictionary for each in (await manifest_of(engine, "29")).chunks] == [16]
         assert [each.dictionary for each in (await manifest_of(engine, "0")).chunks] != [16]
-        assert len((await engine.agent("59", tenant=TENANT).state()).document["messages"]) == 80
+        assert len((await engine.agent("29", tenant=TENANT).state()).document["messages"]) == 200
+
+
+async def test_codecs_are_measured_on_the_agents_own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_in(tmp_path, monkeypatch, "off") as engine:
+        await talk(engine, "one", "freight", 400)
+        name = AgentName(TENANT, "one")
+        found = await engine.snapshots.benchmark_compression_algorithms(name)
+        assert [each.codec for each in found] == [*CODECS, "zstd"]
+        smallest = min(found, key=lambda each: each.compressed_bytes)
+        chosen = await engine.snapshots.select_optimal_compression(name, goal="size")
+        assert (chosen.codec, chosen.compressed_bytes) == (smallest.codec, smallest.compressed_bytes)
+        made = await engine.snapshots.create_snapshot(name, codec=chosen.codec)
+        assert made.snapshot.codec == chosen.codec
+        with pytest.raises(AgentNotFound):
+            await engine.snapshots.select_optimal_compression(AgentName(TENANT, "nobody"))
+        with pytest.raises(InvalidInput):
+            await engine.snapshots.select_optimal_compression(name, goal="beauty")  # type: ignore[arg-type]
