@@ -1,4 +1,4 @@
-"""`python -m benchmarks list|append|pipeline|snapshot|compression [--json] [--quick]`."""
+"""`python -m benchmarks list|append|pipeline|snapshot|compression|recovery|replay|backup [--json] [--quick]`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, compression, pipeline, snapshot
+from benchmarks import append, backup, compression, pipeline, recovery, replay, snapshot
 from benchmarks.measuring import run
 from benchmarks.report import print_report
 
-BENCHMARKS: dict[str, Callable[[append.Settings], Awaitable[dict[str, Any]]]] = {
-    "append": append.measure,
-    "pipeline": pipeline.measure,
-    "snapshot": snapshot.measure,
-    "compression": compression.measure,
+_MODULES: dict[str, Any] = {
+    "append": append,
+    "pipeline": pipeline,
+    "snapshot": snapshot,
+    "compression": compression,
+    "recovery": recovery,
+    "replay": replay,
+    "backup": backup,
 }
-KEYS = {"append": append.KEYS, "pipeline": pipeline.KEYS, "snapshot": snapshot.KEYS, "compression": compression.KEYS}
+BENCHMARKS: dict[str, Callable[[append.Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
+KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ import psycopg
 from perdure.errors import MissingDependency
 from perdure.services.postgres import _installed as installed_postgres
 
-__all__ = ["Baseline", "Pgbench", "copy_rate", "fresh_database", "pgbench"]
+__all__ = ["Baseline", "Pgbench", "copy_rate", "fresh_database", "pgbench", "server_program"]
 
 # The columns and indexes of one segment of the log; the sequence stands for the offset.
 _TABLE = """
@@ -82,7 +82,18 @@ def pgbench(baseline: Baseline, clients: int, duration_s: float) -> Pgbench:
         script.write(_INSERT)
         script.flush()
         Path(script.name).chmod(0o644)
-        command = [_program(), "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(max(1, round(duration_s)))]
+        command = [
+            server_program("pgbench"),
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(clients),
+            "-j",
+            str(min(clients, 2)),
+            "-T",
+            str(max(1, round(duration_s))),
+        ]
         command += ["-D", "payload=\\x" + baseline.payload.hex(), "-D", "chain=\\x" + "5a" * 32, "-f", script.name, baseline.url]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = re.search(r"tps = ([\d.]+)", output)
@@ -107,12 +118,13 @@ def copy_rate(baseline: Baseline, rows: int) -> float:
         return rows / (time.perf_counter() - started)
 
 
-def _program() -> str:
+def server_program(name: str) -> str:
+    """A program of the newest Postgres that is installed, e.g. pgbench."""
     found = installed_postgres()
-    beside = found[max(found)] / "pgbench" if found else None
+    beside = found[max(found)] / name if found else None
     if beside is not None and beside.is_file():
         return str(beside)
-    on_path = shutil.which("pgbench")
+    on_path = shutil.which(name)
     if on_path is None:
-        raise MissingDependency("pgbench is not installed", hint="apt-get install postgresql-contrib, or brew install postgresql")
+        raise MissingDependency(f"{name} is not installed", hint="apt-get install postgresql-contrib, or brew install postgresql")
     return on_path

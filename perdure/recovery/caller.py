@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import zlib
 from types import TracebackType
@@ -29,7 +30,9 @@ from perdure.recovery.commands import Command, CommandResult
 __all__ = ["Caller"]
 
 PAUSE_S: Final = 0.02
-PAUSE_MAX_S: Final = 0.25
+PAUSE_MAX_S: Final = 0.5
+SILENT_S: Final = 0.5
+"""How long an address that did not answer is passed over."""
 REQUEST_TIMEOUT_S: Final = 5.0
 ROUTES_MAX: Final = 100_000
 """Agents whose node is remembered."""
@@ -55,6 +58,7 @@ class Caller:
         self._addresses = list(addresses)
         self._timeout_s = timeout_s
         self._routes: dict[AgentName, str] = {}
+        self._silent: dict[str, float] = {}
         self._client = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=httpx.Limits(max_connections=256), trust_env=False)
 
     async def __aenter__(self) -> Self:
@@ -72,7 +76,7 @@ class Caller:
         turn, pause_s = zlib.crc32(name.agent.encode()), PAUSE_S
         problem = "no node answered"
         while time.monotonic() < deadline:
-            address = self._routes.get(name) or self._addresses[turn % len(self._addresses)]
+            address = self._routes.get(name) or self._choice(turn)
             turn += 1
             try:
                 return await self._send(address, name, content)
@@ -83,7 +87,8 @@ class Caller:
                     self._remember(name, known)
                     continue
                 self._routes.pop(name, None)
-            await asyncio.sleep(pause_s)
+            # Apart from each other: callers that failed together shall not come together again.
+            await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 - no secret
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
         raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)
 
@@ -92,6 +97,7 @@ class Caller:
         try:
             answer = await self._client.post(path, content=content, headers={"content-type": "application/json"})
         except httpx.HTTPError as problem:
+            self._silent[address] = time.monotonic()
             raise Unavailable(f"node {address} does not answer: {type(problem).__name__}") from problem
         if answer.status_code == httpx.codes.OK:
             self._remember(name, address)
@@ -102,6 +108,13 @@ class Caller:
         if kind is None:
             raise Unavailable(detail, hint=facts.get("hint") or "", address=facts.get("address"))
         raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent)
+
+    def _choice(self, turn: int) -> str:
+        """One of the addresses; those that did not answer a moment ago only where there is no other."""
+        now = time.monotonic()
+        answering = [address for address in self._addresses if now - self._silent.get(address, -SILENT_S) >= SILENT_S]
+        choice = answering or self._addresses
+        return choice[turn % len(choice)]
 
     def _remember(self, name: AgentName, address: str) -> None:
         while len(self._routes) >= ROUTES_MAX:

@@ -29,7 +29,7 @@ from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
 from perdure.recovery.leases import LEASE_S, KeptLease
-from perdure.recovery.nodes import Node, announce, check_node_name, list_nodes, node_lease
+from perdure.recovery.nodes import Node, NodeState, announce, check_node_name, list_nodes, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
 
 __all__ = ["AGENTS_MAX_DEFAULT", "AgentHost"]
@@ -37,7 +37,11 @@ __all__ = ["AGENTS_MAX_DEFAULT", "AgentHost"]
 AGENTS_MAX_DEFAULT: Final = 10_000
 ASSIGNMENTS_POLL_S: Final = 0.1
 TAKE_TOGETHER_MAX: Final = 256
-"""Take-overs that are sent to the log at once."""
+"""Assigned agents that are taken over before it is told which."""
+OPENINGS_MAX: Final = 32
+"""Agents that are taken or loaded at once; more wait here, and not before the log, where they would hold up the lease's renewal."""
+NODES_FRESH_S: Final = 0.2
+"""How long it is believed, in a storm of commands for agents that are elsewhere, where they are: it then costs no more than a look."""
 
 
 class AgentHost:
@@ -68,6 +72,9 @@ class AgentHost:
         self._served: dict[AgentName, ServedAgent] = {}
         self._opening: dict[AgentName, asyncio.Task[ServedAgent]] = {}
         self._following: asyncio.Task[None] | None = None
+        self._openings = asyncio.Semaphore(OPENINGS_MAX)
+        self._nodes: tuple[float, list[NodeState]] = (0.0, [])
+        self._elsewhere: dict[AgentName, tuple[float, NotServed]] = {}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -149,6 +156,8 @@ class AgentHost:
         served = self._served.get(name)
         if served is not None:
             return served
+        if self._openings.locked() and (told := self._elsewhere.get(name)) is not None and time.monotonic() - told[0] < NODES_FRESH_S:
+            raise NotServed(*told[1].args, hint=told[1].hint, tenant=name.tenant, agent=name.agent, **told[1].details)
         opening = self._opening.get(name)
         if opening is None:
             opening = self._opening[name] = asyncio.create_task(self._take(name, None), name=f"perdure-open-{name.agent}")
@@ -157,18 +166,21 @@ class AgentHost:
 
     async def _take(self, name: AgentName, from_epoch: int | None) -> ServedAgent:
         """Take the agent under a new epoch; from_epoch: it is somebody else's, and was decided to be taken from them."""
-        self._check_room(name)
-        self._log.vault.forget(name)  # the owner may have changed elsewhere
-        record, _ = await self._log.vault.obtain(name)
-        if from_epoch is None and record.owner not in ("", self.name):
-            raise await self._elsewhere(record)
-        expected = record.epoch if from_epoch is None else from_epoch
-        try:
-            epoch = await self._log.take_ownership(name, self.name, expected_epoch=expected)
-        except Fenced as problem:
-            raise NotServed(f"agent {name.agent!r} was taken by another node", tenant=name.tenant, agent=name.agent) from problem
-        steps.reach("host.taken")
-        return self._serve(name, epoch)
+        async with self._openings:
+            self._check_room(name)
+            if name in self._served:
+                return self._served[name]
+            self._log.vault.forget(name)  # the owner may have changed elsewhere
+            record, _ = await self._log.vault.obtain(name)
+            if from_epoch is None and record.owner not in ("", self.name):
+                raise await self._served_by(record)
+            expected = record.epoch if from_epoch is None else from_epoch
+            try:
+                epoch = await self._log.take_ownership(name, self.name, expected_epoch=expected)
+            except Fenced as problem:
+                raise NotServed(f"agent {name.agent!r} was taken by another node", tenant=name.tenant, agent=name.agent) from problem
+            steps.reach("host.taken")
+            return self._serve(name, epoch)
 
     def _serve(self, name: AgentName, epoch: int) -> ServedAgent:
         assert name not in self._served, f"{name} is served already"
@@ -190,7 +202,8 @@ class AgentHost:
             self._log.vault.forget(name)
 
     async def _load(self, name: AgentName) -> Loaded:
-        read = await self._reader.state(*name)
+        async with self._openings:
+            read = await self._reader.state(*name)
         return Loaded(read.document, read.version)
 
     def _check_room(self, name: AgentName) -> None:
@@ -199,15 +212,25 @@ class AgentHost:
         if len(self._served) + len(self._opening) > self._agents_max:
             raise Overloaded(f"node {self.name!r} serves {self._agents_max} agents already", tenant=name.tenant, agent=name.agent)
 
-    async def _elsewhere(self, record: AgentRecord) -> NotServed:
-        for node, alive in await list_nodes(self._log.store):
+    async def _served_by(self, record: AgentRecord) -> NotServed:
+        """Where the agent is, remembered for a moment."""
+        now = time.monotonic()
+        if now - self._nodes[0] >= NODES_FRESH_S:
+            self._nodes = (now, await list_nodes(self._log.store))
+        for node, alive in self._nodes[1]:
             if node.name == record.owner and alive:
                 message = f"agent {record.agent!r} is served by node {node.name!r}"
-                return NotServed(
-                    message, hint=f"send the command to {node.address}", tenant=record.tenant, agent=record.agent, address=node.address
-                )
-        message = f"agent {record.agent!r} belongs to node {record.owner!r}, which does not answer"
-        return NotServed(message, hint="recovery gives it to another node; ask again soon", tenant=record.tenant, agent=record.agent)
+                hint = f"send the command to {node.address}"
+                problem = NotServed(message, hint=hint, tenant=record.tenant, agent=record.agent, address=node.address)
+                break
+        else:
+            message = f"agent {record.agent!r} belongs to node {record.owner!r}, which does not answer"
+            hint = "recovery gives it to another node; ask again soon"
+            problem = NotServed(message, hint=hint, tenant=record.tenant, agent=record.agent)
+        if len(self._elsewhere) >= self._agents_max:
+            self._elsewhere.clear()
+        self._elsewhere[AgentName(record.tenant, record.agent)] = (now, problem)
+        return problem
 
     async def _close(self, name: AgentName, why: PerdureError) -> None:
         served = self._served.get(name)

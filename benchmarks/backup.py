@@ -1,0 +1,87 @@
+"""Backups beside pg_dump and pg_restore of the same database."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import perdure
+from benchmarks.append import Settings
+from benchmarks.appending import Agents
+from benchmarks.report import machine, note, shape
+from benchmarks.servers import fresh_database, server_program
+from perdure import config, services
+from perdure.client.backups import restore_backup
+from perdure.client.engine import Engine
+
+__all__ = ["KEYS", "measure"]
+
+KEYS = (
+    *("ratios.backup_vs_pg_dump", "ratios.restore_vs_pg_restore", "ratios.bytes_vs_pg_dump"),
+    *("figures.backup_mb_per_s", "figures.restore_mb_per_s", "figures.incremental_s"),
+)
+MB = 1_000_000
+AGENTS = 500
+
+
+async def measure(settings: Settings) -> dict[str, Any]:
+    """All figures of backups."""
+    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
+    assert postgres is not None
+    about = machine(postgres.url)
+    events = max(1_000, int((40_000 if settings.quick else 1_000_000) * settings.scale))
+    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as name:
+        folder = Path(name)
+        await asyncio.to_thread(folder.chmod, 0o755)
+        with fresh_database(postgres.url) as url, fresh_database(postgres.url) as ours, fresh_database(postgres.url) as theirs:
+            flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://"}
+            async with perdure.open(settings=config.load(flags)) as engine:
+                note(f"backup: {events} events of 1 KB")
+                await _fill(engine, events)
+                found = await _compared(engine, folder, url, ours, theirs, events)
+    return shape(found, KEYS, {"events": events}, about)
+
+
+async def _fill(engine: Engine, events: int) -> None:
+    agents = Agents(engine)
+    await agents.make(AGENTS)
+    left = events - AGENTS
+    while left > 0:
+        count = min(left, AGENTS)
+        await asyncio.gather(*(agents.step(number) for number in range(count)))
+        left -= count
+
+
+async def _compared(engine: Engine, folder: Path, url: str, ours: str, theirs: str, events: int) -> dict[str, float]:
+    to, dump = f"file://{folder}/backups", folder / "dump"
+    size_mb = events * 1024 / MB
+    began = time.perf_counter()
+    manifest = await engine.backups.create(to)
+    backup_s = time.perf_counter() - began
+    dump_s = await asyncio.to_thread(_timed, server_program("pg_dump"), "-Fc", "-f", str(dump), url)
+    began = time.perf_counter()
+    await restore_backup(to, config.load({"log": ours, "keys": f"file://{folder}/root.key"}))
+    restore_s = time.perf_counter() - began
+    restored_s = await asyncio.to_thread(_timed, server_program("pg_restore"), "-d", theirs, str(dump))
+    agents = Agents(engine, "more")
+    await agents.make(50)
+    began = time.perf_counter()
+    await engine.backups.create(to)
+    return {
+        "ratios.backup_vs_pg_dump": dump_s / backup_s,
+        "ratios.restore_vs_pg_restore": restored_s / restore_s,
+        "ratios.bytes_vs_pg_dump": manifest.stored_bytes / dump.stat().st_size,
+        "figures.backup_mb_per_s": size_mb / backup_s,
+        "figures.restore_mb_per_s": size_mb / restore_s,
+        "figures.incremental_s": time.perf_counter() - began,
+    }
+
+
+def _timed(*command: str) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began

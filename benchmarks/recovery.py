@@ -1,0 +1,100 @@
+"""Recovery: how long the agents of a killed host are away, each as its own caller sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+import perdure
+from benchmarks.append import Settings
+from benchmarks.measuring import median, percentile
+from benchmarks.report import machine, note, shape
+from benchmarks.servers import fresh_database
+from perdure import config, services
+from perdure.client.engine import Engine
+from perdure.engine.log.contract import AgentName
+from perdure.recovery.caller import Caller
+from perdure.recovery.commands import Command
+
+__all__ = ["KEYS", "measure"]
+
+KEYS = ("figures.takeover_p50_s", "figures.takeover_p99_s", "figures.recovery_after_detection_s", "figures.agents")
+HANDLER = "perdure.recovery.handlers:talk"
+TIMEOUT_S = 120.0
+
+
+async def measure(settings: Settings) -> dict[str, Any]:
+    """All figures of a take-over."""
+    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
+    assert postgres is not None
+    about = machine(postgres.url)
+    agents = max(4, int((200 if settings.quick else 1_000) * settings.scale))
+    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(postgres.url) as url:
+        flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://", "store": f"file://{folder}/s"}
+        async with perdure.open(settings=config.load(flags)) as engine:
+            note(f"recovery: {agents} agents on a host that is killed")
+            found, details = await _killed(engine, flags, agents, Path(folder))
+    return shape(found, KEYS, details, about)
+
+
+async def _killed(engine: Engine, flags: dict[str, str], agents: int, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    del folder
+    processes: list[asyncio.subprocess.Process] = []
+    try:
+        processes.append(await _command(flags, "recover", "watch"))
+        first, one = await _node(flags, "first")
+        processes.append(first)
+        names = [AgentName("benchmark", f"agent-{number}") for number in range(agents)]
+        async with Caller([one], timeout_s=TIMEOUT_S) as caller:
+            for start in range(0, agents, 100):
+                await asyncio.gather(*(caller.command(name, {"say": "before"}) for name in names[start : start + 100]))
+        second, other = await _node(flags, "second")
+        processes.append(second)
+        async with Caller([one, other], timeout_s=TIMEOUT_S) as caller:
+            first.send_signal(signal.SIGKILL)
+            killed_at = time.perf_counter()
+
+            async def again(name: AgentName) -> float:
+                await caller.command(name, None, Command({"say": "after"}))
+                return time.perf_counter() - killed_at
+
+            away = await asyncio.gather(*(again(name) for name in names))
+        entries = {entry.type: entry for entry in await engine.recovery.journal()}
+        while "recovery_completed" not in entries:
+            await engine.log.store.signal().wait(0.1)
+            entries = {entry.type: entry for entry in await engine.recovery.journal()}
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+    found = {
+        "figures.takeover_p50_s": median(away),
+        "figures.takeover_p99_s": percentile(away, 0.99),
+        "figures.recovery_after_detection_s": max(float(entries["recovery_completed"].data["duration_s"]), 0.001),
+        "figures.agents": float(agents),
+    }
+    return found, {"takeover_max_s": round(max(away), 3), "lease_s": 2.5}
+
+
+async def _command(flags: dict[str, str], *words: str) -> asyncio.subprocess.Process:
+    options = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "perdure.cli", *words, *options, "--json", stdout=asyncio.subprocess.PIPE, stderr=None
+    )
+
+
+async def _node(flags: dict[str, str], name: str) -> tuple[asyncio.subprocess.Process, str]:
+    process = await _command(flags, "host", "--node", name, "--handler", HANDLER)
+    assert process.stdout is not None
+    address: str = msgspec.json.decode(await process.stdout.readline())["address"]
+    assert urlsplit(address).hostname == "127.0.0.1"
+    return process, address
