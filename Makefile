@@ -14,6 +14,7 @@ demo: $(READY)  ## many agents, a crash and a time machine, in a temporary folde
 	@$(BIN)/perdure demo
 
 test: $(READY) servers  ## all tests, with Postgres, Redis and Kafka really up
+	$(BIN)/python -m perdure.services build
 	$(BIN)/pytest -q
 
 check: $(READY)  ## linters, types, import rules, and the wheel by way of the source distribution

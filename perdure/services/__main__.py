@@ -1,4 +1,4 @@
-"""python -m perdure.services up|down|status|logs: the services without the rest of the product."""
+"""python -m perdure.services up|down|status|logs|build: the services without the rest of the product."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 
 from perdure import services
 from perdure.errors import PerdureError
+from perdure.services import s3
 from perdure.services.model import ALL_NAMES, NAMES, Services
 
 UNAVAILABLE = 6
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command == "build":
+        s3.build(lambda line: print(line, file=sys.stderr, flush=True))
+        return 0
     if options.command == "logs":
         text = services.logs(options.root, options.name, options.lines)
         print(_json({"name": options.name, "log": text}) if options.json else text)
@@ -79,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", parents=[common], help="stop what was started here")
     down.add_argument("--wipe", action="store_true", help="delete all data as well")
     commands.add_parser("status", parents=[common], help="what runs, and where")
+    commands.add_parser("build", parents=[common], help="build what is built once: versitygw, where there is Go")
     logs = commands.add_parser("logs", parents=[common], help="the end of a server's log")
     logs.add_argument("name", choices=ALL_NAMES)
     logs.add_argument("--lines", type=int, default=100)

@@ -1,6 +1,7 @@
-"""An S3 service from this machine: versitygw over a folder (one binary, built once by Go), or moto's server where there is no Go.
+"""An S3 service from this machine: versitygw over a folder, or moto's server where that is not there.
 
 versitygw keeps what it has over a restart; moto has it in memory. Both listen on 127.0.0.1 only, so their credentials are no secret.
+`python -m perdure.services build` builds versitygw with Go, once, which takes a minute or two; where neither is there, it is built when it is needed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from perdure.services import jars, probe, process, state
 from perdure.services.binary import Binary
 from perdure.services.model import S3_BUCKET, S3_CREDENTIALS, Record, Tell
 
-__all__ = ["GATEWAY_VERSION", "S3"]
+__all__ = ["GATEWAY_VERSION", "S3", "build"]
 
 GATEWAY_VERSION = "v1.8.0"
 GATEWAY = "github.com/versity/versitygw/cmd/versitygw"
-BUILD_TIMEOUT_S = 900
+BUILD_TIMEOUT_S = 600
 HINT = f"go install {GATEWAY}@{GATEWAY_VERSION}  |  pip install 'moto[server]'  |  or set PERDURE_SERVICES_S3_URL"
 _MOTO = "moto"
 
@@ -33,9 +34,11 @@ class S3(Binary):
 
     def create(self, root: Path, nodes: int, tell: Tell) -> Record:
         """Find or build the program and make the bucket's folder."""
-        program = _gateway(tell)
+        program = _gateway()
         if program is None and importlib.util.find_spec("moto.server") is None:
-            raise MissingDependency("neither versitygw nor moto is installed", hint=HINT)
+            program = build(tell)
+            if program is None:
+                raise MissingDependency("neither versitygw nor moto is installed", hint=HINT)
         version = GATEWAY_VERSION if program else _MOTO
         tell(f"s3: using {program or 'moto'}")
         folder = root / "s3"
@@ -56,7 +59,7 @@ class S3(Binary):
         if record.version == _MOTO:
             command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
         else:
-            program = _gateway(lambda _: None)
+            program = _gateway()
             if program is None:
                 raise MissingDependency("versitygw is gone, with which this S3 service was made", hint=HINT)
             who = ["--access", S3_CREDENTIALS["AWS_ACCESS_KEY_ID"], "--secret", S3_CREDENTIALS["AWS_SECRET_ACCESS_KEY"]]
@@ -71,37 +74,44 @@ class S3(Binary):
         probe.s3(record.url, S3_CREDENTIALS)
 
 
-def _gateway(tell: Tell) -> Path | None:
-    """versitygw: of this machine, or built into the user's cache; None where there is no Go to build it."""
+def _gateway() -> Path | None:
+    """versitygw: of this machine, or built before."""
     if found := shutil.which("versitygw"):
         return Path(found)
-    kept = jars.cache_folder() / f"versitygw-{GATEWAY_VERSION}"
-    if (kept / "versitygw").is_file():
-        return kept / "versitygw"
+    built = _folder() / "versitygw"
+    return built if built.is_file() else None
+
+
+def _folder() -> Path:
+    return jars.cache_folder() / f"versitygw-{GATEWAY_VERSION}"
+
+
+def build(tell: Tell) -> Path | None:
+    """versitygw, built into the user's cache where it is not there yet; None where there is no Go, or Go cannot."""
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/opt/homebrew/bin")
-    if go is None:
-        return None
-    kept.mkdir(parents=True, exist_ok=True)
-    with (kept / "lock").open("ab") as lock:
+    if _gateway() is not None or go is None:
+        return _gateway()
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (kept / "versitygw").is_file() and not _build(go, kept, tell):  # another may have built it while we waited
-            return None
-    return kept / "versitygw"
+        if _gateway() is None:  # another may have built it while we waited
+            tell(f"s3: building versitygw {GATEWAY_VERSION} (once) into {folder}")
+            _install(go, folder, tell)
+    return _gateway()
 
 
-def _build(go: str, folder: Path, tell: Tell) -> bool:
-    tell(f"s3: building versitygw {GATEWAY_VERSION} (a minute, once) into {folder}")
+def _install(go: str, folder: Path, tell: Tell) -> None:
     new = folder / "new"
     command = [go, "install", f"{GATEWAY}@{GATEWAY_VERSION}"]
-    done = subprocess.run(
-        command, env={**os.environ, "GOBIN": str(new)}, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT_S
-    )
-    if done.returncode != 0:
-        tell(f"s3: versitygw cannot be built: {' '.join(done.stderr.split())[-200:]}")
-        return False
+    environment = {**os.environ, "GOBIN": str(new)}
+    try:
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=BUILD_TIMEOUT_S)
+    except subprocess.SubprocessError as error:
+        tell(f"s3: versitygw cannot be built: {' '.join((getattr(error, 'stderr', '') or str(error)).split())[-200:]}")
+        return
     (new / "versitygw").rename(folder / "versitygw")
     new.rmdir()
-    return True
 
 
 def _make_bucket(port: int) -> None:
