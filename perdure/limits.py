@@ -122,7 +122,7 @@ CHUNK_BYTES_MAX: Final = 192 * KIB
 """A chunk that has so many bytes ends; only a single large cell makes one that is much larger."""
 CHUNK_UNIT_BYTES_MAX: Final = 32 * KIB
 """Up to here neighbouring list elements stay together."""
-CHUNK_CELL_BYTES_MAX: Final = 256 * MIB
+CHUNK_CELL_BYTES_MAX: Final = STORE_OBJECT_BYTES_MAX - MIB
 CHUNK_PLAIN_BYTES_MAX: Final = CHUNK_CELL_BYTES_MAX + 16 * KIB
 """Of one chunk, decompressed."""
 SNAPSHOT_CHUNKS_MAX: Final = 40_000

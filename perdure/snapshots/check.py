@@ -23,7 +23,7 @@ from perdure.snapshots.check_state import StateCheck
 __all__ = ["CheckKeys", "Checked", "Problem", "check_snapshot"]
 
 CHUNKS_MAX = 40_000
-PLAIN_BYTES_MAX = 256 * 1024 * 1024 + 16 * 1024
+PLAIN_BYTES_MAX = 255 * 1024 * 1024 + 16 * 1024
 Fetch = Callable[[str], bytes | None]
 
 

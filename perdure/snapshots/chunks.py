@@ -143,7 +143,8 @@ def decode_runs(plaintext: bytes, reference: ChunkReference, *, keys: SnapshotKe
     except msgspec.MsgspecError as error:
         raise _damaged(keys, reference, f"its cells are not readable: {error}") from error
     for run in runs:
-        if _RUN_TYPES.get(tuple(map(type, run))) != run[0]:
+        kind = _RUN_TYPES.get(tuple(map(type, run)))
+        if kind is None or kind != run[0]:
             raise _damaged(keys, reference, "it holds a run of a kind that is unknown to this release")
     return runs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import lz4.block
@@ -13,6 +14,7 @@ import snappy
 import zstandard
 
 from perdure import limits
+from perdure.engine.digest import canonical
 from perdure.errors import DictionaryNotFound, IntegrityError, InvalidInput, KeyUnavailable, LimitExceeded, PerdureError, SealBroken
 from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
@@ -303,3 +305,40 @@ def test_unknown_codecs_are_refused() -> None:
         codec_named("brotli")
     with pytest.raises(CodecBroken):
         codec_numbered(200)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_content_that_is_not_what_was_digested_is_refused(codec: str) -> None:
+    # As a codec would give it that does not give back what it was given: all seals hold.
+    stored = small(codec)
+    reference = stored.manifest.chunks[0]
+    other = Cut(reference.first, reference.cells, b"\x91\x92\x02\x81\xa1x\xc0" * 9, reference.digest)
+    forged, sealed = seal_chunk(other, keys=KEYS, codec=codec_named(codec), dictionary=NO_DICTIONARY)
+    assert forged.name == reference.name
+    assert "digested" in refused(IntegrityError, open_chunk, sealed, forged, keys=KEYS, dictionaries=BUILTIN_DICTIONARIES).message
+
+
+def test_runs_that_do_not_fit_together_are_refused() -> None:
+    def from_runs(*chunks: list[Any]) -> Any:
+        cuts = [Cut(b"x", 1, canonical(runs), sha256(canonical(runs)).digest()) for runs in chunks]
+        made = [seal_chunk(each, keys=KEYS, codec=CODECS["none"], dictionary=NO_DICTIONARY) for each in cuts]
+        stored = small()
+        manifest = msgspec.structs.replace(stored.manifest, codec=0, chunks=tuple(reference for reference, _ in made))
+        return load(seal_manifest(manifest, KEYS), [sealed for _, sealed in made])
+
+    assert from_runs([[2, {"a": 1}]]).document == {"a": 1}
+    assert from_runs([[0, "a", 0, [7]]], [[2, {"a": []}]]).document == {"a": [7]}
+    for wrong in (
+        [[[0, "a", 1, [7]]], [[2, {"a": []}]]],  # a list that begins in the middle
+        [[[0, "a", 0, [7]]], [[0, "a", 2, [8]]], [[2, {"a": []}]]],  # one with a gap
+        [[[0, "a", 0, [7]]]],  # elements without a member
+        [[[0, "a", 0, [7]]], [[2, {"a": {}}]]],  # a list that says it is a map
+        [[[1, "a", {"k": 7}]], [[2, {"a": []}]]],
+        [[[0, "a", 0, [7]]], [[2, {"a": 1}]]],
+        [[[3, {"a": 1}]]],  # a kind of a later release
+        [[[0, {"a": 1}]]],
+        [[["2", {"a": 1}]]],
+        [[[]]],
+        [[[2, {"a": 1, "b": 2}]]],  # more cells than listed
+    ):
+        refused(IntegrityError, from_runs, *wrong)
