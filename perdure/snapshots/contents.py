@@ -183,6 +183,15 @@ class Contents:
         chunks = tuple(putting.adopted.get(reference.key, reference) for reference in packed.manifest.chunks)
         return Stored(msgspec.structs.replace(packed.manifest, chunks=chunks), putting.new_chunks, putting.new_bytes)
 
+    async def all_there(self, keys: SnapshotKeys, chunks: Sequence[ChunkReference]) -> bool:
+        """Whether the store has all of these chunks, as large as they were. Their content is not looked at."""
+        for start in range(0, len(chunks), BATCH_CHUNKS_MAX):
+            some = chunks[start : start + BATCH_CHUNKS_MAX]
+            facts = await all_of(self.objects.facts(keys.chunk_object(chunk.name)) for chunk in some)
+            if any(fact is None or fact.size_bytes != chunk.stored_bytes for fact, chunk in zip(facts, some, strict=True)):
+                return False
+        return True
+
     async def put_manifest(self, row: SnapshotRow, sealed: bytes, manifest: Manifest) -> None:
         """Store a manifest, read it back and open it. Raises as `put_chunks`."""
         await self.objects.put(row.manifest, sealed)

@@ -1,8 +1,10 @@
 """Writing a snapshot: fold, pack, store, read back, register.
 
-What always holds: a row of the registry names a manifest that was read back and opened, and every chunk of it was read back or is a chunk of the
-snapshot before it. The row is the last thing written, so a crash at any step leaves objects that nobody names, and the next attempt finds
-them and goes on. Steps for fault tests: snapshot.folded, .chunk_put, .chunk_verified, .manifest_put, .manifest_verified, .registered.
+What always holds: a row of the registry names a manifest that was read back and opened, and every chunk of it was read back, or belongs to
+the snapshot before it and was seen to be there. The row is the last thing written, so a crash at any step leaves objects that nobody names, and
+the next attempt finds them and goes on.
+
+Steps for fault tests: snapshot.folded, .chunk_put, .chunk_verified, .manifest_put, .manifest_verified, .registered.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -25,18 +27,16 @@ from perdure.engine.vault import Vault
 from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
 from perdure.identifiers import uuid7
 from perdure.projections.hot import HotStates
+from perdure.snapshots.chunks import ChunkReference
 from perdure.snapshots.codecs import codec_named
 from perdure.snapshots.contents import Contents, Stored
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.loader import Loaded, SnapshotLoader
 from perdure.snapshots.manifest import Kind, Manifest, seal_manifest
 from perdure.snapshots.pack import pack
-from perdure.snapshots.putting import all_of
 from perdure.snapshots.turns import Turn, Turns
 
 __all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
-
-FACTS_AT_ONCE: Final = 64
 
 
 class SnapshotOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +145,23 @@ class SnapshotWriter:
         state = await self._fold(agent, version)
         keys = await self._contents.keys(agent.tenant, agent.agent)
         previous = state.base if order.kind != FULL else None
+        stored = await self._put(agent, state, order, keys, previous)
+        if isinstance(previous, _Base) and not await self._contents.all_there(keys, _shared(stored, previous)):
+            # Lost since the snapshot before; a load would have noticed.
+            stored = await self._put(agent, state, order, keys, None)
+        sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
+        row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
+        await self._contents.put_manifest(row, sealed, stored.manifest)
+        created = await self._register(row, stored, turn, state.warnings)
+        if not created.already:
+            await self._contents.book.see(agent.tenant, agent.type, agent.agent, state.folded.document)
+            base = _Base(state.folded, row, stored.manifest, row.plain_bytes)
+            self._bases.put((agent.tenant, agent.agent), base)
+        return created
+
+    async def _put(
+        self, agent: AgentRecord, state: _State, order: SnapshotOrder, keys: SnapshotKeys, previous: Loaded | _Base | None
+    ) -> Stored:
         packed = pack(
             state.folded,
             keys=keys,
@@ -161,16 +178,7 @@ class SnapshotWriter:
             generation=self._store.generation,
             threads=limits.PACK_THREADS,
         )
-        stored = await self._contents.put_chunks(packed, keys)
-        sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
-        row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
-        await self._contents.put_manifest(row, sealed, stored.manifest)
-        created = await self._register(row, stored, turn, state.warnings)
-        if not created.already:
-            await self._contents.book.see(agent.tenant, agent.type, agent.agent, state.folded.document)
-            base = _Base(state.folded, row, stored.manifest, row.plain_bytes)
-            self._bases.put((agent.tenant, agent.agent), base)
-        return created
+        return await self._contents.put_chunks(packed, keys)
 
     async def _fold(self, agent: AgentRecord, version: int) -> _State:
         skipped: list[str] = []
@@ -219,14 +227,11 @@ class SnapshotWriter:
     async def _check_again(self, row: SnapshotRow, stored: Stored) -> None:
         """The process stood still around the commit, so a sweep may have deleted chunks that were old and only then became named."""
         keys = await self._contents.keys(row.tenant, row.agent)
-        names = [row.manifest, *(keys.chunk_object(chunk.name) for chunk in stored.manifest.chunks)]
-        for start in range(0, len(names), FACTS_AT_ONCE):
-            some = names[start : start + FACTS_AT_ONCE]
-            facts = await all_of(self._contents.objects.facts(name) for name in some)
-            if None in facts:
-                await self._store.mark_snapshot(row, SnapshotMark(damage="swept away while it was written"))
-                message = "a snapshot was swept away while it was written"
-                raise Unavailable(message, hint="try again", tenant=row.tenant, agent=row.agent, version=row.version)
+        facts = await self._contents.objects.facts(row.manifest)
+        if facts is None or not await self._contents.all_there(keys, stored.manifest.chunks):
+            await self._store.mark_snapshot(row, SnapshotMark(damage="swept away while it was written"))
+            message = "a snapshot was swept away while it was written"
+            raise Unavailable(message, hint="try again", tenant=row.tenant, agent=row.agent, version=row.version)
 
 
 def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
@@ -235,6 +240,12 @@ def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
     if at_version is not None and order.kind != CHECKPOINT:
         raise InvalidInput("a snapshot of a named version is a checkpoint", hint="kind checkpoint, or no version")
     codec_named(order.codec)
+
+
+def _shared(stored: Stored, previous: _Base) -> list[ChunkReference]:
+    """The chunks that were taken over from the snapshot before, and not looked at."""
+    known = {chunk.key for chunk in previous.manifest.chunks}
+    return [chunk for chunk in stored.manifest.chunks if chunk.key in known]
 
 
 def _kind(order: SnapshotOrder, previous: Loaded | _Base | None) -> Kind:

@@ -320,3 +320,21 @@ async def test_snapshots_that_are_given_up_leave_nothing_behind(shelved: Shelved
     made = (await shelved.snapshots.create_snapshot(NAME)).snapshot
     assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
     assert len(await shelved.snapshots.list_snapshots(NAME)) == 1
+
+
+@EMBEDDED
+@pytest.mark.parametrize("how", ["gone", "cut"])
+async def test_what_the_store_lost_since_is_stored_again(shelved: Shelved, how: str) -> None:
+    """The state is at hand and nothing is read, so the chunks that are taken over are looked for."""
+    await shelved.talk("a", 1_500, padding="x" * 300)
+    first = await shelved.snapshot("a")
+    assert first.chunks > 3
+    for file in (await shelved.objects(first))[1:3]:
+        content = file.read_bytes()
+        file.unlink()
+        if how == "cut":
+            file.write_bytes(content[:-1])
+    await shelved.talk("a", 1, start=1_500)
+    second = await shelved.snapshot("a")
+    assert (await shelved.snapshots.verify_snapshot(TENANT, second.id, replay=True)).ok
+    assert (await shelved.snapshots.verify_snapshot(TENANT, first.id)).ok
