@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from perdure import config
 from perdure.client.agent import Agent
-from perdure.client.backups import Backups
 from perdure.client.directory import AgentDirectory
 from perdure.client.health import HealthDesk
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
@@ -18,19 +18,14 @@ from perdure.client.log import Log
 from perdure.client.opening import open_bus, open_cache, open_log, open_objects
 from perdure.client.projections import CurrentProjections
 from perdure.client.quarantine import QuarantineDesk
-from perdure.client.recovery import Recovery
 from perdure.client.snapshots import Snapshots
 from perdure.client.states import States
 from perdure.client.training import Trained, Trainer, train
-from perdure.client.upkeep import Upkeep
-from perdure.client.verify import VerifyReport, verify
-from perdure.client.verify_snapshots import verify_snapshots
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
 from perdure.engine.log.contract import AgentName, Position
 from perdure.engine.log.names import check_names
-from perdure.engine.relay import Relay
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.vault import Vault
@@ -39,14 +34,20 @@ from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
 from perdure.projections.lag import PartitionLag, log_lag
 from perdure.projections.memory import MemoryCache
-from perdure.projections.projector import Projector
 from perdure.projections.reader import StateReader
 from perdure.recovery.backup.restore import check_whole
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import open_provider
 from perdure.security.ring import KeyRing
-from perdure.snapshots.cadence import Cadence
 from perdure.snapshots.store.contract import SnapshotStore
+
+if TYPE_CHECKING:
+    from perdure.client.backups import Backups
+    from perdure.client.recovery import Recovery
+    from perdure.client.upkeep import Upkeep
+    from perdure.client.verify import VerifyReport
+    from perdure.projections.projector import Projector
+    from perdure.snapshots.cadence import Cadence
 
 __all__ = ["Engine", "Opening", "open_engine"]
 
@@ -63,7 +64,6 @@ class Engine:
         self.bus = bus
         self.cache = cache
         self.snapshots = Snapshots(log, objects, learns=settings.training.value == "auto")
-        self.upkeep = Upkeep(log, self.snapshots)
         reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
         log.read_with(reader)
         self.states = States(reader, log)
@@ -75,8 +75,28 @@ class Engine:
         self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
         self.keys = Keys(log.store, log.vault.ring)
-        self.recovery = Recovery(self)
-        self.backups = Backups(self)
+
+    # What few processes need is imported where it is first asked for: a command that appends one event shall not load all of recovery.
+    @cached_property
+    def upkeep(self) -> Upkeep:
+        """Retention, compaction, sweep and scrub."""
+        from perdure.client.upkeep import Upkeep
+
+        return Upkeep(self.log, self.snapshots)
+
+    @cached_property
+    def recovery(self) -> Recovery:
+        """Nodes, failures, and what is done about them."""
+        from perdure.client.recovery import Recovery
+
+        return Recovery(self)
+
+    @cached_property
+    def backups(self) -> Backups:
+        """Backups of the whole log."""
+        from perdure.client.backups import Backups
+
+        return Backups(self)
 
     def agent(self, agent_id: str, *, tenant: str = TENANT_DEFAULT, type: str = "") -> Agent:
         """A handle on one agent; nothing is looked up or made. Raises InvalidInput, LimitExceeded for what is no name.
@@ -126,6 +146,9 @@ class Engine:
         """Publish the log to the bus, project it into the cache and make snapshots of agents that are due, until `stop` is set, or once until
         all have caught up. snapshotter: None for where a store is configured and both others run. cadence: when an agent is due. supervisor:
         watch over nodes too. backup(stop): something that takes backups beside it, see `Backups.keep_taking`."""
+        from perdure.engine.relay import Relay
+        from perdure.projections.projector import Projector
+
         stop = stop or asyncio.Event()
         if snapshotter is None:
             snapshotter = relay and projector and self.snapshots.base is not None
@@ -175,6 +198,9 @@ class Engine:
     async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log; with a store, that every
         snapshot is whole and gives the log's state."""
+        from perdure.client.verify import verify
+        from perdure.client.verify_snapshots import verify_snapshots
+
         report = await verify(
             self.log.store,
             self.log.vault,

@@ -32,3 +32,9 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
 def test_importing_the_package_needs_no_server_library() -> None:
     code = "import perdure, sys; print([m for m in ('psycopg', 'aiokafka', 'redis', 'rich', 'cyclopts') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_an_engine_loads_what_few_need_only_when_it_is_asked_for() -> None:
+    late = ("perdure.client.recovery", "perdure.client.backups", "perdure.client.upkeep", "perdure.client.verify", "perdure.engine.relay")
+    code = f"import perdure.client.engine, sys; print([name for name in {late} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
