@@ -194,3 +194,22 @@ async def test_puts_that_wait_share_their_syncs(store: LocalStore, monkeypatch: 
     monkeypatch.setattr(syncing, "_sync_folder", counted)
     await asyncio.gather(*(store.put(f"a/{number}", b"content") for number in range(1, 201)))
     assert 0 < count < 200
+
+
+async def test_what_is_there_already_is_synced_before_it_is_acknowledged(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever linked it may have died before its own sync.
+    await store.put("a/b", b"content")
+    synced: list[Path] = []
+    sync = syncing._sync_folder
+
+    def recorded(folder: Path) -> None:
+        synced.append(folder)
+        sync(folder)
+
+    monkeypatch.setattr(syncing, "_sync_folder", recorded)
+    other = LocalStore(root)
+    assert await other.put("a/b", b"content") is False
+    assert {root, root / "a"} <= set(synced), "the object's folder, and the one that this folder is in"
+    await other.close()
