@@ -46,7 +46,7 @@ class Blocking:
         return f"Blocking({self._inner!r})"
 
     def __dir__(self) -> list[str]:
-        return [name for name in dir(self._inner) if not name.startswith("_")] + ["close"]
+        return sorted({*(name for name in dir(self._inner) if not name.startswith("_")), "close"})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -59,7 +59,8 @@ class SchemaRegistry:
         try:
             known[1](document)
         except NotValid as error:
-            message = f"a state of type {agent_type!r} does not fit at {error.pointer!r}: {error.reason}"
+            place = repr(error.pointer) if error.pointer else "the root"
+            message = f"a state of type {agent_type!r} does not fit at {place}: {error.reason}"
             raise SchemaViolation(message, hint="nothing was stored", path=error.pointer) from error
 
     def types(self) -> list[str]:
