@@ -50,6 +50,8 @@ WATCHED_PARTITIONS = (0, 1)
 TOKEN_SAMPLE = 50
 """Of so many appends one is looked for in Redis."""
 POLL_S = 0.0005
+LOOK_S = 0.001
+"""Between two looks into Redis; more often, looking would weigh more than what is looked at."""
 WAIT_POLL_S = 0.05
 VISIBLE_TIMEOUT_S = 60.0
 WARM_UP_S = 1.0
@@ -202,7 +204,7 @@ async def _look(watch: _Watch, cache: StateCache) -> None:
     while True:
         if watch.awaited:
             await watch.look(cache)
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(LOOK_S)
 
 
 async def _latencies(run: _Run) -> None:

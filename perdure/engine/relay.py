@@ -44,7 +44,7 @@ POSITIONS_INTERVAL_S: Final = 0.25
 """How often partitions that are far behind learn where the log stands."""
 POLL_GROWTH: Final = 1.5
 RETRY_S: Final = 0.5
-DRAIN_POLL_S: Final = 0.05
+DRAIN_POLL_S: Final = 0.02
 STOP_TIMEOUT_S: Final = 15.0
 NOWHERE: Final = 2**62
 """An offset beyond every log's end."""

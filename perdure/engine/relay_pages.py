@@ -19,6 +19,8 @@ __all__ = ["TAIL_EVENTS", "Pages"]
 
 PAGE_BYTES: Final = MIB
 """What a page should hold at most: the next page's number of events follows from the last one's bytes."""
+FIRST_EVENTS: Final = 256
+"""Events of the first page, when it is not known yet how large they are."""
 TAIL_EVENTS: Final = 64
 """So close to its end a partition is fed, and with so many events at once."""
 TAIL_EVENT_BYTES: Final = 64 * KIB
@@ -34,7 +36,7 @@ class Pages:
         self._store = store
         self._partition = partition
         self._page_events = page_events
-        self._limit = min(page_events, TAIL_EVENTS)  # until it is known how large they are
+        self._limit = min(page_events, FIRST_EVENTS)
         self._dense_after = 0
         self._read_to: int | None = None
         self._fed: list[SealedEvent] = []

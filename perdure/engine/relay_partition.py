@@ -17,7 +17,7 @@ import msgspec
 
 from perdure.engine.bus.contract import Bus, BusMark
 from perdure.engine.log.contract import LogStore, Position, SealedEvent
-from perdure.engine.relay_pages import Pages
+from perdure.engine.relay_pages import TAIL_EVENTS, Pages
 from perdure.engine.steps import reach
 from perdure.errors import IntegrityError, PerdureError, Unavailable
 
@@ -224,7 +224,10 @@ class PartitionRelay:
             self.problem = error
 
     async def _rest(self) -> None:
-        """Wait until there is more, or it is time to look at the bus. The position is written once nothing has come for a moment."""
+        """Wait until there is more, or it is time to look at the bus. The position is written once nothing has come for a moment, or at once when
+        much was published: it has just caught up."""
+        if self.position.offset - self._written.offset > TAIL_EVENTS:
+            await self._keep()
         if not await self._woken(KEEP_IDLE_S):
             await self._keep()
             # What the common look cannot bring, because it was removed, is asked for alone.

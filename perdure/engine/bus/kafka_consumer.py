@@ -35,7 +35,7 @@ HEARTBEAT_MS: Final = 2_000
 INCARNATION_CHECK_S: Final = 2.0
 START_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 5.0
-FETCH_BYTES: Final = MIB
+FETCH_BYTES: Final = 2 * MIB
 """Fetched ahead per partition; what a member holds while its consumer stands still is about twice that for each."""
 FETCH_WAIT_MS: Final = 30
 """How long a broker holds a fetch when it has nothing. A partition whose messages were just taken is not in the fetch that is under way."""
