@@ -9,7 +9,8 @@ import msgspec
 
 from perdure import limits
 from perdure.client.filters import check_name
-from perdure.engine.log.contract import AgentName, from_microseconds
+from perdure.client.schemas import Schemas
+from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput, LimitExceeded
 from perdure.projections.directory import Directory, DirectoryEntry, Status
@@ -33,8 +34,9 @@ class ListedAgent(msgspec.Struct, frozen=True):
 class AgentDirectory:
     """Agents by tenant, type and label."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, schemas: Schemas) -> None:
         self._vault = vault
+        self._schemas = schemas
         self._directory = Directory(vault.store)
 
     async def list(
@@ -63,8 +65,8 @@ class AgentDirectory:
         check_name(name)
         _check_facts(type, labels)
         record, _ = await self._vault.obtain(name)
-        await self._vault.store.describe_agent(record, type=type, labels=labels)
-        self._vault.forget(name)
+        await self._describe(record, type, labels)
+        await self._schemas.note_type(record.type, type)
 
     async def obtain_type(self, name: AgentName, type: str) -> str:
         """The agent's type; an agent without one gets this one."""
@@ -73,8 +75,12 @@ class AgentDirectory:
         record, _ = await self._vault.obtain(name)
         if record.type:
             return record.type
-        await self.describe(name, type=type, labels=record.labels)
+        await self._describe(record, type, record.labels)
         return type
+
+    async def _describe(self, record: AgentRecord, type: str, labels: Mapping[str, str]) -> None:
+        await self._vault.store.describe_agent(record, type=type, labels=labels)
+        self._vault.forget(AgentName(record.tenant, record.agent))
 
 
 def _check_facts(type: object, labels: object) -> None:

@@ -70,7 +70,7 @@ class Engine:
         self.schemas = log.schemas
         self.upcasters = log.upcasters
         self.fidelity = log.fidelity
-        self.directory = AgentDirectory(log.vault)
+        self.directory = AgentDirectory(log.vault, log.schemas)
         self.health = HealthDesk(self.states, log)
         self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)

@@ -48,7 +48,7 @@ class Log(EventLog):
 
     def __init__(self, store: LogStore, vault: Vault) -> None:
         super().__init__(store, vault)
-        self.schemas = Schemas(store)
+        self.schemas = Schemas(store, vault.forget_all)
         self.upcasters = UpcasterRegistry()
         self.fidelity = Fidelity(vault, self.schemas, self._write)
         self.trainer: Trainer | None = None

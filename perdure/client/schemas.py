@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,8 @@ __all__ = ["SCHEMAS_REFRESH_S", "SCHEMAS_SCOPE", "ListedSchema", "Schemas"]
 SCHEMAS_SCOPE: Final = "schemas"
 SCHEMAS_REFRESH_S: Final = 30.0
 """How long a process may go on without a schema that another one has published."""
+_TYPES_CHANGED: Final = ""
+"""Name of the document whose revision counts changes of agents' types; no agent type has an empty name."""
 
 
 class ListedSchema(msgspec.Struct, frozen=True):
@@ -36,8 +38,11 @@ class Schemas:
     and for the command. Where both stand, both must be satisfied. A type without a schema takes every state.
     """
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: LogStore, types_changed: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._types_changed = types_changed
+        """Called when another process gave an agent another type and a schema is concerned."""
+        self._types_revision = 0
         self._registered = SchemaRegistry()
         self._published = SchemaRegistry()
         self._documents: dict[str, Document] = {}
@@ -88,6 +93,11 @@ class Schemas:
             if agent_type in registry
         ]
 
+    async def note_type(self, before: str, after: str) -> None:
+        """An agent has got another type: where a schema is concerned, every process reads the agents' rows again, within `SCHEMAS_REFRESH_S`."""
+        if before != after and not self.types.isdisjoint((before, after)):
+            await self._store.put_document(SCHEMAS_SCOPE, _TYPES_CHANGED, b"", expected=None)
+
     @property
     def stale(self) -> bool:
         """Whether it is time to `refresh`."""
@@ -106,6 +116,10 @@ class Schemas:
 
     async def _read(self) -> None:
         there = {document.name: document for document in await self._store.list_documents(SCHEMAS_SCOPE)}
+        changed = there.pop(_TYPES_CHANGED, None)
+        if changed is not None and changed.revision != self._types_revision:
+            self._types_revision = changed.revision
+            self._types_changed()
         for gone in self._documents.keys() - there.keys():
             self._published.forget(gone)
             del self._documents[gone]

@@ -173,6 +173,10 @@ class Vault:
         """Drop what is remembered of an agent, e.g. after its row changed."""
         self._known.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Drop what is remembered of all agents; their rows are read again when they are next asked for."""
+        self._known.clear()
+
     async def _renewed(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
         """What is remembered of an agent, after the tenant's key was asked for again where it is time to."""
         known = self._known.get(name)

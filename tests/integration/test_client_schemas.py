@@ -144,6 +144,21 @@ async def test_one_that_was_withdrawn_and_published_anew_is_another(open_engine:
         before.validate("x", {"b": 1})
 
 
+async def test_a_type_that_another_process_gives_an_agent_brings_its_schema(open_engine: OpenEngine) -> None:
+    async with open_engine() as one, open_engine() as two:
+        await one.schemas.publish("support", BUDGET)
+        agent = two.agent("a")
+        await agent.append(spend(1))  # this process knows it without a type
+        await one.agent("a").describe(type="support")
+        await two.schemas.list()
+        with pytest.raises(SchemaViolation):
+            await agent.append(spend(2))
+        await agent.append(status("open"))
+        await one.agent("a").describe(type="free")
+        await two.schemas.list()
+        await agent.update({"status": None})
+
+
 async def test_agent_state_is_a_schema_and_keeps_a_member_named_document(embedded: Engine) -> None:
     embedded.schemas.register("worker", AgentState)
     agent = embedded.agent("a", type="worker")
