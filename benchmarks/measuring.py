@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ TICK_S = 0.001
 
 
 def run(main: Coroutine[Any, Any, Result] | Awaitable[Result]) -> Result:
-    """Run in uvloop where it is installed."""
+    """Run in uvloop where it is installed, and without tracing what was imported again and again, as docs/operations.md advises."""
+    gc.collect()
+    gc.freeze()
 
     async def whole() -> Result:
         return await main
