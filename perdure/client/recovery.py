@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perdure.client.filters import event_filter
+from perdure.client.recovering import Recovering, RecoveryPlan, RecoveryResult, ladder_of
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import AgentName
-from perdure.errors import Conflict, IntegrityError, InvalidInput, KeyUnavailable, NotFound
+from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
-from perdure.projections.quarantine import Quarantine
-from perdure.recovery.assignments import assign
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
-from perdure.recovery.ladder import Ladder, RecoveredState, Validation
+from perdure.recovery.ladder import RecoveredState, Validation
 from perdure.recovery.leases import LEASE_S
 from perdure.recovery.nodes import NodeState, list_nodes
-from perdure.recovery.plan import Room, spread
 from perdure.recovery.policy import Policy, get_policy, set_policy
 from perdure.recovery.strategy import Failure, FailureReport, Strategy, select_recovery_strategy, steps_of
 from perdure.recovery.supervisor import Supervisor
@@ -34,28 +32,6 @@ if TYPE_CHECKING:
     from perdure.recovery.commands import Handler
 
 __all__ = ["Recovery", "RecoveryPlan", "RecoveryResult"]
-
-
-class RecoveryPlan(msgspec.Struct, frozen=True):
-    """What will be done about an agent. id: under which the journal tells of it. report: on which it was decided."""
-
-    id: str
-    tenant: str
-    agent: str
-    strategy: Strategy
-    steps: tuple[str, ...]
-    report: FailureReport
-
-
-class RecoveryResult(msgspec.Struct, frozen=True):
-    """What was done. source: of the recovered state, where one was. to: the node or the agent that goes on, where there is one."""
-
-    id: str
-    strategy: Strategy
-    done: bool
-    detail: str
-    source: str = ""
-    to: str = ""
 
 
 class Recovery:
@@ -111,12 +87,11 @@ class Recovery:
 
         A plan that was made on a state of things which is over (another owner, another failure) is refused with Conflict.
         """
-        name = AgentName(plan.tenant, plan.agent)
         await self._check_fresh(plan)
         facts = {"tenant": plan.tenant, "agent": plan.agent, "strategy": plan.strategy}
         await self._journal.begun(plan.id, {**facts, "failures": [f"{each.kind}: {each.evidence}" for each in plan.report.failures]})
         try:
-            result = await self._do(name, plan)
+            result = await Recovering(self._engine, plan).run()
         except BaseException as problem:
             await self._journal.ended(plan.id, "failed", {**facts, "problem": f"{type(problem).__name__}: {problem}"})
             raise
@@ -136,11 +111,11 @@ class Recovery:
 
     async def recover_agent_state(self, name: AgentName) -> RecoveredState:
         """Its newest state from the nearest copy that is right, every step down told."""
-        return await self._ladder().recover(name)
+        return await ladder_of(self._engine).recover(name)
 
     async def validate_recovered_state(self, state: RecoveredState) -> Validation:
         """Compare with the fold of the whole log."""
-        return await self._ladder().validate(state)
+        return await ladder_of(self._engine).validate(state)
 
     # --- time travel ---
     async def replay_to(
@@ -217,11 +192,6 @@ class Recovery:
         await set_policy(self._store, name, policy)
         return policy
 
-    def _ladder(self) -> Ladder:
-        shelf = self._engine.snapshots.shelf if self._engine.snapshots.base is not None else None
-        return Ladder(self._store, self._vault, self._engine.cache, shelf.loader if shelf else None)
-
-    # --- doing it ---
     async def _check_fresh(self, plan: RecoveryPlan) -> None:
         name = AgentName(plan.tenant, plan.agent)
         now = await self.analyze_failure(name)
@@ -229,78 +199,3 @@ class Recovery:
             raise Conflict(
                 f"agent {plan.agent!r} is not as it was when the plan was made", hint="plan anew", tenant=plan.tenant, agent=plan.agent
             )
-
-    async def _do(self, name: AgentName, plan: RecoveryPlan) -> RecoveryResult:
-        match plan.strategy:
-            case "none":
-                return RecoveryResult(plan.id, plan.strategy, True, "nothing is wrong")
-            case "wait_for_key":
-                raise KeyUnavailable(plan.report.failures[0].evidence, tenant=name.tenant, agent=name.agent)
-            case "migrate":
-                return await self._migrate(name, plan)
-            case "restart":
-                await self._log.take_ownership(name, "")
-                return RecoveryResult(plan.id, plan.strategy, True, "nobody owns it; the first node that is asked takes it")
-            case "restore":
-                return await self._restore(name, plan)
-            case "recreate":
-                return await self._recreate(name, plan)
-            case other:
-                raise InvalidInput(f"there is no strategy {other!r}")
-
-    async def _migrate(self, name: AgentName, plan: RecoveryPlan) -> RecoveryResult:
-        self._vault.forget(name)
-        record = await self._vault.record(*name)
-        alive = {node.name: node for node, alive in await self.nodes() if alive and node.name in plan.report.other_nodes}
-        rooms = {node: Room(await self._store.count_owned(node), facts.agents_max) for node, facts in alive.items()}
-        given, homeless = spread([record], rooms, plan.id)
-        if homeless:
-            raise Conflict("no other node has room", hint="start one with `perdure host`", tenant=name.tenant, agent=name.agent)
-        ((node, assignments),) = given.items()
-        await assign(self._store, node, assignments)
-        await self._taken(name, node)
-        return RecoveryResult(plan.id, plan.strategy, True, f"node {node!r} serves it", to=node)
-
-    async def _taken(self, name: AgentName, node: str) -> None:
-        """Wait until the node has it."""
-        async with asyncio.timeout(30):
-            while True:
-                self._vault.forget(name)
-                if (await self._vault.record(*name)).owner == node:
-                    return
-                await self._store.signal().wait(0.05)
-
-    async def _restore(self, name: AgentName, plan: RecoveryPlan) -> RecoveryResult:
-        """Replace the damaged copies from what is right."""
-        await self._engine.cache.remove([name])
-        state = await self.recover_agent_state(name)
-        valid = await self.validate_recovered_state(state)
-        if not valid.ok:
-            raise IntegrityError("; ".join(valid.problems), tenant=name.tenant, agent=name.agent)
-        if any(failure.kind == "poisoned" for failure in plan.report.failures):
-            await Quarantine(self._store).retry(self._engine.cache, self._vault, *name)
-        # A strong read of what the cache does not have puts it there.
-        await self._engine.states.get_current_state(name)
-        if any(failure.kind == "snapshot_damaged" for failure in plan.report.failures):
-            await self._engine.snapshots.create_snapshot(name, full=True, creator="recovery", reason=plan.id)
-        return RecoveryResult(plan.id, plan.strategy, True, f"restored at version {state.version}", source=state.source)
-
-    async def _recreate(self, name: AgentName, plan: RecoveryPlan) -> RecoveryResult:
-        """The log of the agent is damaged: what its newest sound snapshot holds goes on as a new agent; the damaged one stays for repair."""
-        shelf = self._engine.snapshots.shelf
-        self._vault.forget(name)
-        loaded = await shelf.loader.load(await self._vault.record(*name))
-        if loaded is None:
-            raise IntegrityError(
-                "the log is damaged and there is no sound snapshot",
-                hint="`perdure repair` looks for the events in the topic",
-                tenant=name.tenant,
-                agent=name.agent,
-            )
-        target = f"{name.agent}-recovered-{plan.id[-8:]}"
-        await self._engine.snapshots.restore_snapshot(
-            name, snapshot=loaded.row.id, into="fork", new_agent=target, actor="recovery", reason=plan.id
-        )
-        return RecoveryResult(
-            plan.id, plan.strategy, True, f"version {loaded.row.version} goes on as {target!r}", source="snapshot", to=target
-        )
