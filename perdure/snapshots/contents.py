@@ -174,8 +174,11 @@ class Contents:
         putting = ChunkPutter(self.objects, keys, await self.book.known(keys.tenant))
         taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
         try:
-            while batch := await asyncio.shield(taking):
-                taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
+            more = True
+            while more:
+                batch, more = await asyncio.shield(taking)
+                if more:
+                    taking = asyncio.create_task(asyncio.to_thread(_take, packed.chunks))
                 await all_of(putting.put(chunk) for chunk in batch)
         finally:
             # The thread reads the state, which its owner gets back with this call.
@@ -218,13 +221,13 @@ def _by_bytes(chunks: Sequence[ChunkReference]) -> Iterator[list[ChunkReference]
         yield batch
 
 
-def _take(chunks: Iterator[NewChunk]) -> list[NewChunk]:
-    """The next chunks, about a batch of them; none at the end."""
+def _take(chunks: Iterator[NewChunk]) -> tuple[list[NewChunk], bool]:
+    """The next chunks, about a batch of them, and whether there may be more."""
     batch: list[NewChunk] = []
     size_bytes = 0
     for chunk in chunks:
         batch.append(chunk)
         size_bytes += chunk.reference.plain_bytes
         if size_bytes >= BATCH_BYTES or len(batch) == BATCH_CHUNKS_MAX:
-            break
-    return batch
+            return batch, True
+    return batch, False

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from hashlib import sha256
-from typing import NamedTuple
-from uuid import UUID
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -37,6 +36,8 @@ from perdure.snapshots.pack import pack
 from perdure.snapshots.turns import Turn, Turns
 
 __all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
+
+ROWS_LOOKED_AT: Final = 8
 
 
 class SnapshotOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,11 +116,12 @@ class SnapshotWriter:
         async with busy:
             agent = await self._vault.record(*name)
             version = await self._version(agent, at_version)
-            standing = await self._standing(agent, version)
+            before = await self._store.snapshots(agent, to_version=version, limit=ROWS_LOOKED_AT)
+            standing = next((row for row in before if row.version == version and not row.damage), None)
             if standing is not None:
                 return await self._again(standing, order)
             async with self._turns.writing() as turn:
-                return await self._write(agent, version, order, turn)
+                return await self._write(agent, version, before, order, turn)
 
     async def _version(self, agent: AgentRecord, at_version: int | None) -> int:
         (head,) = await self._store.heads([agent])
@@ -131,18 +133,15 @@ class SnapshotWriter:
             raise VersionNotFound(message, hint=hint, tenant=agent.tenant, agent=agent.agent, version=at_version)
         return head.version if at_version is None else at_version
 
-    async def _standing(self, agent: AgentRecord, version: int) -> SnapshotRow | None:
-        rows = await self._store.snapshots(agent, to_version=version, limit=1, good=True)
-        return rows[0] if rows and rows[0].version == version else None
-
     async def _again(self, row: SnapshotRow, order: SnapshotOrder) -> Created:
         marks = order.marks(row)
         if any(mark is not None for mark in marks):
             row = await self._store.mark_snapshot(row, marks) or row
         return Created(row, already=True)
 
-    async def _write(self, agent: AgentRecord, version: int, order: SnapshotOrder, turn: Turn) -> Created:
-        state = await self._fold(agent, version)
+    async def _write(self, agent: AgentRecord, version: int, before: list[SnapshotRow], order: SnapshotOrder, turn: Turn) -> Created:
+        """before: the newest rows up to the version, damaged ones too."""
+        state = await self._fold(agent, version, before)
         keys = await self._contents.keys(agent.tenant, agent.agent)
         previous = state.base if order.kind != FULL else None
         stored = await self._put(agent, state, order, keys, previous)
@@ -150,7 +149,8 @@ class SnapshotWriter:
             # Lost since the snapshot before; a load would have noticed.
             stored = await self._put(agent, state, order, keys, None)
         sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
-        row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=await self._replaced(agent, version))
+        replaced = next((row.id for row in before if row.version == version), None)
+        row = msgspec.structs.replace(_row(agent, stored, sealed, keys, order), replaces=replaced)
         await self._contents.put_manifest(row, sealed, stored.manifest)
         created = await self._register(row, stored, turn, state.warnings)
         if not created.already:
@@ -180,9 +180,11 @@ class SnapshotWriter:
         )
         return await self._contents.put_chunks(packed, keys)
 
-    async def _fold(self, agent: AgentRecord, version: int) -> _State:
+    async def _fold(self, agent: AgentRecord, version: int, before: list[SnapshotRow]) -> _State:
         skipped: list[str] = []
-        base = await self._base(agent, version) or await self._loader.start(agent, version, skipped=skipped)
+        base: Loaded | _Base | None = self._base(agent, version, before)
+        if base is None and before:
+            base = await self._loader.start(agent, version, skipped=skipped)
         start, cells = (base.folded, set[bytes]()) if base else (None, None)
         folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version, cells=cells)
         if folded.version != version:
@@ -191,19 +193,15 @@ class SnapshotWriter:
         steps.reach("snapshot.folded")
         return _State(folded, base, cells, (*skipped, *folded.warnings))
 
-    async def _base(self, agent: AgentRecord, version: int) -> _Base | None:
+    def _base(self, agent: AgentRecord, version: int, before: list[SnapshotRow]) -> _Base | None:
         """The state of the newest snapshot, where it is at hand. It is folded on in place, and so no longer kept until it is a snapshot again."""
         name = (agent.tenant, agent.agent)
         base = self._bases.get(name)
         if base is None or base.row.version > version:
             return None
         self._bases.drop(name)
-        rows = await self._store.snapshots(agent, to_version=version, limit=1, good=True)
-        return base if rows and rows[0].id == base.row.id else None
-
-    async def _replaced(self, agent: AgentRecord, version: int) -> UUID | None:
-        rows = await self._store.snapshots(agent, to_version=version, limit=1)
-        return rows[0].id if rows and rows[0].version == version and rows[0].damage else None
+        newest = next((row for row in before if not row.damage), None)
+        return base if newest is not None and newest.id == base.row.id else None
 
     async def _register(self, row: SnapshotRow, stored: Stored, turn: Turn, warnings: tuple[str, ...]) -> Created:
         if turn.lost:
