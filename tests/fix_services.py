@@ -21,7 +21,7 @@ import pytest
 
 from perdure import services
 from perdure.services import Service, Services, kafka
-from perdure.services.model import S3_CREDENTIALS
+from perdure.services.model import S3_BUCKET, S3_CREDENTIALS
 
 # Brokers of tests live for seconds: compiled quickly, they need half of the processor's time to come up.
 kafka.JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1",)
@@ -67,12 +67,15 @@ def kafka_url(services_root: Path) -> str:
 
 
 @pytest.fixture
-def s3_url(services_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_url(services_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """s3://... of a new empty folder in the bucket of the shared S3 service; its credentials are in the environment."""
-    url = _started(services_root, "s3").url
+    service = _started(services_root, "s3")
     for key, value in S3_CREDENTIALS.items():
         monkeypatch.setenv(key, value)
-    return urlunsplit(urlsplit(url)._replace(path=f"/test-{uuid.uuid4().hex}"))
+    folder = f"test-{uuid.uuid4().hex}"
+    yield urlunsplit(urlsplit(service.url)._replace(path=f"/{folder}"))
+    if service.data_folder:  # of a service that may run on for days
+        shutil.rmtree(Path(service.data_folder) / S3_BUCKET / folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
