@@ -81,8 +81,9 @@ def check_snapshot(sealed_manifest: bytes, version: int, fetch: Fetch, keys: Che
                 raise _Bad("it is not there")
             plaintext = _chunk(stored, entry, body, keys)
             state.take(read_all(plaintext), cells=entry[4], first=entry[7])
-        except (_Bad, NotCanonical, InvalidTag, ValueError) as error:
+        except (_Bad, NotCanonical, InvalidTag, ValueError, OverflowError) as error:
             problems.append(Problem(name, _reason(error)))
+            state.gap = True
     digest = hashlib.sha256(b"perdure-snapshot-state-1" + b"".join(entry[0] for entry in body[13])).digest()
     if not problems:
         problems += [Problem("state", what) for what in state.end()]

@@ -14,6 +14,8 @@ class StateCheck:
         self.document: dict[str, Any] = {}
         self._elements: dict[str, Any] = {}
         self._before = b""
+        self.gap = False
+        """A chunk is missing: what does not join is no news any more."""
 
     def take(self, runs: Any, *, cells: int, first: bytes) -> None:
         """The next chunk's runs. Raises ValueError for what must not be."""
@@ -43,15 +45,17 @@ class StateCheck:
         kinds = tuple(map(type, run)) if type(run) is list else ()
         if kinds == (int, str, int, list) and run[0] == 0 and run[3]:
             elements = self._elements.setdefault(run[1], [])
-            if type(elements) is not list or run[2] != len(elements):
+            if not self.gap and (type(elements) is not list or run[2] != len(elements)):
                 raise ValueError(f"the list {run[1]!r} goes on at {run[2]}")
-            elements += run[3]
+            if type(elements) is list:
+                elements += run[3]
             return [_prefix(run[1]) + index.to_bytes(4, "big") for index in range(run[2], run[2] + len(run[3]))]
         if kinds == (int, str, dict) and run[0] == 1 and run[2]:
             elements = self._elements.setdefault(run[1], {})
-            if type(elements) is not dict:
+            if type(elements) is not dict and not self.gap:
                 raise ValueError(f"the list {run[1]!r} has keys")
-            elements.update(run[2])
+            if type(elements) is dict:
+                elements.update(run[2])
             return [_prefix(run[1]) + key.encode() for key in run[2]]
         if kinds == (int, dict) and run[0] == 2 and run[1]:
             for member, value in run[1].items():

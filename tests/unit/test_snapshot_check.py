@@ -81,7 +81,7 @@ def test_all_that_is_wrong_is_told_with_its_place() -> None:
     damaged = stored.chunks | {first: stored.chunks[second], third: stored.chunks[third][:-1]}
     del damaged[second]
     found = check(stored._replace(chunks=damaged))
-    assert [problem.where for problem in found.problems][:3] == [first, second, third]
+    assert [problem.where for problem in found.problems] == [first, second, third]
     assert found.document is None
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import snappy
 import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from perdure import limits
 from perdure.engine.digest import canonical
@@ -20,14 +21,15 @@ from perdure.security.cipher import Cipher
 from perdure.security.dictionary_set import BUILTIN
 from perdure.security.tenant_key import TenantKey
 from perdure.snapshots import chunks as chunk_module
+from perdure.snapshots.check import check_snapshot
 from perdure.snapshots.chunks import open_chunk, open_plaintext, seal_chunk
 from perdure.snapshots.codecs import CODECS, CodecBroken, codec_named, codec_numbered
 from perdure.snapshots.cut import Cut
-from perdure.snapshots.keys import SnapshotKeys, chunk_secrets
+from perdure.snapshots.keys import SnapshotKeys, chunk_secrets, cipher_key
 from perdure.snapshots.manifest import open_manifest, seal_manifest
 from perdure.snapshots.pack import pack, unpack
 from perdure.snapshots.zstd import BUILTIN_DICTIONARIES, NO_DICTIONARY, ChunkDictionary
-from tests.unit.fix_snapshots import Stored, conversation, make_keys, small_chunks, state_of, store
+from tests.unit.fix_snapshots import Stored, check_keys, conversation, make_keys, small_chunks, state_of, store
 
 KEYS = make_keys()
 
@@ -211,7 +213,7 @@ def test_a_manifest_that_lists_what_cannot_be_is_refused(fields: dict[str, Any])
     stored = small()
     first = msgspec.structs.replace(stored.manifest.chunks[0], **fields)
     sealed = reseal(stored, chunks=(first, *stored.manifest.chunks[1:]))
-    refused(IntegrityError, load, sealed, stored.in_order(KEYS))
+    assert "cannot be" in refused(IntegrityError, load, sealed, stored.in_order(KEYS)).message
 
 
 @pytest.mark.parametrize(
@@ -316,6 +318,22 @@ def test_content_that_is_not_what_was_digested_is_refused(codec: str) -> None:
     forged, sealed = seal_chunk(other, keys=KEYS, codec=codec_named(codec), dictionary=NO_DICTIONARY)
     assert forged.name == reference.name
     assert "digested" in refused(IntegrityError, open_chunk, sealed, forged, keys=KEYS, dictionaries=BUILTIN_DICTIONARIES).message
+
+
+def test_an_authentic_chunk_in_other_bytes_than_listed_is_refused() -> None:
+    stored = small("none")
+    reference, sealed = stored.manifest.chunks[0], stored.in_order(KEYS)[0]
+    aes, nonce = cipher_key(reference.key), bytes(12)
+    associated = chunk_module._associated("acme", reference.name, sealed[:10])
+    again = sealed[:10] + nonce + AESGCM(aes).encrypt(nonce, AESGCM(aes).decrypt(sealed[10:22], sealed[22:], associated), associated)
+    options = {"keys": KEYS, "dictionaries": BUILTIN_DICTIONARIES}
+    assert "not the ones that were written" in refused(IntegrityError, open_chunk, again, reference, **options).message
+    assert open_chunk(again, chunk_module.as_stored(again, reference), **options) == open_chunk(sealed, reference, **options)
+    # The checker is stricter: a nonce that does not follow from the content could be one that was used before.
+    listed = msgspec.structs.replace(stored.manifest, chunks=(chunk_module.as_stored(again, reference), *stored.manifest.chunks[1:]))
+    chunks = stored.chunks | {KEYS.chunk_object(reference.name): again}
+    (problem,) = check_snapshot(seal_manifest(listed, KEYS), 7, chunks.get, check_keys()).problems
+    assert "nonce" in problem.what
 
 
 def test_runs_that_do_not_fit_together_are_refused() -> None:
