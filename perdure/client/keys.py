@@ -14,7 +14,8 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.names import check_names
 from perdure.errors import ConfigurationError, KeyUnavailable, PerdureError, SealBroken
 from perdure.security.keys import KeyProvider
 from perdure.security.ring import KeyRing
@@ -75,7 +76,9 @@ class Keys:
         return self._ring.provider.key_id
 
     async def generate_encryption_key(self, tenant: str) -> KeyFacts:
-        """Make the tenant's key, where it has none; what there is then. Raises KeyUnavailable when it was destroyed: it is never made again."""
+        """Make the tenant's key, where it has none; what there is then. Raises KeyUnavailable when it was destroyed: it is never made again;
+        InvalidInput, LimitExceeded for what is no tenant's name."""
+        check_names(AgentName(tenant, "any"))
         await self._ring.tenant_key(tenant, refresh=True)
         return await self._facts(tenant)
 

@@ -17,7 +17,7 @@ import perdure
 from perdure import config
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName, EventFilter
-from perdure.errors import KeyUnavailable
+from perdure.errors import InvalidInput, KeyUnavailable
 from perdure.security.ring import TENANT_KEYS_SCOPE
 from perdure.security.tenant_key import TenantKey
 
@@ -162,6 +162,10 @@ async def test_one_agents_missing_data_key_stops_nobody_else(settings: config.Se
 @ONE
 async def test_a_key_is_made_once_and_listed(settings: config.Settings) -> None:
     async with perdure.open(settings=settings) as engine:
+        assert await engine.keys.list() == []
+        for wrong in ("", "a\0b", "a" * 1_000):
+            with pytest.raises(InvalidInput):
+                await engine.keys.generate_encryption_key(wrong)
         assert await engine.keys.list() == []
         first = await engine.keys.generate_encryption_key("acme")
         assert first == await engine.keys.generate_encryption_key("acme")
