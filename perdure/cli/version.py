@@ -10,7 +10,7 @@ from perdure.cli.output import emit
 
 __all__ = ["version"]
 
-_LIBRARIES = ("msgspec", "zstandard", "cryptography", "psycopg", "aiokafka", "redis")
+_LIBRARIES = ("msgspec", "zstandard", "cryptography", "psycopg", "aiokafka", "redis", "obstore", "hvac")
 
 
 def version(*, options: Options = DEFAULTS) -> None:
