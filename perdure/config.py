@@ -126,4 +126,6 @@ def _check(name: str, setting: Setting) -> None:
     scheme = urlsplit(setting.value).scheme
     if scheme not in _SCHEMES[name]:
         known = ", ".join(f"{scheme}:" for scheme in _SCHEMES[name])
-        raise ConfigurationError(f"{name} is {setting.value!r} ({setting.source}), which is none of {known}")
+        # Never the value itself: there may be a password in it.
+        begins = f"begins with {scheme}:" if scheme else "names no scheme"
+        raise ConfigurationError(f"the URL of {name} ({setting.source}) {begins}, which is none of {known}")

@@ -59,6 +59,22 @@ async def test_a_database_without_a_log_is_refused_unless_it_may_be_made(fresh_d
         await PostgresStore.open(fresh_database, create=False)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:geheim@h:port/x",
+        "postgresql://u:geheim@h/x?bogus=1",
+        "postgresql://u:geheim@[h/x",
+        "postgresql://u:geheim%zz@h/x",
+        "postgresql://u:geheim@h:5432,i:x/x",
+    ],
+)
+async def test_a_url_that_is_none_is_a_configuration_error_that_keeps_the_password(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        await PostgresStore.open(url)
+    assert "geheim@" not in f"{caught.value} {caught.value.__cause__} {caught.value.hint}"
+
+
 async def test_schema_equals_the_sum_of_the_migrations() -> None:
     whole = (migrations.folder("postgres") / "schema.sql").read_text("utf-8")
     assert whole == "".join(step.sql for step in migrations.load("postgres"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -46,6 +47,14 @@ def test_with_json_an_error_is_an_object_on_stderr(perdure_command: Perdure) -> 
     done = perdure_command("show", "x", "--at-version", "z", "--json", code=2)
     assert done.error["code"] == "usage"
     assert done.error["exit_code"] == 2
+
+
+def test_a_wrong_url_is_named_without_its_password(perdure_command: Perdure) -> None:
+    for flag in ("--log", "--bus", "--cache", "--store", "--keys"):
+        error = perdure_command("agents", flag, "nothing://user:geheim@host", "--json", code=2).error
+        assert error["code"] == "configuration"
+        assert "nothing:" in error["message"]
+        assert "geheim" not in json.dumps(error)
 
 
 def test_flags_of_every_command_may_stand_before_it(perdure_command: Perdure) -> None:

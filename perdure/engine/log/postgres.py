@@ -25,7 +25,7 @@ from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_arrays import texts
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_errors import translated
-from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, connect, make_pool, migrate
+from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, agent_of, conditions, event_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
@@ -74,6 +74,7 @@ class PostgresStore(PostgresArchive):
         """
         if not 1 <= partitions <= PARTITIONS_MAX:
             raise ConfigurationError(f"{partitions} partitions", hint=f"1 to {PARTITIONS_MAX}")
+        check_url(url)
         store = cls(url, segment_offsets)
         try:
             with translated():

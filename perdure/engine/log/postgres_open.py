@@ -6,16 +6,18 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, ProgrammingError, sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from perdure.engine.log import migrations
 from perdure.engine.log.postgres_arrays import register
 from perdure.errors import ConfigurationError, UnsafeSettings
 
-__all__ = ["CONNECT_TIMEOUT_S", "SCHEMA", "check_settings", "connect", "make_pool", "migrate"]
+__all__ = ["CONNECT_TIMEOUT_S", "SCHEMA", "check_settings", "check_url", "connect", "make_pool", "migrate"]
 
 SCHEMA = "perdure"
+URL_HINT = "postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full; what is special in a password is percent-encoded"
 CONNECT_TIMEOUT_S = 5
 POOL_MAX = 10
 IDLE_IN_TRANSACTION_MS = 4_000
@@ -35,6 +37,21 @@ _OPTIONS: dict[str, Any] = {
     "options": f"-c search_path={SCHEMA} -c default_transaction_isolation=read\\ committed -c timezone=UTC -c jit=off"
     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
 }
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError for what is no URL of a Postgres: no retry would heal it."""
+    try:
+        given = conninfo_to_dict(url)
+    except ProgrammingError as problem:
+        words = str(problem).strip()
+        # The library quotes the URL, and with it the password.
+        raise ConfigurationError(
+            "the URL of Postgres is not well formed" + ("" if "://" in words else f": {words}"), hint=URL_HINT
+        ) from None
+    for port in str(given.get("port") or "").split(","):
+        if port and not port.isdecimal():
+            raise ConfigurationError(f"the URL of Postgres names a port that is no number: {port!r}", hint=URL_HINT)
 
 
 async def connect(url: str) -> AsyncConnection[Any]:
