@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import AsyncExitStack
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -215,11 +216,10 @@ class Engine:
         return report
 
     async def close(self) -> None:
-        """Write what is queued and leave every server."""
-        await self.log.close()
-        await self.bus.close()
-        await self.cache.close()
-        await self.snapshots.close()
+        """Write what is queued and leave every server; what fails on the way is raised after all others were left too."""
+        async with AsyncExitStack() as stack:
+            for each in (self.snapshots, self.cache, self.bus, self.log):  # the last one first
+                stack.push_async_callback(each.close)
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -202,6 +202,22 @@ async def test_a_hand_over_writes_what_waits_first(fast: Engine) -> None:
     assert (await agent.state()).document == {"at": 2, "trail": [1, 2]}
 
 
+async def test_what_cannot_be_written_at_the_end_is_told_after_everything_is_closed(open_engine: OpenEngine) -> None:
+    async with open_engine() as other:
+        engine = await open_engine()
+        engine.fidelity.fast("worker", critical=[], age_max_s=LONG_S)
+        lost, kept = engine.agent("lost", type="worker"), engine.agent("kept", type="worker")
+        epoch = await engine.log.take_ownership(lost.name, "me")
+        await lost.append(step(1), epoch=epoch)
+        await kept.append(step(2))
+        await other.log.take_ownership(lost.name, "another")
+        with pytest.raises(Fenced):
+            await engine.close()
+        with pytest.raises(Unavailable):
+            await kept.append(step(3), expected=0)
+        assert (await other.agent("kept").state()).document == {"at": 2, "trail": [2]}
+
+
 async def test_bad_input_is_refused_at_once(fast: Engine) -> None:
     agent = fast.agent("a", type="worker")
     with pytest.raises(InvalidEvent):
