@@ -45,7 +45,9 @@ COMMANDS: Final = (
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
     Command("host", "host:host", "A node that owns agents and applies commands to them.", _OPERATE),
     Command("recover", "recover:app", "Nodes, failures, and what is done about them.", _OPERATE),
-    Command("snapshot", "snapshot:app", "Snapshots of agents' states: create, list, show, verify, delete, clean, compress, sweep.", _OPERATE),
+    Command(
+        "snapshot", "snapshot:app", "Snapshots of agents' states: create, list, show, verify, delete, clean, compress, sweep.", _OPERATE
+    ),
     Command("restore", "restore:restore", "Restore a verified state: to look at it, as a new agent, or as a rollback.", _OPERATE),
     Command("snapshotter", "snapshotter:snapshotter", "Make snapshots of agents that are due.", _OPERATE),
     Command("compact", "compact:compact", "Remove agents' first events that snapshots stand for.", _OPERATE),
