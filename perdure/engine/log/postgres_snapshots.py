@@ -60,12 +60,17 @@ class PostgresSnapshots(PostgresControl):
         return [_row((*found[agent.agent_key], agent.tenant, agent.agent)) if agent.agent_key in found else None for agent in agents]
 
     async def get_snapshot(self, tenant: str, id: UUID) -> SnapshotRow | None:
-        rows = await self._rows(f"{_NAMED} WHERE t.name = %s AND s.id = %s", tenant, id)
+        rows = await self._of_tenant(tenant, f"{_NAMED} WHERE t.name = %s AND s.id = %s", id)
         return _row(rows[0]) if rows else None
 
     async def list_snapshots(self, tenant: str, *, after: UUID | None = None, limit: int = 100) -> list[SnapshotRow]:
         sql = f"{_NAMED} WHERE t.name = %s AND s.id > %s ORDER BY s.id LIMIT %s"
-        return [_row(row) for row in await self._rows(sql, tenant, after or UUID(int=0), limit)]
+        return [_row(row) for row in await self._of_tenant(tenant, sql, after or UUID(int=0), limit)]
+
+    async def _of_tenant(self, tenant: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a tenant under the role that sees no other's."""
+        keys = await self._rows("SELECT tenant_key FROM tenants WHERE name = %s", tenant)
+        return await self._tenant_rows(keys[0][0], sql, tenant, *values) if keys else []
 
     async def mark_snapshot(self, row: SnapshotRow, mark: SnapshotMark) -> SnapshotRow | None:
         sql = """UPDATE snapshots SET
