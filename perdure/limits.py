@@ -54,6 +54,8 @@ ID_CLOCK_MARGIN_S: Final = 10.0
 APPEND_TIMEOUT_S: Final = 10.0
 COMMIT_TIMEOUT_S: Final = 8.0
 """A server that says nothing for so long while it commits is given up: its connection is closed, and what it did is not known."""
+COMMIT_BYTES_PER_S_MIN: Final = 4 * MIB
+"""A large batch has so much longer as it takes at this rate."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """The same for whatever else it is asked."""
 BLOB_TIMEOUT_S: Final = 120.0

@@ -206,6 +206,16 @@ async def test_a_commit_without_an_answer_is_given_up_and_the_next_connection_wr
     await assert_events(log, [event.id], [again])
 
 
+async def test_a_large_commit_has_longer_than_a_small_one(log: EventLog, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COMMIT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "COMMIT_BYTES_PER_S_MIN", 1_000)
+    event = Event("large", data=random.randbytes(8_000))
+    proxy.stall()
+    asyncio.get_running_loop().call_later(0.6, proxy.flow)
+    done = await log.append_event(AGENT, event)
+    assert (done.already, done.version) == (False, 2)
+
+
 async def test_appends_beyond_the_bytes_that_may_wait_are_refused(log: EventLog, proxy: Proxy) -> None:
     await log.writer.close()
     log.writer = Writer(log.store, queue_bytes_max=20_000)

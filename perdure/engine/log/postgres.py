@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offs
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_arrays import texts
-from perdure.engine.log.postgres_call import answered_within
+from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, agent_of, conditions, event_of, packed_agents
@@ -226,8 +227,8 @@ class PostgresStore(PostgresArchive):
             appender = await self._writer()
             assert self._writing is not None
             try:
-                with translated(), answered_within(self._writing, limits.COMMIT_TIMEOUT_S):
-                    rows = await appender.append(known, propose, lambda rows: self._segments.ready(self._pool, rows))
+                with translated(), answered_within(self._writing, limits.COMMIT_TIMEOUT_S) as watch:
+                    rows = await appender.append(known, propose, partial(self._ready, watch))
             except Unavailable:
                 await self._drop_writer()
                 raise
@@ -238,6 +239,10 @@ class PostgresStore(PostgresArchive):
         if rows:
             self._hub.notify()
         return positions
+
+    async def _ready(self, watch: Watch, rows: Sequence[SealedEvent]) -> None:
+        await self._segments.ready(self._pool, rows)
+        watch.allow(limits.COMMIT_TIMEOUT_S + sum(len(row.payload) for row in rows) / limits.COMMIT_BYTES_PER_S_MIN)
 
     async def _writer(self) -> Appender:
         if self._closed:

@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from perdure.engine.log.postgres_arrays import Packed
 from perdure.errors import Unavailable
 
-__all__ = ["PreparedCall", "Silent", "answered_within"]
+__all__ = ["PreparedCall", "Silent", "Watch", "answered_within"]
 
 _NAME = b"perdure_call"
 
@@ -117,30 +117,48 @@ class PreparedCall:
             self._fd = -1
 
 
+class Watch:
+    """Over a connection whose server has to answer in time."""
+
+    def __init__(self, connection: AsyncConnection[Any], limit_s: float) -> None:
+        self.silent = False
+        self.limit_s = limit_s
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(limit_s, self._give_up)
+
+    def allow(self, limit_s: float) -> None:
+        """Begin anew, with this limit."""
+        self._timer.cancel()
+        self.limit_s = limit_s
+        self._timer = self._loop.call_later(limit_s, self._give_up)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+
+    def _give_up(self) -> None:
+        self.silent = True
+        _shut_down(self._connection)
+
+
 @contextmanager
-def answered_within(connection: AsyncConnection[Any], limit_s: float) -> Iterator[None]:
+def answered_within(connection: AsyncConnection[Any], limit_s: float) -> Iterator[Watch]:
     """Give a server up that has not answered when the time is over: the connection is shut down, so whatever waits on it fails at once.
 
     A server can be silent for ever on a connection that stays open (a machine that hangs, a proxy that stopped forwarding); TCP does not tell.
     Raises Silent: what the server did is not known.
     """
-    silent = False
-
-    def give_up() -> None:
-        nonlocal silent
-        silent = True
-        _shut_down(connection)
-
-    timer = asyncio.get_running_loop().call_later(limit_s, give_up)
+    watch = Watch(connection, limit_s)
     try:
-        yield
+        yield watch
     except OperationalError as problem:
-        if silent:
-            message = f"Postgres did not answer within {limit_s:g} s"
+        if watch.silent:
+            message = f"Postgres did not answer within {watch.limit_s:.1f} s"
             raise Silent(message, hint="the same call with the same event ids is safe to repeat") from problem
         raise
     finally:
-        timer.cancel()
+        watch.end()
 
 
 def _shut_down(connection: AsyncConnection[Any]) -> None:
