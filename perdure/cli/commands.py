@@ -28,6 +28,7 @@ COMMANDS: Final = (
     Command("version", "version:version", "Versions of perdure, Python and the libraries.", _START),
     Command("import", "import_:import_", "Turn conversations in files into agents; the same file again adds nothing.", _WRITE),
     Command("append", "append:append", "Append events to an agent.", _WRITE),
+    Command("patch", "patch:patch", "Change an agent's state by a merge patch or JSON patch.", _WRITE),
     Command("schemas", "schemas:app", "JSON Schemas that states of an agent type must satisfy.", _WRITE),
     Command("train", "train:train", "Learn a compression dictionary from a tenant's own events.", _WRITE),
     Command("show", "show:show", "An agent's state: now, at a version, or at a time.", _READ),

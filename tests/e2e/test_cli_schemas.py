@@ -1,4 +1,4 @@
-"""Schemas and types of agents from the shell."""
+"""Patches, schemas and types of agents from the shell."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def test_what_is_no_schema_is_one_line(perdure_command: Perdure) -> None:
         assert len(perdure_command("schemas", "publish", "x", "-", stdin=text, code=2).err.splitlines()) <= 2
     perdure_command("schemas", "publish", "x", "nowhere.json", code=1)
     assert perdure_command("schemas", "list", code=None).code in (0, 2)
+
+
+def test_a_patch_is_decided_on_the_state_that_it_changes(perdure_command: Perdure) -> None:
+    first = perdure_command("patch", "a", '{"status":"busy","n":[1]}', "--actor", "me", "--json").json
+    assert (first["previous_version"], first["version"]) == (0, 1)
+    operations = '[{"op":"test","path":"/status","value":"busy"},{"op":"add","path":"/n/-","value":2}]'
+    second = perdure_command("patch", "a", "-", "--expected", "1", "--json", stdin=operations).json
+    assert second["changes"] == [{"op": "append", "path": "/n", "value": 2}]
+    state = perdure_command("show", "a", "--json").json
+    assert (state["document"], state["digest"]) == ({"status": "busy", "n": [1, 2]}, second["checksum"])
+    perdure_command("patch", "a", "-", "--expected", "1", stdin=operations, code=4)
+    perdure_command("patch", "a", '[{"op":"test","path":"/status","value":"idle"}]', code=2)
+    perdure_command("patch", "a", '"text"', code=2)
+    perdure_command("patch", "a", '{"a":', code=2)
+    assert perdure_command("show", "a", "--json").json["version"] == 2

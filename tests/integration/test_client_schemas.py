@@ -56,6 +56,19 @@ async def test_only_the_state_that_an_append_leads_to_counts(embedded: Engine) -
     assert done.version == 2
 
 
+async def test_agents_of_other_types_cost_no_read_of_their_state(embedded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded.schemas.register("support", Support)
+    agents = [embedded.agent("b"), embedded.agent("c", type="other")]
+
+    async def read(*names: str) -> Any:
+        raise AssertionError("a state was read")
+
+    assert embedded.log.reader is not None
+    monkeypatch.setattr(embedded.log.reader, "state", read)
+    for agent in agents:
+        await agent.append([status(5), status("x")])
+
+
 async def test_agents_of_other_types_are_as_they_like(embedded: Engine) -> None:
     embedded.schemas.register("support", Support)
     await embedded.agent("b").append(status(5))
