@@ -82,6 +82,7 @@ KEY_SERVICE_TIMEOUT_S: Final = 5.0
 KEY_SERVICE_ATTEMPTS_MAX: Final = 4
 KEY_SERVICE_RETRY_S: Final = 15.0
 """A request to a key service that is away is repeated for so long, and at most so often."""
+KEYS_LISTED_AT_ONCE_MAX: Final = 16
 REWRAP_PAGE_AGENTS: Final = 500
 """Agents whose data keys are wrapped anew in one transaction."""
 REWRAP_PASSES_MAX: Final = 4
@@ -137,6 +138,8 @@ CHUNK_TRAINING_SAMPLES_PER_AGENT: Final = 32
 CHUNK_TRAINING_TYPES_MAX: Final = 32
 """Types of agents that a process learns about at once."""
 MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
+SNAPSHOT_REASON_LENGTH_MAX: Final = 4_000
+"""Why a snapshot was made, in characters."""
 SNAPSHOT_WRITERS_MAX: Final = 256
 """Processes that write snapshots into one store at once."""
 SNAPSHOT_BASES_BYTES_MAX: Final = 64 * MIB

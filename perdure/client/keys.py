@@ -7,6 +7,7 @@ is rewritten: what is there stays readable under the versions that sealed it, wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -85,7 +86,13 @@ class Keys:
     async def list(self, tenant: str | None = None) -> list[KeyFacts]:
         """The keys of all tenants, or of one, each tried: one that cannot be had is listed with the reason."""
         tenants = [tenant] if tenant is not None else await self._ring.tenants()
-        return [await self._facts(name) for name in tenants]
+        turn = asyncio.Semaphore(limits.KEYS_LISTED_AT_ONCE_MAX)
+
+        async def look(name: str) -> KeyFacts:
+            async with turn:
+                return await self._facts(name)
+
+        return await asyncio.gather(*map(look, tenants))
 
     async def rotate_encryption_key(self, tenant: str, *, progress: Progress | None = None) -> Rotation:
         """Give the tenant a new key version, and wrap its agents' data keys under it. See the module for what that means.

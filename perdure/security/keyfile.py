@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import glob
 import hashlib
 import os
 import stat
@@ -58,7 +59,9 @@ class KeyFile:
         if not self.path.exists():
             with self._explained("made"):
                 _make_folder(self.path.parent)
-                self._create(_encode(_with_key({}, new_key)))
+                with _locked_folder(self.path.parent):
+                    self._remove_leftovers()
+                    self._create(_encode(_with_key({}, new_key)))
         return self.load()
 
     def load(self) -> RootKeys:
@@ -74,6 +77,7 @@ class KeyFile:
     def add(self, new_key: bytes) -> RootKeys:
         """Add a key that becomes the current one; two processes that add at the same time both succeed."""
         with self._explained("changed"), _locked_folder(self.path.parent):
+            self._remove_leftovers()
             keys = self.load()
             if len(keys.keys) >= limits.ROOT_KEYS_MAX:
                 raise ConfigurationError(f"{self.path} holds {len(keys.keys)} root keys, the limit is {limits.ROOT_KEYS_MAX}")
@@ -93,6 +97,11 @@ class KeyFile:
         finally:
             os.unlink(temporary)
             _sync_folder(self.path.parent)
+
+    def _remove_leftovers(self) -> None:
+        """What a killed process was about to make the key file holds keys as well. Under the lock nobody is writing one."""
+        for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*"):
+            left.unlink()
 
     def _write_temporary(self, content: bytes) -> str:
         descriptor, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)  # mode 0600

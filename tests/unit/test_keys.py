@@ -138,6 +138,21 @@ async def test_keys_that_are_added_at_once_are_all_kept(path: Path) -> None:
     assert {entry["id"] for entry in json.loads(path.read_text())["keys"]} == {first, *ids}
 
 
+async def test_what_a_killed_process_left_of_a_key_file_is_removed(path: Path) -> None:
+    provider = FileKeyProvider(path)
+    assert provider.key_id
+    left, foreign = path.parent / ".root.key.abcdefgh", path.parent / ".other.key.abcdefgh"
+    for file in (left, foreign):
+        file.write_bytes(path.read_bytes())
+    await provider.add_key()
+    assert not left.exists()
+    assert foreign.exists()
+    path.unlink()
+    left.write_bytes(b"half a file")
+    assert FileKeyProvider(path).key_id
+    assert not left.exists()
+
+
 async def test_a_key_that_is_not_in_the_file_is_unavailable(path: Path) -> None:
     wrapped = await environment(KEY_A).wrap(b"secret", b"")
     with pytest.raises(KeyUnavailable) as caught:
