@@ -76,6 +76,7 @@ class Trainer:
         self._waiting: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._training = False
 
     def note(self, tenant: str, events: int) -> None:
         """So many events are being appended."""
@@ -98,10 +99,13 @@ class Trainer:
             await self._task
 
     async def close(self) -> None:
-        """Begin nothing more, and wait for a training that is under way."""
+        """Begin nothing more, and wait for a training that is under way; a look at a tenant is broken off."""
         self._closing = True
         self._waiting.clear()
-        await self.wait()
+        if self._task is not None:
+            if not self._training:
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while self._waiting:
@@ -130,10 +134,12 @@ class Trainer:
         try:
             # Somebody may have done it between the look and the lease.
             if await self._wanted(tenant) == wanted and not self._closing:
+                self._training = True
                 await _train(self._vault, tenant, survey, limits.TRAINING_OWN_BYTES_MAX)
         except InvalidInput as problem:
             _logger.info("tenant %r has too little to learn from yet: %s", tenant, problem.message)
         finally:
+            self._training = False
             await self._vault.store.release_lease(lease)
 
     async def _wanted(self, tenant: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,34 @@ async def test_while_another_process_trains_nobody_else_does(embedded: Engine) -
     await write(embedded, seed=2, events=100)
     await settle(embedded)
     assert await dictionaries(embedded) == [TENANT_ID_FIRST]
+
+
+async def test_closing_breaks_off_a_look_and_waits_for_a_training(open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, training_begun = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_arguments: object) -> None:
+        looking.set()
+        await asyncio.Event().wait()
+
+    async with open_engine() as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(training, "_survey", endless)
+            await write(engine, seed=1, events=100)
+            await asyncio.wait_for(looking.wait(), 20)
+            assert engine.log.trainer is not None
+            await asyncio.wait_for(engine.log.trainer.close(), 20)
+    async with open_engine() as engine:
+        train = training._train
+
+        async def told(*arguments: Any) -> Any:
+            training_begun.set()
+            return await train(*arguments)
+
+        monkeypatch.setattr(training, "_train", told)
+        await write(engine, seed=2, events=400)
+        await asyncio.wait_for(training_begun.wait(), 20)
+    async with open_engine() as engine:
+        assert await dictionaries(engine) == [TENANT_ID_FIRST]
 
 
 async def test_it_can_be_switched_off(tmp_path: Path) -> None:
