@@ -25,10 +25,9 @@ _Names = list[tuple[bytes, str]]
 
 
 class Group(NamedTuple):
-    """Neighbouring cells of one member: some elements of a list, an element of a map, or a head.
+    """Neighbouring cells of one member: the elements of a list from `start` on, an element of a map, or a head.
 
-    member: whose elements they are, "" for heads. start: the first one's index in a list. key: of a map's element or the head's member. parted:
-    of a list, a part of what is else taken together.
+    member: whose elements they are, "" for heads. key: of a map's element or the head's member. values: the whole list, or the one value.
     """
 
     kind: int
@@ -36,7 +35,6 @@ class Group(NamedTuple):
     start: int
     key: str
     values: Sequence[Any]
-    parted: bool
 
 
 def cell_name(kind: int, member: str, start: int, key: str) -> bytes:
@@ -67,13 +65,15 @@ class CellWalk:
             if type(value) is dict:
                 yield from self._map_groups(member, value, suffix)
             else:
-                yield from _list_groups(member, value, int.from_bytes(suffix, "big"))
+                index = int.from_bytes(suffix, "big")
+                if index < len(value):
+                    yield Group(LIST, member, index, "", value)
         first = bisect_left(self._members, (start[1:], "")) if start[:1] == b"h" else 0
         for _, member in self._members[first:]:
             value = self._document[member]
             kind = type(value)
             head: Any = {} if kind is dict else [] if kind is list or kind is tuple else value
-            yield Group(HEADS, "", 0, member, (head,), False)
+            yield Group(HEADS, "", 0, member, (head,))
 
     def inside_step(self, name: bytes) -> bool:
         """Whether a cell is an element of a list, and not the first one of those that are taken together."""
@@ -87,16 +87,7 @@ class CellWalk:
         if keys is None:
             keys = self._keys[member] = _sorted(value)
         for _, key in keys[bisect_left(keys, (suffix, "")) :] if suffix else keys:
-            yield Group(MAP, member, 0, key, (value[key],), False)
-
-
-def _list_groups(member: str, value: Sequence[Any], start: int) -> Iterator[Group]:
-    at, length = start, len(value)
-    while at < length:
-        end = min(length, at - at % LIST_STEP + LIST_STEP)
-        # A walk starts between two steps only where they were parted before.
-        yield Group(LIST, member, at, "", value[at:end], at % LIST_STEP != 0)
-        at = end
+            yield Group(MAP, member, 0, key, (value[key],))
 
 
 class _Elements:

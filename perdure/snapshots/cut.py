@@ -14,7 +14,7 @@ import msgspec
 
 from perdure import limits
 from perdure.errors import LimitExceeded
-from perdure.snapshots.cells import HEADS, LIST, MAP, Group, cell_name
+from perdure.snapshots.cells import HEADS, LIST, LIST_STEP, MAP, Group, cell_name
 
 __all__ = ["Cut", "cut"]
 
@@ -43,7 +43,10 @@ def cut(groups: Iterable[Group]) -> Iterator[Cut]:
     """
     cutter = _Cutter()
     for group in groups:
-        yield from cutter.take(group)
+        if group.kind == LIST:
+            yield from cutter.take_list(group)
+        else:
+            yield from cutter.take_one(group)
     yield from cutter.finish()
 
 
@@ -66,21 +69,33 @@ class _Cutter:
         self._body = bytearray(_BEGIN)
         self._end = _BEGIN
 
-    def take(self, group: Group) -> Sequence[Cut]:
-        """Take over cells; the chunks that are complete thereby."""
-        body, mark = self._body, self._end
-        if group.kind == LIST:
+    def take_list(self, group: Group) -> Iterator[Cut]:
+        """Take over the elements of a list, a step at a time; gives the chunks that are complete thereby. Most cells come this way."""
+        body, values, at = self._body, group.values, group.start
+        while at < len(values):
+            step_end = at - at % LIST_STEP + LIST_STEP
+            step, mark = values[at:step_end], self._end
             # The array's header goes over the bytes before, which are put back: the values alone stay.
-            header_bytes = 1 if len(group.values) < 16 else 3
+            header_bytes = 1 if len(step) < 16 else 3
             before = body[mark - header_bytes : mark]
-            _encode_into(group.values, body, mark - header_bytes)
+            _encode_into(step, body, mark - header_bytes)
             body[mark - header_bytes : mark] = before
-            if group.parted or len(body) - mark > limits.CHUNK_UNIT_BYTES_MAX:
-                return [done for place in range(len(group.values)) for done in self._take_element(group, place)]
-        else:
-            _encode_into(group.key, body, mark)
-            _encode_into(group.values[0], body, len(body))
-        return self._add(group, group.start, len(group.values))
+            if at % LIST_STEP or len(body) - mark > limits.CHUNK_UNIT_BYTES_MAX:
+                # Elements that are large together stand by themselves; a list is begun between two steps only where they did before.
+                for index, value in enumerate(step, at):
+                    _encode_into(value, body, self._end)
+                    yield from self._add(group, index)
+            else:
+                self._append(group, at, len(step))
+                if self._complete(mark):
+                    yield from self.finish()
+            at = step_end
+
+    def take_one(self, group: Group) -> Sequence[Cut]:
+        """Take over a map's element or a head; the chunks that are complete thereby."""
+        _encode_into(group.key, self._body, self._end)
+        _encode_into(group.values[0], self._body, len(self._body))
+        return self._add(group, group.start)
 
     def finish(self) -> Sequence[Cut]:
         """The chunk that is open, as it is; nothing where it is empty."""
@@ -98,20 +113,22 @@ class _Cutter:
         name = cell_name(first.kind, first.member, first.start, first.key)
         return (Cut(name, sum(run.cells for run in runs), plaintext, sha256(plaintext).digest()),)
 
-    def _take_element(self, group: Group, place: int) -> Sequence[Cut]:
-        _encode_into(group.values[place], self._body, self._end)
-        return self._add(group, group.start + place, 1)
-
-    def _add(self, group: Group, start: int, cells: int) -> Sequence[Cut]:
-        """What stands behind the end is one unit of these cells; the chunks that are complete thereby."""
-        mark, end = self._end, len(self._body)
-        if end - mark > limits.INLINE_BYTES_MAX:
+    def _add(self, group: Group, start: int) -> Sequence[Cut]:
+        """What stands behind the end is a unit of one cell; the chunks that are complete thereby."""
+        mark = self._end
+        if len(self._body) - mark > limits.INLINE_BYTES_MAX:
             return self._add_large(group, start)
-        self._append(group, start, cells)
+        self._append(group, start, 1)
+        return self.finish() if self._complete(mark) else ()
+
+    def _complete(self, mark: int) -> bool:
+        """Whether the chunk ends with the unit that begins at `mark`."""
+        end = self._end
         size_bytes = end - _BEGIN
-        if size_bytes < limits.CHUNK_BYTES_MIN or (size_bytes < limits.CHUNK_BYTES_MAX and not self._ends(mark)):
-            return ()
-        return self.finish()
+        if size_bytes < limits.CHUNK_BYTES_MIN:
+            return False
+        tail = self._body[max(mark, end - _TAIL_BYTES) : end]
+        return size_bytes >= limits.CHUNK_BYTES_MAX or crc32(tail) * limits.CHUNK_BYTES_STEP < end - mark << 32
 
     def _add_large(self, group: Group, start: int) -> Sequence[Cut]:
         alone = self._body[self._end :]
@@ -130,10 +147,6 @@ class _Cutter:
         else:
             runs.append(_Run(group.kind, group.member, start, group.key, cells, self._end))
         self._end = len(self._body)
-
-    def _ends(self, mark: int) -> bool:
-        tail = self._body[max(mark, self._end - _TAIL_BYTES) : self._end]
-        return crc32(tail) * limits.CHUNK_BYTES_STEP < self._end - mark << 32
 
 
 def _run_header(run: _Run) -> bytes:
