@@ -12,6 +12,7 @@ from perdure.client.snapshot_facts import Made, Restored, Snapshot, Verification
 from perdure.client.state import State
 from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds, to_microseconds
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.names import check_names
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
 from perdure.limits import SNAPSHOTS_NEWEST_MIN, SNAPSHOTS_PER_AGENT_MAX
@@ -118,11 +119,13 @@ class Snapshots:
 
     async def list_snapshots(self, name: AgentName, *, limit: int = PAGE_SNAPSHOTS) -> list[Snapshot]:
         """The agent's snapshots, newest version first, damaged ones too. Raises AgentNotFound."""
+        check_names(name)
         agent = await self._log.vault.record(*name)
         return [snapshot_of(row) for row in await self._log.store.snapshots(agent, limit=limit)]
 
     async def all_snapshots(self, tenant: str) -> AsyncIterator[Snapshot]:
         """Every snapshot of a tenant, about in the order in which they were made."""
+        check_names(AgentName(tenant, "any"))
         after: UUID | None = None
         while page := await self._log.store.list_snapshots(tenant, after=after, limit=PAGE_SNAPSHOTS):
             after = page[-1].id
@@ -186,6 +189,7 @@ class Snapshots:
         is damaged), Unavailable, KeyUnavailable; nothing is appended then.
         """
         check_into(into, new_agent)
+        check_names(name)
         agent, appended = name.agent, None
         restorer = self.shelf.restorer
         async with holding(self._log.store, await self._log.vault.record(*name), await self._wanted(name, snapshot, version)):
@@ -218,6 +222,7 @@ class Snapshots:
         return await self.shelf.restorer.snapshot(row)
 
     async def _row(self, tenant: str, id: UUID) -> SnapshotRow:
+        check_names(AgentName(tenant, "any"))
         row = await self._log.store.get_snapshot(tenant, id)
         if row is None:
             raise _not_found(tenant, id)

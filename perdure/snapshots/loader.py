@@ -40,6 +40,8 @@ ANSWER_S: Final = 3.0
 """How long a load waits for a manifest. A store that does not answer in time counts as away."""
 AWAY_S: Final = 5.0
 """So long a store that was away is not asked again by loads that the log can serve."""
+DAMAGE_LENGTH_MAX: Final = 500
+"""Characters of what was wrong that stay with a snapshot."""
 DAMAGE: Final = (IntegrityError, ObjectNotFound, LimitExceeded)
 """What reading a damaged snapshot raises: it was changed, it is gone, or there is more of it than was written."""
 _log = logging.getLogger(__name__)
@@ -154,7 +156,7 @@ class SnapshotLoader:
         if isinstance(problem, OtherHistory):
             return
         try:
-            if await self._store.mark_snapshot(row, SnapshotMark(damage=problem.message)) is None:
+            if await self._store.mark_snapshot(row, SnapshotMark(damage=problem.message[:DAMAGE_LENGTH_MAX])) is None:
                 return  # deleted while it was read: whatever it lacked was no damage
         except Unavailable as away:
             _log.warning("damage of snapshot %s could not be noted: %s", row.id, away)

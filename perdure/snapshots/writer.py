@@ -10,6 +10,7 @@ Steps for fault tests: snapshot.folded, .chunk_put, .chunk_verified, .manifest_p
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -20,10 +21,11 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.names import check_names
 from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, INCREMENTAL, SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
-from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
+from perdure.errors import Conflict, InvalidInput, LimitExceeded, Unavailable, VersionNotFound
 from perdure.identifiers import uuid7
 from perdure.projections.hot import HotStates
 from perdure.snapshots.chunks import ChunkReference
@@ -38,6 +40,7 @@ from perdure.snapshots.turns import Turn, Turns
 __all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
 
 ROWS_LOOKED_AT: Final = 8
+_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class SnapshotOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +114,7 @@ class SnapshotWriter:
         meanwhile), Unavailable (the store or the log is away), KeyUnavailable, IntegrityError. Nothing is registered then.
         """
         order = order or SnapshotOrder()
+        check_names(name)
         _check_order(order, at_version)
         busy = self._busy.setdefault(name, asyncio.Lock())
         async with busy:
@@ -238,6 +242,12 @@ def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
     if at_version is not None and order.kind != CHECKPOINT:
         raise InvalidInput("a snapshot of a named version is a checkpoint", hint="kind checkpoint, or no version")
     codec_named(order.codec)
+    texts = (("creator", order.creator, limits.LABEL_LENGTH_MAX), ("trigger", order.trigger, limits.TYPE_LENGTH_MAX))
+    for what, text, length_max in (*texts, ("reason", order.reason, limits.SNAPSHOT_REASON_LENGTH_MAX)):
+        if not isinstance(text, str) or _UNFIT.search(text):
+            raise InvalidInput(f"the {what} of a snapshot is no text", hint="a string without zero characters and lone surrogates")
+        if len(text) > length_max:
+            raise LimitExceeded(f"the {what} of a snapshot has {len(text)} characters, the limit is {length_max}")
 
 
 def _shared(stored: Stored, previous: _Base) -> list[ChunkReference]:

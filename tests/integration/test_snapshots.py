@@ -9,13 +9,22 @@ from uuid import uuid4
 import pytest
 
 import perdure
-from perdure import config
+from perdure import config, limits
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, to_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
-from perdure.errors import AgentNotFound, ConfigurationError, Conflict, InvalidInput, SnapshotNotFound, Unavailable, VersionNotFound
+from perdure.errors import (
+    AgentNotFound,
+    ConfigurationError,
+    Conflict,
+    InvalidInput,
+    LimitExceeded,
+    SnapshotNotFound,
+    Unavailable,
+    VersionNotFound,
+)
 from perdure.snapshots.turns import Turn
 from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
@@ -102,6 +111,19 @@ async def test_bad_orders_are_typed_errors_and_write_nothing(shelved: Shelved) -
         await writer.create(NAME, SnapshotOrder(kind="partial"))
     with pytest.raises(InvalidInput, match="checkpoint"):
         await writer.create(NAME, at_version=2)
+    for field, longest in (("creator", limits.LABEL_LENGTH_MAX), ("trigger", limits.TYPE_LENGTH_MAX), ("reason", 4_000)):
+        with pytest.raises(InvalidInput, match=field):
+            await create(NAME, **{field: "a\0b"})
+        with pytest.raises(InvalidInput, match=field):
+            await create(NAME, **{field: "\ud800"})
+        with pytest.raises(LimitExceeded, match=field):
+            await create(NAME, **{field: "x" * (longest + 1)})
+    for name in (AgentName(TENANT, "a\0b"), AgentName(TENANT, ""), AgentName("\ud800", "a"), AgentName(TENANT, "x" * 10_000)):
+        for attempt in (create(name), shelved.snapshots.list_snapshots(name), shelved.snapshots.restore_snapshot(name)):
+            with pytest.raises(InvalidInput):
+                await attempt
+    with pytest.raises(InvalidInput):
+        await shelved.snapshots.get_snapshot("t\0", uuid4())
     for version in (0, 4, -1):
         with pytest.raises(VersionNotFound):
             await shelved.snapshots.create_checkpoint(NAME, version=version)
