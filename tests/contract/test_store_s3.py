@@ -78,6 +78,29 @@ async def test_a_put_whose_answer_is_lost_stands_once(proxied: tuple[Proxy, Obje
     assert await store.get("a", bytes_max=10) == b"content"
 
 
+async def test_a_line_that_is_cut_again_and_again_loses_and_changes_nothing(s3_url: str) -> None:
+    proxy = Proxy(endpoint_of(s3_url))
+    await proxy.open()
+    store = open_store(at_endpoint(s3_url, proxy.url))
+    try:
+        contents = {f"a/{number:03d}": bytes([number]) * 50_000 for number in range(60)}
+        for batch in range(0, len(contents), 10):
+            names = list(contents)[batch : batch + 10]
+            waiting = [asyncio.create_task(store.put(name, contents[name])) for name in names]
+            while store.operations["put"].count < batch + len(names) or not any(task.done() for task in waiting):
+                await asyncio.sleep(0.001)
+            proxy.cut()  # in the middle of the others
+            await asyncio.gather(*waiting)
+        found = asyncio.create_task(_names(store, "a/"))
+        await asyncio.sleep(0.001)
+        proxy.cut()
+        assert await found == list(contents)
+        for name, content in contents.items():
+            assert await store.get(name, bytes_max=len(content)) == content
+    finally:
+        await proxy.shut()
+
+
 async def test_an_object_above_the_wanted_size_is_not_read(proxied: tuple[Proxy, ObjectStore]) -> None:
     _, store = proxied
     await store.put("big", bytes(5_000_000))
