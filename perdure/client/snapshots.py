@@ -20,12 +20,13 @@ from perdure.projections.fill import Base
 from perdure.snapshots.compression import Goal, Measured, benchmark_compression_algorithms, select_optimal_compression
 from perdure.snapshots.holds import held_versions, holding
 from perdure.snapshots.measuring import measure_agent
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.restore import Into, RestoredState, check_into
 from perdure.snapshots.retention import base_of
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.store.contract import SnapshotStore
 from perdure.snapshots.training import TrainedChunks, train_chunks
-from perdure.snapshots.writer import Created, SnapshotOrder
+from perdure.snapshots.writer import Created
 from perdure.snapshots.zstd import ChunkDictionary
 
 __all__ = ["Snapshots"]

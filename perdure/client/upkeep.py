@@ -20,12 +20,12 @@ from perdure.snapshots.cadence import Cadence, Trigger
 from perdure.snapshots.cleaner import clean_up
 from perdure.snapshots.compaction import Strategy
 from perdure.snapshots.compactor import Compactor, Keep
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.recompress import recompress
 from perdure.snapshots.retention import RetentionPolicy
 from perdure.snapshots.scrub import Scrubber
 from perdure.snapshots.snapshotter import PARALLEL_DEFAULT, Snapshotter
 from perdure.snapshots.sweep import GRACE_DEFAULT_S, Sweeper, Swept
-from perdure.snapshots.writer import SnapshotOrder
 
 __all__ = ["Cleanup", "Compaction", "Compression", "DamagedSnapshot", "Scrub", "Upkeep"]
 

@@ -24,8 +24,8 @@ from perdure.limits import COMPACTION_PAGE_EVENTS, SNAPSHOTS_PER_AGENT_MAX
 from perdure.projections.custom import checkpoints
 from perdure.snapshots.compaction import CompactionPlan, Strategy, plan_compaction
 from perdure.snapshots.holds import compacting, held_versions
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.shelf import SnapshotShelf
-from perdure.snapshots.writer import SnapshotOrder
 
 __all__ = ["Compacted", "Compactor", "Keep"]
 

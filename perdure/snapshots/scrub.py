@@ -22,9 +22,9 @@ from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import Conflict, InvalidInput, PerdureError, Unavailable
 from perdure.limits import SCRUB_SNAPSHOTS_MAX, SNAPSHOTS_NEWEST_MIN, SWEEP_ROWS_PAGE
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.shelf import SnapshotShelf
 from perdure.snapshots.verifying import Verified
-from perdure.snapshots.writer import SnapshotOrder
 
 __all__ = ["Damage", "Scrubbed", "Scrubber"]
 

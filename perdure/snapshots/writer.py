@@ -10,7 +10,6 @@ Steps for fault tests: snapshot.folded, .chunk_put, .chunk_verified, .manifest_p
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -22,50 +21,24 @@ from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.names import check_names
-from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, INCREMENTAL, SnapshotMark, SnapshotRow
+from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
-from perdure.errors import Conflict, InvalidInput, LimitExceeded, Unavailable, VersionNotFound
+from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
 from perdure.identifiers import uuid7
 from perdure.projections.hot import HotStates
 from perdure.snapshots.chunks import ChunkReference
-from perdure.snapshots.codecs import codec_named
 from perdure.snapshots.contents import Contents, Stored
 from perdure.snapshots.keys import SnapshotKeys
 from perdure.snapshots.loader import Loaded, SnapshotLoader
 from perdure.snapshots.manifest import Kind, Manifest, seal_manifest
+from perdure.snapshots.order import SnapshotOrder, check_order
 from perdure.snapshots.pack import pack
 from perdure.snapshots.turns import Turn, Turns
 
-__all__ = ["Created", "SnapshotOrder", "SnapshotWriter"]
+__all__ = ["Created", "SnapshotWriter"]
 
 ROWS_LOOKED_AT: Final = 8
-_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
-
-
-class SnapshotOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """How a snapshot is wanted. kind: full, incremental (full where there is none before it) or checkpoint. creator, reason: for people.
-
-    expires_us: unix microseconds until which it is promised to stay, 0 for no promise. permanent, critical: it stays until it is deleted by name.
-    """
-
-    kind: str = INCREMENTAL
-    trigger: str = "manual"
-    creator: str = ""
-    reason: str = ""
-    codec: str = "zstd"
-    expires_us: int = 0
-    permanent: bool = False
-    critical: bool = False
-
-    def marks(self, row: SnapshotRow) -> SnapshotMark:
-        """What the order promises beyond what holds for a snapshot that is there already; nothing is taken back."""
-        stays = self.permanent or (self.kind == CHECKPOINT and row.kind != CHECKPOINT)
-        return SnapshotMark(
-            expires_us=self.expires_us if self.expires_us > row.expires_us else None,
-            permanent=True if stays and not row.permanent else None,
-            critical=True if self.critical and not row.critical else None,
-        )
 
 
 class Created(NamedTuple):
@@ -115,7 +88,7 @@ class SnapshotWriter:
         """
         order = order or SnapshotOrder()
         check_names(name)
-        _check_order(order, at_version)
+        check_order(order, at_version)
         busy = self._busy.setdefault(name, asyncio.Lock())
         async with busy:
             agent = await self._vault.record(*name)
@@ -234,20 +207,6 @@ class SnapshotWriter:
             await self._store.mark_snapshot(row, SnapshotMark(damage="swept away while it was written"))
             message = "a snapshot was swept away while it was written"
             raise Unavailable(message, hint="try again", tenant=row.tenant, agent=row.agent, version=row.version)
-
-
-def _check_order(order: SnapshotOrder, at_version: int | None) -> None:
-    if order.kind not in (FULL, INCREMENTAL, CHECKPOINT):
-        raise InvalidInput(f"a snapshot of the kind {order.kind!r} is not known", hint="full, incremental or checkpoint")
-    if at_version is not None and order.kind != CHECKPOINT:
-        raise InvalidInput("a snapshot of a named version is a checkpoint", hint="kind checkpoint, or no version")
-    codec_named(order.codec)
-    texts = (("creator", order.creator, limits.LABEL_LENGTH_MAX), ("trigger", order.trigger, limits.TYPE_LENGTH_MAX))
-    for what, text, length_max in (*texts, ("reason", order.reason, limits.SNAPSHOT_REASON_LENGTH_MAX)):
-        if not isinstance(text, str) or _UNFIT.search(text):
-            raise InvalidInput(f"the {what} of a snapshot is no text", hint="a string without zero characters and lone surrogates")
-        if len(text) > length_max:
-            raise LimitExceeded(f"the {what} of a snapshot has {len(text)} characters, the limit is {length_max}")
 
 
 def _shared(stored: Stored, previous: _Base) -> list[ChunkReference]:

@@ -25,8 +25,8 @@ from perdure.errors import (
     Unavailable,
     VersionNotFound,
 )
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.turns import Turn
-from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")

@@ -13,8 +13,8 @@ from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import IntegrityError, InvalidInput, Unavailable
 from perdure.snapshots.cadence import Cadence, Trigger
+from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.snapshotter import SCOPE, Make, Snapshotter
-from perdure.snapshots.writer import SnapshotOrder
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 OFTEN = Cadence(budget_events=10)
