@@ -19,6 +19,7 @@ def run(main: Coroutine[Any, Any, Result] | Awaitable[Result]) -> Result:
     """Run in uvloop where it is installed, and without tracing what was imported again and again, as docs/operations.md advises."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
     async def whole() -> Result:
         return await main

@@ -37,8 +37,8 @@ START_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 5.0
 FETCH_BYTES: Final = 2 * MIB
 """Fetched ahead per partition; what a member holds while its consumer stands still is about twice that for each."""
-FETCH_WAIT_MS: Final = 30
-"""How long a broker holds a fetch when it has nothing. A partition whose messages were just taken is not in the fetch that is under way."""
+FETCH_WAIT_MS: Final = 100
+"""How long a broker holds a fetch when it has nothing; it answers at once when a message arrives."""
 KEEP_INTERVAL_S: Final = 0.1
 """How soon committed positions are kept by the broker: what a killed member's successor receives again at most."""
 
