@@ -15,6 +15,7 @@ from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
+from perdure.projections.reader import StateReader
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
@@ -173,6 +174,16 @@ class Recovery:
         async for event in timeline(self._store, self._vault, tenant, where):
             await pace.wait_for(event)
             yield event
+
+    async def rebuild_state(self, name: AgentName) -> int:
+        """Put the agent's state into the cache anew, from snapshot and log; its version. Reads meanwhile are served from the log.
+
+        Raises AgentNotFound, and what stands against folding it; the cache then has nothing of it.
+        """
+        await self._engine.cache.remove([name])
+        # A reader of its own: what the engine's has at hand would be an answer without a look.
+        fresh = StateReader(self._store, self._engine.cache, self._vault, base=self._engine.snapshots.base)
+        return (await fresh.state(*name)).version
 
     # --- policy ---
     async def enable_auto_recovery(self, name: AgentName, *, retries: int = 5, backoff_s: float = 1.0) -> Policy:

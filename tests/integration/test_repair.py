@@ -128,3 +128,17 @@ async def test_a_wrong_cache_and_a_topic_with_a_gap_are_put_right_from_the_log(e
         assert done.ok, done
         assert {action.what for action in done.actions} == {"cache", "topic"}
         assert (await second.verify()).ok
+
+
+async def test_a_rebuild_puts_every_state_into_the_cache_anew(engine: Engine) -> None:
+    names = [AgentName(TENANT, f"agent {number}") for number in range(4)]
+    before = await engine.cache.get(names)
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(str(engine.settings.cache.value)) as redis:
+        for key in [key async for key in redis.scan_iter(match=f"perdure:{{{TENANT}/*")]:
+            await redis.hset(key, "e", b"scribbled")  # type: ignore[misc]
+    assert [await engine.recovery.rebuild_state(name) for name in names] == [EVENTS] * 4
+    after = await engine.cache.get(names)
+    assert [state.token for state in after if state] == [state.token for state in before if state]
+    assert (await engine.verify()).ok
