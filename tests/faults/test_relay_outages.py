@@ -19,6 +19,7 @@ from perdure import Event, services, set_value
 from perdure.client.engine import Engine
 from perdure.engine.bus import open_bus
 from perdure.engine.bus.contract import Bus
+from perdure.engine.log import postgres_tails
 from perdure.engine.log.contract import AgentName, LogStore
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.sqlite import SqliteStore
@@ -109,6 +110,32 @@ async def test_the_log_may_be_away_under_a_relay(fresh_database: str, proxy_befo
         await until(lambda: not any(each.owner for each in relay.status()))
         await proxy.open()
         await drained(Relay(direct, bus))
+        report = await check_topic(direct, bus)
+    await through.close()
+    await direct.close()
+    assert report.agrees, report
+
+
+async def test_a_log_that_does_not_answer_is_given_up_and_asked_again(
+    fresh_database: str,
+    proxy_before: Callable[[str], Awaitable[Proxy]],
+    bus: Bus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(postgres_tails, "ANSWER_TIMEOUT_S", 0.3)
+    direct = await PostgresStore.open(fresh_database, partitions=PARTITIONS)
+    proxy = await proxy_before(fresh_database)
+    through = await PostgresStore.open(proxy.url)
+    async with running(through, bus) as relay:
+        await fill_all(direct, 5)
+        await drained(Relay(direct, bus))
+        proxy.stall()
+        await fill_all(direct, 5)
+        await until(lambda: "did not answer" in caplog.text)
+        proxy.flow()
+        await drained(Relay(direct, bus))
+        assert {each.owner for each in relay.status()} == {relay.holder}
         report = await check_topic(direct, bus)
     await through.close()
     await direct.close()

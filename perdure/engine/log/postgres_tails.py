@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import connect
 from perdure.engine.log.postgres_rows import EVENT_COLUMNS
@@ -24,6 +25,8 @@ __all__ = ["Tails"]
 
 LEARN_INTERVAL_S: Final = 0.2
 """How often it is asked whether a segment that lies ahead has been made."""
+ANSWER_TIMEOUT_S: Final = 5.0
+"""How long the server may be silent; a relay that is not answered stands still with all its partitions."""
 _SETTINGS: Final = ("SET plan_cache_mode = force_generic_plan", "SET enable_seqscan = off", "SET enable_bitmapscan = off")
 _SQL = """SELECT t.name, a.agent, {columns} FROM ({tails}) e,
           LATERAL (SELECT a.agent FROM agents a WHERE a.agent_key = e.agent_key LIMIT 1) a,
@@ -55,8 +58,10 @@ class Tails:
         async with self._lock:
             with translated():
                 try:
-                    cursor = await (await self._connected()).execute(sql.encode(), values, binary=True)
-                    return [SealedEvent(*row) for row in await cursor.fetchall()]
+                    connection = await self._connected()
+                    with answered_within(connection, ANSWER_TIMEOUT_S):
+                        cursor = await connection.execute(sql.encode(), values, binary=True)
+                        return [SealedEvent(*row) for row in await cursor.fetchall()]
                 except BaseException:
                     # Also when it was given up half-way: an answer that is still to come must not meet the next question.
                     await self._disconnect()
