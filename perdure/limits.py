@@ -140,6 +140,8 @@ CHUNK_TRAINING_TYPES_MAX: Final = 32
 MANIFEST_BYTES_MAX: Final = SEALED_PLAINTEXT_BYTES_MAX + KIB
 SNAPSHOT_REASON_LENGTH_MAX: Final = 4_000
 """Why a snapshot was made, in characters."""
+SNAPSHOT_LOADS_MAX: Final = 16
+"""Snapshots that a process loads at once; more wait."""
 SNAPSHOT_WRITERS_MAX: Final = 256
 """Processes that write snapshots into one store at once."""
 SNAPSHOT_BASES_BYTES_MAX: Final = 64 * MIB

@@ -8,12 +8,14 @@ A store that does not answer is waited for a short time, once, and then left alo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Final, NamedTuple
 
 import msgspec
 
+from perdure import limits
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
@@ -72,6 +74,7 @@ class SnapshotLoader:
         self._store = store
         self._contents = contents
         self._away_until_s = 0.0
+        self._places = asyncio.Semaphore(limits.SNAPSHOT_LOADS_MAX)
         self.status = LoaderStatus()
 
     async def base(self, agent: AgentRecord, to_version: int | None) -> Folded | None:
@@ -118,11 +121,13 @@ class SnapshotLoader:
         if time.monotonic() < self._away_until_s and await self._log_can_serve(agent):
             raise Unavailable("the store of snapshots did not answer a moment ago")
         await self.check_log(agent, row)
-        try:
-            opened = await self._contents.read(row, answer_s=ANSWER_S)
-        except Unavailable:
-            self._away_until_s = time.monotonic() + AWAY_S
-            raise
+        # The time to answer counts from when it is this load's turn: a queue of our own is no store that is away.
+        async with self._places:
+            try:
+                opened = await self._contents.read(row, answer_s=ANSWER_S)
+            except Unavailable:
+                self._away_until_s = time.monotonic() + AWAY_S
+                raise
         return Loaded(opened.folded, row, opened.manifest)
 
     async def _log_can_serve(self, agent: AgentRecord) -> bool:

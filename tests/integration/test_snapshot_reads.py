@@ -376,3 +376,25 @@ async def test_where_the_log_was_compacted_the_reason_is_told(shelved: Shelved, 
         file.write_bytes(b"")
     with pytest.raises(IntegrityError):
         await cold(shelved.engine).state(*NAME)
+
+
+@EMBEDDED
+async def test_a_queue_of_our_own_is_no_store_that_is_away(shelved: Shelved, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shelved.talk("a", 20)
+    await shelved.snapshot("a")
+    loader, objects = shelved.snapshots.shelf.loader, shelved.snapshots.shelf.contents.objects
+    get, loop = objects.get, asyncio.get_running_loop()
+
+    async def slow(name: str, *, bytes_max: int) -> bytes:
+        answered = asyncio.Event()
+        loop.call_later(0.05, answered.set)
+        await answered.wait()
+        return bytes(await get(name, bytes_max=bytes_max))
+
+    monkeypatch.setattr(objects, "get", slow)
+    monkeypatch.setattr(loader, "_places", asyncio.Semaphore(1))
+    monkeypatch.setattr(loader_module, "ANSWER_S", 0.5)
+    record = await shelved.engine.log.vault.record(*NAME)
+    loaded = await asyncio.gather(*(loader.load(record) for _ in range(12)))
+    assert all(each is not None and each.folded.version == 20 for each in loaded)
+    assert loader.status.steps_down == 0
