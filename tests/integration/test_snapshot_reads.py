@@ -387,14 +387,14 @@ async def test_a_queue_of_our_own_is_no_store_that_is_away(shelved: Shelved, mon
 
     async def slow(name: str, *, bytes_max: int) -> bytes:
         answered = asyncio.Event()
-        loop.call_later(0.05, answered.set)
+        loop.call_later(0.1, answered.set)
         await answered.wait()
         return bytes(await get(name, bytes_max=bytes_max))
 
     monkeypatch.setattr(objects, "get", slow)
     monkeypatch.setattr(loader, "_places", asyncio.Semaphore(1))
-    monkeypatch.setattr(loader_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(loader_module, "ANSWER_S", 1.0)
     record = await shelved.engine.log.vault.record(*NAME)
-    loaded = await asyncio.gather(*(loader.load(record) for _ in range(12)))
+    loaded = await asyncio.gather(*(loader.load(record) for _ in range(8)))
     assert all(each is not None and each.folded.version == 20 for each in loaded)
     assert loader.status.steps_down == 0
