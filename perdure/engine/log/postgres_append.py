@@ -145,21 +145,24 @@ class Appender:
         for everything in (False, True):
             try:
                 tail = await self._lock(known)
+                # Where the next round begins, if there is one: what this tail tells is known then.
+                known = {**known, **{event.partition: Position(event.offset, event.time_us) for event in tail}}
                 self._quiet = 0 if tail else self._quiet + 1
                 found: dict[tuple[int, UUID], int] = {}
-                if proposal is None or tail:
+                if proposal is None or tail or everything:
                     proposal = propose(self._now_us(), tail, found)
                 while new := await self._look_up(proposal, found, everything=everything):
                     found.update(new)
                     proposal = propose(self._now_us(), (), found)
                 await ready(proposal.rows)
-                if not proposal.rows or await self._insert_locked(sorted(known), proposal):
-                    return proposal.rows
+                if not proposal.rows:
+                    # Not rolled back: the driver drops its prepared statements then.
+                    await self._connection.commit()
+                elif not await self._insert_locked(sorted(known), proposal):
+                    continue
+                return proposal.rows
             finally:
                 await self._leave()
-            # What the tail told is known by now; the next round begins after it.
-            known = {**known, **{event.partition: Position(event.offset, event.time_us) for event in tail}}
-            proposal = None
         raise StaleWriter
 
     async def _leave(self) -> None:
