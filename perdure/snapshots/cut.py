@@ -20,8 +20,11 @@ __all__ = ["Cut", "cut"]
 
 _TAIL_BYTES: Final = 256
 """Of a unit, that tell whether a chunk ends with it."""
-_BEGIN: Final = 3
-"""Room for the longest header of an array of `LIST_STEP` values."""
+_HEADER_ROOM: Final = 3
+"""Of an array of `LIST_STEP` values, at most."""
+_FAR: Final = limits.MIB
+"""Where chunks begin in the buffer from the second one on: a bytearray is moved when it shrinks below half of what it had, and when it grows
+again, so it is kept from shrinking that far."""
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
 _encode, _encode_into = _encoder.encode, _encoder.encode_into
 
@@ -62,19 +65,19 @@ class _Run(msgspec.Struct):
 
 
 class _Cutter:
-    """The chunk that is open: its runs, and their values one after the other, from `_BEGIN` to `_end` in a buffer that serves chunk after chunk."""
+    """The chunk that is open: its runs, and their values one after the other, from `_begin` to `_end` in a buffer that serves chunk after chunk."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self._body = bytearray(_BEGIN)
-        self._end = _BEGIN
+        self._body = bytearray(_HEADER_ROOM)
+        self._begin = self._end = _HEADER_ROOM
 
     def take_list(self, group: Group) -> Iterator[Cut]:
         """Take over the elements of a list, a step at a time; gives the chunks that are complete thereby. Most cells come this way."""
-        body, values, at = self._body, group.values, group.start
+        values, at = group.values, group.start
         while at < len(values):
             step_end = at - at % LIST_STEP + LIST_STEP
-            step, mark = values[at:step_end], self._end
+            step, body, mark = values[at:step_end], self._body, self._end
             # The array's header goes over the bytes before, which are put back: the values alone stay.
             header_bytes = 1 if len(step) < 16 else 3
             before = body[mark - header_bytes : mark]
@@ -83,7 +86,7 @@ class _Cutter:
             if at % LIST_STEP or len(body) - mark > limits.CHUNK_UNIT_BYTES_MAX:
                 # Elements that are large together stand by themselves; a list is begun between two steps only where they did before.
                 for index, value in enumerate(step, at):
-                    _encode_into(value, body, self._end)
+                    _encode_into(value, self._body, self._end)
                     yield from self._add(group, index)
             else:
                 self._append(group, at, len(step))
@@ -108,7 +111,9 @@ class _Cutter:
                 parts += (_run_header(run), body[run.at : end])
             plaintext = b"".join(parts)
             parts.clear()  # nothing may look into the buffer when it grows again
-        self._runs, self._end = [], _BEGIN
+        if self._begin != _FAR:
+            self._body, self._begin = bytearray(_FAR), _FAR
+        self._runs, self._end = [], self._begin
         first = runs[0]
         name = cell_name(first.kind, first.member, first.start, first.key)
         return (Cut(name, sum(run.cells for run in runs), plaintext, sha256(plaintext).digest()),)
@@ -124,7 +129,7 @@ class _Cutter:
     def _complete(self, mark: int) -> bool:
         """Whether the chunk ends with the unit that begins at `mark`."""
         end = self._end
-        size_bytes = end - _BEGIN
+        size_bytes = end - self._begin
         if size_bytes < limits.CHUNK_BYTES_MIN:
             return False
         tail = self._body[max(mark, end - _TAIL_BYTES) : end]
@@ -136,7 +141,7 @@ class _Cutter:
             limit = limits.CHUNK_CELL_BYTES_MAX
             raise LimitExceeded(f"a cell has {len(alone)} bytes, the limit is {limit}", member=group.member or group.key)
         before = self.finish()
-        self._body[_BEGIN:] = alone
+        self._body[self._begin :] = alone
         self._append(group, start, 1)
         return (*before, *self.finish())
 
