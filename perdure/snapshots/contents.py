@@ -183,6 +183,7 @@ class Contents:
         finally:
             # The thread reads the state, which its owner gets back with this call.
             await asyncio.wait([taking])
+            await asyncio.to_thread(packed.close)
         chunks = tuple(putting.adopted.get(reference.key, reference) for reference in packed.manifest.chunks)
         return Stored(msgspec.structs.replace(packed.manifest, chunks=chunks), putting.new_chunks, putting.new_bytes)
 
