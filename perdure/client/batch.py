@@ -84,6 +84,15 @@ class Batch:
             or self._changes >= limits.CHANGES_PER_EVENT_MAX // 2
         )
 
+    @property
+    def shut(self) -> bool:
+        """Whether it takes no more events."""
+        return self.tried or self.full
+
+    def without_known(self, events: Sequence[Event]) -> list[Event]:
+        """Those that are not in it."""
+        return [event for event in events if event.id not in self._ids]
+
     def fits(self, events: Sequence[Event]) -> bool:
         """Whether these events can join it."""
         return self._changes + sum(len(event.changes) for event in events) <= limits.CHANGES_PER_EVENT_MAX

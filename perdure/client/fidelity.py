@@ -100,6 +100,8 @@ class Fidelity:
     async def append(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append well-formed events, or let them wait."""
         if len(appends) == 1 and 1 <= len(appends[0].events) <= limits.EVENTS_PER_APPEND_MAX:
+            if self._join(appends[0]):
+                return [self._held(appends[0].name)]
             mode = self._modes.get((await self._vault.obtain(appends[0].name))[0].type)
             if mode is not None:
                 return [await self._append(appends[0], mode)]
@@ -107,31 +109,56 @@ class Fidelity:
             await self.flush(append.name)
         return await self._write(appends)
 
+    def _join(self, append: AgentAppend) -> bool:
+        """Let the events wait with others of their agent, where nothing stands against it and nobody writes those: without a turn or a wait."""
+        batch = self._batches.get(append.name)
+        if batch is None or batch.shut or batch.epoch != append.epoch or append.expected is not ANY or self._schemas.types:
+            return False
+        if any(event.type in batch.mode.critical for event in append.events) or not batch.fits(append.events):
+            return False
+        size_bytes = sum(len(encode_payload(event)) for event in append.events)
+        if size_bytes > limits.INLINE_BYTES_MAX or self._bytes + size_bytes > limits.FAST_BYTES_TOTAL_MAX:
+            return False
+        self._add(append.name, batch, append.events, size_bytes)
+        return True
+
+    def _add(self, name: AgentName, batch: Batch, events: Sequence[Event], size_bytes: int) -> None:
+        batch.add(events, size_bytes)
+        self._bytes += size_bytes
+        if batch.full:
+            # Written from here on, but not awaited: whoever appended has nothing to do with what may fail there. The next one waits for it.
+            self._ring(name, batch)
+
+    def _held(self, name: AgentName) -> Held:
+        return Held(name, (), 0, already=False, waiting=self.waiting(name))
+
     async def _append(self, append: AgentAppend, mode: FastMode) -> Appended:
         size_bytes = sum(len(encode_payload(event)) for event in append.events)
         at_once = append.expected is not ANY or size_bytes > limits.INLINE_BYTES_MAX
+        at_once = at_once or self._bytes + size_bytes > limits.FAST_BYTES_TOTAL_MAX
         async with self._turns.of([append.name]):
+            batch = self._batches.get(append.name)
+            if batch is not None and not batch.without_known(append.events):
+                return self._held(append.name)  # a retry: it is written once, with the batch
             if at_once or any(event.type in mode.critical for event in append.events):
                 return await self._critical(append)
-            return await self._hold(append, mode, size_bytes)
+            await self._hold(append, mode, size_bytes)
+            return self._held(append.name)
 
-    async def _hold(self, append: AgentAppend, mode: FastMode, size_bytes: int) -> Appended:
+    async def _hold(self, append: AgentAppend, mode: FastMode, size_bytes: int) -> None:
         name = append.name
         batch = self._batches.get(name)
-        if batch is not None and (batch.epoch != append.epoch or batch.tried or not batch.fits(append.events)):
+        events = append.events if batch is None else batch.without_known(append.events)
+        if batch is not None and (batch.shut or batch.epoch != append.epoch or not batch.fits(events)):
             await self._flush(name)
             batch = None
         if batch is None:
             batch = Batch(mode, append.epoch)
-        await self._check(batch, append)
+        await self._check(batch, append._replace(events=events))
         if name not in self._batches:
             self._batches[name] = batch
             self._arm(name, batch)
-        batch.add(append.events, size_bytes)
-        self._bytes += size_bytes
-        if batch.full or self._bytes > limits.FAST_BYTES_TOTAL_MAX:
-            await self._flush(name)
-        return Held(name, (), 0, already=False, waiting=self.waiting(name))
+        self._add(name, batch, events, size_bytes)
 
     async def _check(self, batch: Batch, append: AgentAppend) -> None:
         """Raise SchemaViolation where the state with these events would not satisfy its type's schema."""
@@ -237,12 +264,12 @@ class Fidelity:
             timer.cancel()
 
     def _arm(self, name: AgentName, batch: Batch) -> None:
-        def ring() -> None:
-            task = asyncio.create_task(self._flush_old(name, batch), name="perdure-fast-path")
-            self._flushing.add(task)
-            task.add_done_callback(self._flushing.discard)
+        self._timers[name] = asyncio.get_running_loop().call_later(batch.mode.age_max_s, self._ring, name, batch)
 
-        self._timers[name] = asyncio.get_running_loop().call_later(batch.mode.age_max_s, ring)
+    def _ring(self, name: AgentName, batch: Batch) -> None:
+        task = asyncio.create_task(self._flush_old(name, batch), name="perdure-fast-path")
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
 
     async def _flush_old(self, name: AgentName, batch: Batch) -> None:
         async with self._turns.of([name]):

@@ -153,6 +153,7 @@ async def test_a_retry_while_the_first_waits_is_left_out(fast: Engine) -> None:
     event = step(1)
     await agent.append(event)
     await agent.append([event, step(2)])
+    assert isinstance(await agent.append(event, expected=0), Held)
     assert (await agent.state()).document["trail"] == [1, 2]
 
 
@@ -173,6 +174,30 @@ async def test_an_unknown_outcome_is_recognized_and_nothing_is_applied_twice(fas
     await agent.append(step(3))
     await agent.append(done())
     assert (await agent.state()).document == {"at": 3, "trail": [1, 2, 3], "status": "done"}
+
+
+async def test_a_retry_of_what_waits_for_a_log_that_was_away_is_applied_once(fast: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = fast.agent("a", type="worker")
+    await agent.append(step(0))
+    write = fast.fidelity._write
+
+    async def away(appends: Any) -> Any:
+        raise Unavailable("the log is away")
+
+    monkeypatch.setattr(fast.fidelity, "_write", away)
+    with pytest.raises(Unavailable):
+        await agent.state()
+    refused = step(1)
+    with pytest.raises(Unavailable):
+        await agent.append(refused)
+    monkeypatch.setattr(fast.fidelity, "_write", write)
+    await agent.append(refused)
+    await agent.append(refused)
+    assert (await agent.state()).document["trail"] == [0, 1]
+    events = [step(number) for number in range(2, 60)]
+    for event in events:
+        assert isinstance(await agent.append(event), Held)
+    assert (await agent.state()).document["trail"] == list(range(60))
 
 
 async def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_next(fast: Engine) -> None:
