@@ -153,3 +153,14 @@ def freeze(host: AgentHost) -> None:
     assert host._lease is not None
     host._lease._task.cancel()
     host._lease._until += 3600
+
+
+async def test_a_node_without_its_lease_acts_no_more_even_where_nobody_took_its_agents(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        done = await host.command(NAME, Command(1))
+        assert host._lease is not None
+        host._lease.lost.set()
+        for name in (NAME, AgentName("acme", "another")):
+            with pytest.raises(NotServed):
+                await host.command(name, Command(1))
+        assert await engine.log.version(NAME) == done.version
