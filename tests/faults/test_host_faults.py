@@ -21,7 +21,7 @@ from perdure.engine.log.contract import AgentName
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command
 
-LEASE_S = 1.0
+LEASE_S = 2.0
 TIMEOUT_S = 45.0
 AGENTS = 8
 HANDLER = "perdure.recovery.handlers:talk"
@@ -158,8 +158,9 @@ async def test_a_host_that_stood_still_is_replaced_and_its_late_work_changes_not
         async with under_load(here):
             first.send_signal(signal.SIGSTOP)
             try:
-                while await here.engine.log.store.count_owned("first"):
-                    await here.engine.log.store.signal().wait(0.05)
+                async with asyncio.timeout(TIMEOUT_S):
+                    while await here.engine.log.store.count_owned("first"):
+                        await here.engine.log.store.signal().wait(0.05)
             finally:
                 first.send_signal(signal.SIGCONT)
             # It finds its lease gone, serves nobody any more, and says so by its exit code.
