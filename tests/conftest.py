@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,9 @@ def trajectories() -> Path:
     if not (folder / "tau-bench").is_dir():
         pytest.fail(f"there are no trajectories in {folder}: set PERDURE_TEST_DATA to the folder that holds trajectories/", pytrace=False)
     return folder
+
+
+def pytest_configure() -> None:
+    """Tests interrupt what they start. Where the run itself was told to ignore interrupts (`nohup`, `&`), its children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

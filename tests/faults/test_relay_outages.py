@@ -37,6 +37,8 @@ NAMES = [AgentName("outages", f"agent-{number}") for number in range(20)]
 WARM_EVENTS = 20
 """Of each agent; together they fill every buffer that there is."""
 OUTAGE_EVENTS = 80
+HANDS_FULL_S = 3.0
+"""After which a relay without brokers has in hands what it may, and has tried again."""
 FLAT_BYTES = 25_000_000
 """Of 64 MB that are appended while a server is away."""
 
@@ -285,8 +287,11 @@ async def test_memory_stays_flat_while_redis_and_then_kafka_are_away(cluster: Pr
             assert (report.ok, report.current) == (True, True), report
             # The last of the module: the brokers stay away.
             await asyncio.to_thread(services.stop, "kafka", cluster.root, how="kill")
+            await talk(engine, WARM_EVENTS)
+            await asyncio.sleep(HANDS_FULL_S)
             processes.weigh()
             await talk(engine, OUTAGE_EVENTS)
+            await asyncio.sleep(HANDS_FULL_S)
             assert processes.grown_bytes() < FLAT_BYTES
         finally:
             processes.kill()

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 
 from perdure.engine.bus.cloudevents import from_message, to_message
 from perdure.engine.bus.contract import BusMark, Delivery
+from perdure.engine.bus.kafka_closing import stop_client
 from perdure.engine.bus.kafka_consumer import KafkaConsumer
 from perdure.engine.bus.kafka_settings import REQUEST_TIMEOUT_S, parse_url
 from perdure.engine.bus.kafka_topic import Topic
@@ -121,7 +122,7 @@ class KafkaBus:
         if producer is not None:
             await _stop(producer)
         if reader is not None:
-            await reader.stop()
+            await _stop(reader)
         await self._topic.close()
 
     async def _publish(self, partition: int, events: Sequence[SealedEvent]) -> int:
@@ -235,7 +236,7 @@ async def _stop(client: Any) -> None:
     """Stop a client, even one whose broker is away and that would wait for it for ever."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await client.stop()
+            await stop_client(client)
     except (KafkaError, TimeoutError, OSError) as error:
         _log.warning("a Kafka client was closed with messages on their way: %r", error)
         sender = getattr(client, "_sender", None)

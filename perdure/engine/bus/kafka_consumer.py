@@ -23,6 +23,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from perdure.engine.bus.cloudevents import from_message
 from perdure.engine.bus.contract import Delivery
+from perdure.engine.bus.kafka_closing import stop_client
 from perdure.engine.bus.kafka_settings import REQUEST_TIMEOUT_S, KafkaSettings
 from perdure.engine.bus.kafka_topic import Topic
 from perdure.errors import Unavailable
@@ -167,7 +168,7 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if consumer is not None:
-                    await consumer.stop()
+                    await stop_client(consumer)
         except (KafkaError, TimeoutError) as error:
             _log.warning("a member of %s left without telling the group: %r", self._group, error)
         if admin is not None:
