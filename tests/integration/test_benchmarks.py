@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from benchmarks.append import KEYS as APPEND
+from benchmarks.backup import KEYS as BACKUP
 from benchmarks.compression import KEYS as COMPRESSION
 from benchmarks.measuring import closed_load, open_load, percentile
 from benchmarks.pipeline import KEYS as PIPELINE
+from benchmarks.recovery import KEYS as RECOVERY
+from benchmarks.replay import KEYS as REPLAY
 from benchmarks.snapshot import KEYS as SNAPSHOT
 
 HERE = Path(__file__).parent.parent.parent
@@ -41,7 +44,16 @@ def keys_of(report: dict[str, Any]) -> set[str]:
 
 @pytest.mark.usefixtures("postgres_url", "redis_url", "kafka_url", "trajectories")
 @pytest.mark.parametrize(
-    ("name", "keys"), [("append", APPEND), ("pipeline", PIPELINE), ("snapshot", SNAPSHOT), ("compression", COMPRESSION)]
+    ("name", "keys"),
+    [
+        ("append", APPEND),
+        ("pipeline", PIPELINE),
+        ("snapshot", SNAPSHOT),
+        ("compression", COMPRESSION),
+        ("recovery", RECOVERY),
+        ("replay", REPLAY),
+        ("backup", BACKUP),
+    ],
 )
 async def test_a_benchmark_prints_its_keys_with_positive_numbers(name: str, keys: tuple[str, ...], services_root: Path) -> None:
     output = await run_benchmark(name, "--quick", "--json", "--scale", SMALLEST, "--root", str(services_root))
