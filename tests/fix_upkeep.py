@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -51,4 +52,6 @@ def age(folder: Path, days: float) -> None:
     """Let every object be so old."""
     then = time.time() - days * 86_400
     for file in folder.rglob("*"):
-        os.utime(file, (then, then))
+        # What is being written has a name of its own for a moment.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file, (then, then))
