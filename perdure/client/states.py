@@ -17,8 +17,9 @@ from perdure.engine.digest import digest
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.fold import MISSING, apply, lookup
 from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.versions import no_version
 from perdure.engine.patches import from_json_patch, from_merge_patch
-from perdure.errors import AgentNotFound, Compacted, Conflict, Fenced, InvalidInput, VersionNotFound
+from perdure.errors import AgentNotFound, Compacted, Conflict, Fenced, InvalidInput
 from perdure.projections.reader import ReadState, StateReader
 
 __all__ = ["UPDATE_ATTEMPTS_MAX", "Consistency", "Patch", "States"]
@@ -126,8 +127,7 @@ class States:
         before = await self.project_state(name, check_version("version", version, least=1) - 1)
         found = await self._log.get_events(name, event_filter(from_version=version, to_version=version), as_stored=True)
         if not found:
-            hint = f"its versions are 0 to {version - 1}"
-            raise VersionNotFound(f"agent {name.agent!r} has no version {version}", hint=hint, tenant=name.tenant, agent=name.agent)
+            raise no_version(name, version, version - 1)
         document = before.document
         applied: list[AppliedChange] = []
         for change in found[0].changes:

@@ -17,6 +17,7 @@ import msgspec
 
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import Lease, LogStore, Position, SealedEvent
+from perdure.engine.stopping import rest
 from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
 from perdure.projections.lag import PartitionLag, log_lag
@@ -141,11 +142,11 @@ class Projections:
                 handled = await self.drain(name)
                 delay_s = RETRY_FIRST_S
             except Unavailable:
-                await _wait(stop, delay_s)
+                await rest(stop, delay_s)
                 delay_s = min(2 * delay_s, RETRY_MAX_S)
             else:
                 if not handled:
-                    await _wait(stop, POLL_S)
+                    await rest(stop, POLL_S)
 
     async def _pass(self, name: str, lease: Lease) -> int:
         """One round over all partitions, until each is at its end or the projection pauses."""
@@ -221,10 +222,3 @@ async def checkpoints(store: LogStore, partition: int) -> dict[str, int]:
 
 def _scope(name: str) -> str:
     return f"{_SCOPES}{name}"
-
-
-async def _wait(stop: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), timeout_s)
-    except TimeoutError:
-        return

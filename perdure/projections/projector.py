@@ -19,6 +19,7 @@ import msgspec
 from perdure.engine.bus.contract import Bus, Consumer, Delivery
 from perdure.engine.log.contract import LogStore
 from perdure.engine.steps import reach
+from perdure.engine.stopping import rest
 from perdure.engine.vault import Vault
 from perdure.errors import Unavailable
 from perdure.projections.batch import BatchWork
@@ -148,7 +149,7 @@ class Projector:
                     _log.warning("projecting waits: %s", problem)
                 self.status.retries += 1
                 self.status.problem = str(problem)
-                await _pause(stop, delay_s)
+                await rest(stop, delay_s)
                 delay_s = min(2 * delay_s, RETRY_MAX_S)
 
     async def _project(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> None:
@@ -215,10 +216,3 @@ async def _unless(stop: asyncio.Event, receiving: Coroutine[Any, Any, list[Deliv
         for task in (receive, stopping):
             task.cancel()
         await asyncio.gather(receive, stopping, return_exceptions=True)
-
-
-async def _pause(stop: asyncio.Event, delay_s: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), delay_s)
-    except TimeoutError:
-        return

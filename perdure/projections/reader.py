@@ -9,9 +9,10 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, from_microseconds, to_microseconds
+from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
-from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable, VersionNotFound
+from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable
 from perdure.projections.cells_codec import CACHE_DAMAGE, seal_whole
 from perdure.projections.contract import StateCache, Token
 from perdure.projections.fill import Base, fold_on, open_cached
@@ -110,13 +111,7 @@ class StateReader:
         record = await self._vault.record(tenant, agent)
         head = (await self._store.heads([record]))[0]
         if not 0 <= version <= head.version:
-            raise VersionNotFound(
-                f"agent {agent!r} has no version {version}",
-                hint=f"its versions are 0 to {head.version}",
-                tenant=tenant,
-                agent=agent,
-                version=version,
-            )
+            raise no_version(record, version, head.version)
         return (await self._fold(record, to_version=version)).read()
 
     async def state_at_time(self, tenant: str, agent: str, time: datetime) -> ReadState:

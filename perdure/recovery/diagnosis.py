@@ -55,7 +55,7 @@ class Diagnosis:
             await self._cached(record),
             await self._snapshots(record),
         ]
-        others = [node.name for node, alive in await list_nodes(self._store) if alive and node.name != record.owner and not node.draining]
+        others = [node.name for node, alive in await list_nodes(self._store) if alive and node.name != record.owner]
         failures = tuple(failure for failure in looks if failure is not None)
         return FailureReport(name.tenant, name.agent, record.owner, head.version, failures, tuple(others))
 

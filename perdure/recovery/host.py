@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable
 from importlib.metadata import version as version_of
 from types import TracebackType
 from typing import Final, Self
@@ -141,14 +140,6 @@ class AgentHost:
     async def state(self, name: AgentName) -> ReadState:
         """The agent's state, strongly read."""
         return await self._reader.state(*name)
-
-    async def adopt(self, names: Iterable[AgentName]) -> list[AgentName]:
-        """Take these agents that nobody owns; those that are served here afterwards."""
-        opened = await asyncio.gather(*(self._open(name) for name in names), return_exceptions=True)
-        for problem in opened:
-            if isinstance(problem, BaseException) and not isinstance(problem, NotServed):
-                raise problem
-        return [served.name for served in opened if isinstance(served, ServedAgent)]
 
     async def _open(self, name: AgentName) -> ServedAgent:
         """Serve an agent that is ours or nobody's. Many callers share one opening."""

@@ -12,7 +12,7 @@ from perdure.identifiers import uuid7
 from perdure.limits import AGENT_ID_LENGTH_MAX
 from perdure.recovery.leases import LEASE_S, KeptLease
 
-__all__ = ["LEASE_PREFIX", "Node", "NodeState", "announce", "check_node_name", "list_nodes", "node_lease", "withdraw"]
+__all__ = ["LEASE_PREFIX", "Node", "NodeState", "announce", "check_node_name", "list_nodes", "node_lease"]
 
 SCOPE: Final = "nodes"
 LEASE_PREFIX: Final = "node/"
@@ -33,7 +33,6 @@ class Node(msgspec.Struct, frozen=True):
     started_us: int
     version: str
     pid: int = 0
-    draining: bool = False
 
 
 class NodeState(NamedTuple):
@@ -61,11 +60,6 @@ async def node_lease(store: LogStore, name: str, duration_s: float = LEASE_S) ->
 async def announce(store: LogStore, node: Node) -> None:
     """Tell, or tell anew."""
     await store.put_document(SCOPE, node.name, _encode(node), expected=None)
-
-
-async def withdraw(store: LogStore, name: str) -> None:
-    """The node is gone for good and owns nothing any more."""
-    await store.delete_document(SCOPE, name)
 
 
 async def list_nodes(store: LogStore) -> list[NodeState]:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.log import EventLog
+from perdure.engine.stopping import rest
 from perdure.errors import Unavailable
 from perdure.identifiers import uuid7
 from perdure.projections.reader import StateReader
@@ -80,7 +81,7 @@ class Supervisor:
                     await self._lead(lease, stop)
             except Unavailable:
                 self.leads = False
-            await _pause(stop, self._look_s)
+            await rest(stop, self._look_s)
 
     async def _lead(self, lease: KeptLease, stop: asyncio.Event) -> None:
         # What was seen by an earlier leadership says nothing about now; what it began is gone on with.
@@ -91,7 +92,7 @@ class Supervisor:
         try:
             while lease.holds() and not stop.is_set():
                 nodes = await self.look()
-                await _pause(stop, self._look_s if nodes else IDLE_S)
+                await rest(stop, self._look_s if nodes else IDLE_S)
         finally:
             self.leads = False
             await lease.close()
@@ -138,7 +139,7 @@ class Supervisor:
         return found[:AGENTS_AT_ONCE_MAX]
 
     async def _give(self, recovery: _Recovery, waiting: list[AgentRecord], states: list[NodeState]) -> None:
-        alive = {node.name: node for node, alive in states if alive and not node.draining}
+        alive = {node.name: node for node, alive in states if alive}
         rooms = {name: Room(await self._store.count_owned(name), node.agents_max) for name, node in alive.items()}
         given, homeless = spread(waiting, rooms, recovery.id)
         now = time.monotonic()
@@ -172,11 +173,3 @@ class Supervisor:
 
 def _key(agent: AgentRecord) -> tuple[str, str, int]:
     return agent.tenant, agent.agent, agent.epoch
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

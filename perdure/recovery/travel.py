@@ -56,26 +56,18 @@ class Traveller:
         self._reader = reader
         self._base = base
 
-    async def resolve(self, name: AgentName, *, version: int | None = None, time: datetime | None = None) -> int:
-        """The version that is meant. Raises AgentNotFound, VersionNotFound (none such, or none yet at that time), InvalidInput."""
+    async def _resolve(self, record: AgentRecord, version: int | None, time: datetime | None) -> int:
+        """The version that is meant; whether there is such a one is found when it is read. Raises VersionNotFound (none yet at that time),
+        InvalidInput."""
         if (version is None) == (time is None):
             raise InvalidInput("where to?", hint="name a version, or a time")
-        record = await self._log.vault.record(*name)
         if time is not None:
             found = await self._log.store.version_at(record, to_microseconds(check_moment(time)))
             if found == 0:
-                raise VersionNotFound(f"agent {name.agent!r} had no event yet at {time.isoformat()}", tenant=name.tenant, agent=name.agent)
+                message = f"agent {record.agent!r} had no event yet at {time.isoformat()}"
+                raise VersionNotFound(message, tenant=record.tenant, agent=record.agent)
             return found
         assert version is not None
-        (head,) = await self._log.store.heads([record])
-        if not 0 <= version <= head.version:
-            raise VersionNotFound(
-                f"agent {name.agent!r} has no version {version}",
-                hint=f"its versions are 0 to {head.version}",
-                tenant=name.tenant,
-                agent=name.agent,
-                version=version,
-            )
         return version
 
     async def go(
@@ -92,12 +84,13 @@ class Traveller:
     ) -> Arrived:
         """Go there. fork: `new_agent` begins with the state; rollback: an event leads the agent back (epoch: the ownership that is held).
 
-        Raises as `resolve`; AlreadyExists (the new agent is there), Conflict, Fenced. Nothing is appended then.
+        Raises AgentNotFound, VersionNotFound (none such, or none yet at that time), InvalidInput; AlreadyExists (the new agent is there),
+        Conflict, Fenced. Nothing is appended then.
         """
         if (into == "fork") != (new_agent is not None):
             raise InvalidInput("a fork, and only a fork, has a new agent", hint="name the agent that is to be made")
-        chosen = await self.resolve(name, version=version, time=time)
         record = await self._log.vault.record(*name)
+        chosen = await self._resolve(record, version, time)
         read = await self._reader.state_at_version(*name, chosen)
         done: Undertaken | None = None
         if into != "view":

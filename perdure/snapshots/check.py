@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import zstandard
@@ -89,16 +89,6 @@ def check_snapshot(sealed_manifest: bytes, version: int, fetch: Fetch, keys: Che
         problems += [Problem("state", what) for what in state.end()]
     whole = not problems
     return Checked(problems, state.document if whole else None, digest if whole else b"", len(body[13]), read)
-
-
-def object_names(sealed_manifest: bytes, version: int, keys: CheckKeys) -> Iterator[str]:
-    """The names of all chunks that a manifest lists. Raises ValueError for one that cannot be opened."""
-    try:
-        body = _manifest(sealed_manifest, version, keys)
-    except (_Bad, NotCanonical, InvalidTag) as error:
-        raise ValueError(_reason(error)) from error
-    for entry in body[13]:
-        yield _chunk_object(entry[0], body, keys)
 
 
 def _reason(error: Exception) -> str:

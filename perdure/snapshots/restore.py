@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import SnapshotRow
+from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded, fold_log
-from perdure.errors import IntegrityError, InvalidInput, VersionNotFound
+from perdure.errors import IntegrityError, InvalidInput
 from perdure.snapshots.contents import Contents
 from perdure.snapshots.loader import DAMAGE, SnapshotLoader
 from perdure.snapshots.undertaken import Origin, Undertaken, fork, rollback
@@ -52,10 +53,7 @@ class Restorer:
         agent = await self._log.vault.record(*name)
         (head,) = await self._log.store.heads([agent])
         if version is not None and not 0 <= version <= head.version:
-            message = f"agent {name.agent!r} has no version {version}"
-            raise VersionNotFound(
-                message, hint=f"its versions are 0 to {head.version}", tenant=name.tenant, agent=name.agent, version=version
-            )
+            raise no_version(name, version, head.version)
         skipped: list[str] = []
         loaded = await self._loader.start(agent, version, skipped=skipped)
         if loaded is None:

@@ -25,6 +25,7 @@ from perdure.engine.log.contract import AgentName, LogStore
 from perdure.engine.log.floor_rows import Written
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.steps import reach
+from perdure.engine.stopping import rest
 from perdure.errors import Conflict, IntegrityError, PerdureError, Unavailable
 from perdure.limits import SNAPSHOTTER_PAGE_OFFSETS, SNAPSHOTTER_STATE_BYTES_MAX, SNAPSHOTTER_WAITING_MAX
 from perdure.snapshots.budget import ByteBudget
@@ -155,11 +156,11 @@ class Snapshotter:
         except Unavailable as problem:
             self._note(problem)
             self.status.retries += 1
-            await _pause(stop, RETRY_FIRST_S * 5)
+            await rest(stop, RETRY_FIRST_S * 5)
             return
         if not grown:
             # A little rest first, so that a log that grows all the time is read by the page.
-            await _pause(stop, REST_S if self._draining else POLL_S / 2)
+            await rest(stop, REST_S if self._draining else POLL_S / 2)
             await _first_of(signal.wait(POLL_S), self._changed.wait(), stop.wait())
             self._changed.clear()
 
@@ -262,7 +263,7 @@ class Snapshotter:
             except Unavailable as problem:
                 self._note(problem)
                 self.status.retries += 1
-                await _pause(self._stopping, delay_s)
+                await rest(self._stopping, delay_s)
                 if self._stopping.is_set():
                     return False
                 delay_s = min(RETRY_MAX_S, 2 * delay_s)
@@ -338,10 +339,3 @@ async def _first_of(*waits: Awaitable[object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _pause(stop: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), timeout_s)
-    except TimeoutError:
-        return

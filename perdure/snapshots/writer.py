@@ -22,6 +22,7 @@ from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
 from perdure.engine.log.names import check_names
 from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, SnapshotMark, SnapshotRow
+from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict, InvalidInput, Unavailable, VersionNotFound
@@ -105,9 +106,7 @@ class SnapshotWriter:
         if head.version == 0:
             raise InvalidInput("the agent has no events", hint="append one first", tenant=agent.tenant, agent=agent.agent)
         if at_version is not None and not 1 <= at_version <= head.version:
-            hint = f"its versions are 1 to {head.version}"
-            message = f"agent {agent.agent!r} has no version {at_version}"
-            raise VersionNotFound(message, hint=hint, tenant=agent.tenant, agent=agent.agent, version=at_version)
+            raise no_version(agent, at_version, head.version, first=1)
         return head.version if at_version is None else at_version
 
     async def _again(self, row: SnapshotRow, order: SnapshotOrder) -> Created:

@@ -9,7 +9,7 @@ from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_snapshots import PostgresSnapshots
-from perdure.errors import VersionNotFound
+from perdure.engine.log.versions import no_version
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
 
 __all__ = ["PostgresFloors"]
@@ -58,9 +58,7 @@ class PostgresFloors(PostgresSnapshots):
                 cursor = await connection.execute(event.encode(), (*keys[:2], version - 1, version), binary=True)
                 rows = await cursor.fetchall()
                 if not rows or rows[-1][0] != version + 1:
-                    raise VersionNotFound(
-                        f"agent {agent.agent!r} has no version {version}", tenant=agent.tenant, agent=agent.agent, version=version
-                    )
+                    raise no_version(agent, version)
                 if rows[0][0] != version or rows[0][1] != chain:
                     raise broken_anchor(agent, version - 1)
                 cursor = await connection.execute(_GOOD, (agent.agent_key,), binary=True)

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
-from perdure.errors import VersionNotFound
+from perdure.engine.log.versions import no_version
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
 
 __all__ = ["SqliteFloors", "floor_of", "partition_floor"]
@@ -93,7 +93,7 @@ def _raise(connection: sqlite3.Connection, agent: AgentRecord, version: int, cha
         return standing
     key = (agent.agent_key, agent.tenant_key)
     if not connection.execute(_BEFORE, (*key, version)).fetchall():
-        raise VersionNotFound(f"agent {agent.agent!r} has no version {version}", tenant=agent.tenant, agent=agent.agent, version=version)
+        raise no_version(agent, version)
     rows = connection.execute(_BEFORE, (*key, version - 1)).fetchall()
     if not rows or rows[0][0] != chain:
         raise broken_anchor(agent, version - 1)
