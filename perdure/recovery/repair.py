@@ -66,23 +66,29 @@ class EventSource(Protocol):
 
 
 class TopicSource:
-    """The topic: each message is an event with its chain hash. A partition is read through once, for all that is looked for in it."""
+    """The topic: each message is an event with its chain hash. Its partition is read through once for an agent, which is then kept."""
 
     name = "topic"
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._kept: tuple[int, dict[int, list[SealedEvent]]] = (0, {})
 
     async def find(self, agent: AgentRecord, version: int, offset: int | None) -> list[SealedEvent]:
         del offset  # duplicates and rewinds let the two offsets drift apart
-        found: list[SealedEvent] = []
+        if self._kept[0] != agent.agent_key:
+            self._kept = (agent.agent_key, await self._copies(agent))
+        return self._kept[1].get(version, [])
+
+    async def _copies(self, agent: AgentRecord) -> dict[int, list[SealedEvent]]:
+        """All of the agent's messages, by version."""
+        found: dict[int, list[SealedEvent]] = {}
         after = 0
         while page := await self._bus.read(agent.partition, after, PAGE):
             after = page[-1].bus_offset + 1
-            for delivery in page:
-                event = delivery.event
-                if event is not None and (event.tenant, event.agent, event.version) == (agent.tenant, agent.agent, version):
-                    found.append(_keyed(event, agent))
+            for event in [delivery.event for delivery in page]:
+                if event is not None and (event.tenant, event.agent) == (agent.tenant, agent.agent):
+                    found.setdefault(event.version, []).append(_keyed(event, agent))
         return found
 
 
