@@ -14,6 +14,7 @@ from perdure import config
 from perdure.client.opening import open_log
 from perdure.engine.log.contract import LogStore
 from perdure.engine.log.sqlite import SqliteStore
+from perdure.engine.stopping import rest
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict
 from perdure.identifiers import uuid7
@@ -47,23 +48,28 @@ class Backups:
 
     async def create(self, url: str, progress: Progress | None = None) -> BackupManifest:
         """Take what is new since the newest backup there. Raises Conflict while another is being taken, IntegrityError, Unavailable."""
+        taken = await self._take(url, always=True, progress=progress)
+        assert taken is not None
+        return taken
+
+    async def _take(self, url: str, *, always: bool, progress: Progress | None = None) -> BackupManifest | None:
+        """A backup; None where no event is new and one is not taken `always`."""
         async with self._alone(), self._vessel(url) as vessel:
-            return await Exporter(self._store, vessel, await Catalog(vessel).newest(), progress).run()
+            newest = await Catalog(vessel).newest()
+            if not always and newest is not None and not newest.lag_events(await self._store.positions()):
+                return None
+            return await Exporter(self._store, vessel, newest, progress).run()
 
     async def keep_taking(self, url: str, every_s: float, stop: asyncio.Event, told: Callable[[BackupManifest | Exception], None]) -> None:
         """One every so often until `stop` is set, none while no event is new; told: each that was taken, and why one could not be."""
         while not stop.is_set():
             try:
-                fresh = await self.freshness(url)
-                if fresh.lag_events or not fresh.newest:
-                    told(await self.create(url))
+                taken = await self._take(url, always=False)
+                if taken is not None:
+                    told(taken)
             except Exception as problem:
                 told(problem)  # the next turn tries again; whoever listens decides whether it is grave
-            try:
-                async with asyncio.timeout(every_s):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await rest(stop, every_s)
 
     async def list(self, url: str) -> list[Listed]:
         """Newest first."""

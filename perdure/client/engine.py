@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
 from functools import cached_property
 from types import TracebackType
@@ -140,7 +140,7 @@ class Engine:
         snapshotter: bool | None = None,
         cadence: Cadence | None = None,
         supervisor: bool = False,
-        backup: Callable[[asyncio.Event], Awaitable[None]] | None = None,
+        backup: Callable[[asyncio.Event], Coroutine[Any, Any, None]] | None = None,
         until_drained: bool = False,
         stop: asyncio.Event | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class Engine:
             if supervisor:
                 group.create_task(self.recovery.watch(stop))
             if backup is not None:
-                group.create_task(_awaited(backup(stop)))
+                group.create_task(backup(stop))
             if relay:
                 publishing = Relay(self.log.store, self.bus)
                 running = group.create_task(publishing.run(stop))
@@ -220,10 +220,6 @@ class Engine:
         async with AsyncExitStack() as stack:
             for each in (self.snapshots, self.cache, self.bus, self.log):  # the last one first
                 stack.push_async_callback(each.close)
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
 
 
 class Opening:

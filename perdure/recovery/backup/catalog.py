@@ -117,8 +117,7 @@ class Catalog:
         """What the newest backup lacks of the log."""
         newest = await self.newest()
         positions = await store.positions()
-        held = newest.positions if newest else {}
-        lag = sum(max(0, position.offset - held.get(partition, (0, 0))[0]) for partition, position in positions.items())
+        lag = newest.lag_events(positions) if newest else sum(position.offset for position in positions.values())
         age_s = time.time() - newest.created_us / 1e6 if newest else None
         unproven = newest is None or newest.id not in await self._proven()
         return Freshness(newest.id if newest else "", lag, age_s, bool(lag) and (age_s is None or age_s > ALARM_S), unproven)
@@ -147,7 +146,7 @@ class Catalog:
         if keep < 1:
             raise InvalidInput(f"keep is {keep}", hint="at least 1 backup stays")
         ids, proven = await self.ids(), await self._proven()
-        stay = set(ids[:keep]) | {id for id in ids if id in proven and id == max(proven & set(ids))}
+        stay = {*ids[:keep], *[id for id in ids if id in proven][:1]}
         go = [id for id in ids if id not in stay]
         needed = {manifest_object(id) for id in stay}
         for id in stay:

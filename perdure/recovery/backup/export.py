@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -161,29 +162,29 @@ class Exporter:
                     agents = []
         for part in await self._agents(agents):
             yield part
+        for tenant in await self._store.tenants():
+            after_id: UUID | None = None
+            while rows := await self._store.list_snapshots(tenant, after=after_id, limit=PART_RECORDS):
+                after_id = rows[-1].id
+                yield await self._part("snapshots", [row for row in rows if not row.damage])
         documents, keys = await self._documents()
         yield await self._part("documents", documents)
         yield await self._part("tenant-keys", keys)
         yield await self._part("blobs", await self._blobs())
 
     async def _agents(self, agents: list[AgentRecord]) -> list[Part]:
-        """A page of agents: facts, keys (apart), floors and registered snapshots."""
+        """A page of agents: facts, keys (apart) and floors."""
         if not agents:
             return []
         facts = [msgspec.structs.replace(agent, data_key=b"") for agent in agents]
         keys = [KeyEntry(agent.tenant, agent.agent, agent.data_key) for agent in agents]
-        floors, snapshots = [], []
+        floors = []
         for agent, floor in zip(agents, await self._store.floors(agents), strict=True):
             if floor != NO_FLOOR:
                 floors.append(FloorEntry(agent.tenant, agent.agent, floor, await self._store.removed_ids(agent)))
-        for agent, newest in zip(agents, await self._store.newest_snapshots(agents), strict=True):
-            if newest is not None:
-                snapshots += await self._store.snapshots(agent, limit=PAGE, good=True)
         parts = [await self._part("agents", facts), await self._part("keys", keys)]
         if floors:
             parts.append(await self._part("floors", floors))
-        if snapshots:
-            parts.append(await self._part("snapshots", snapshots))
         return parts
 
     async def _documents(self) -> tuple[list[DocumentEntry], list[DocumentEntry]]:

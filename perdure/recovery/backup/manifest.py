@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+
+from perdure.engine.log.contract import Position
 
 __all__ = ["FORMAT", "BackupManifest", "Part", "Proof", "Segment", "manifest_object", "proof_object"]
 
@@ -56,6 +59,10 @@ class BackupManifest(msgspec.Struct, frozen=True):
     def objects(self) -> list[Segment | Part]:
         """All its objects but itself and large values."""
         return [*self.segments, *self.parts]
+
+    def lag_events(self, positions: Mapping[int, Position]) -> int:
+        """How many events of a log that stands there it does not hold."""
+        return sum(max(0, position.offset - self.positions.get(partition, (0, 0))[0]) for partition, position in positions.items())
 
     @property
     def events(self) -> int:

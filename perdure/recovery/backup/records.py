@@ -7,9 +7,8 @@ from uuid import UUID
 
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.floor_rows import Floor
-from perdure.engine.log.snapshot_rows import SnapshotRow
 
-__all__ = ["BlobEntry", "DocumentEntry", "FloorEntry", "KeyEntry", "StoredEvent", "snapshots_of"]
+__all__ = ["BlobEntry", "DocumentEntry", "FloorEntry", "KeyEntry", "StoredEvent"]
 
 
 class StoredEvent(NamedTuple):
@@ -109,8 +108,3 @@ class FloorEntry(NamedTuple):
     agent: str
     floor: Floor
     removed: list[tuple[UUID, int]]
-
-
-def snapshots_of(rows: list[SnapshotRow], agent: AgentRecord) -> list[SnapshotRow]:
-    """The agent's rows among them, in the order in which the registry takes them."""
-    return sorted((row for row in rows if (row.tenant, row.agent) == (agent.tenant, agent.agent)), key=lambda row: row.version)

@@ -21,7 +21,7 @@ from perdure.errors import AlreadyExists, ConfigurationError, IntegrityError, In
 from perdure.limits import STORE_OBJECT_BYTES_MAX
 from perdure.recovery.backup.manifest import BackupManifest, Part
 from perdure.recovery.backup.objects import Vessel, blob_object
-from perdure.recovery.backup.records import BlobEntry, DocumentEntry, FloorEntry, KeyEntry, StoredEvent, snapshots_of
+from perdure.recovery.backup.records import BlobEntry, DocumentEntry, FloorEntry, KeyEntry, StoredEvent
 
 __all__ = ["Restored", "Restorer", "check_whole"]
 
@@ -85,8 +85,8 @@ class Restorer:
         await self._make_agents()
         steps.reach("restore.agents")
         await self._blobs()
-        for partition in range(self._manifest.partitions):
-            await self._partition(partition)
+        for partition, position in (await self._store.positions()).items():
+            await self._partition(partition, position.offset)
         steps.reach("restore.events")
         await self._floors()
         await self._snapshots()
@@ -103,16 +103,16 @@ class Restorer:
         newest = max((time_us for _, time_us in self._manifest.positions.values()), default=0)
         if self._until_us > max(newest, self._manifest.created_us):
             raise InvalidInput("that moment is after this backup", hint="take a later backup, or restore all of this one")
-        oldest = min((segment.time_us for segment in self._manifest.segments), default=0)
-        if self._until_us < oldest and not any(segment.first == 1 for segment in self._manifest.segments):
-            raise InvalidInput("that moment is before the first event of this backup")
 
     async def _check_there(self) -> None:
         """Every object must be there before anything is written."""
-        for each in self._manifest.objects:
-            facts = await self._vessel.store.facts(each.name)
-            if facts is None or facts.size_bytes != each.stored_bytes:
-                raise IntegrityError(f"the backup's object {each.name} is missing or has another size", object=each.name)
+        sizes: dict[str, int | None] = {each.name: each.stored_bytes for each in self._manifest.objects}
+        async for blob in self._all("blobs", BlobEntry):
+            sizes[blob_object(blob.tenant, blob.name)] = None  # its digest is compared when it is read
+        for name, size in sizes.items():
+            facts = await self._vessel.store.facts(name)
+            if facts is None or size not in (None, facts.size_bytes):
+                raise IntegrityError(f"the backup's object {name} is missing or has another size", object=name)
 
     async def _begin(self) -> bool:
         if self._store.partitions != self._manifest.partitions:
@@ -164,9 +164,8 @@ class Restorer:
                 raise IntegrityError(f"the backup's object {name} is not the one that was written", object=name)
             await self._store.put_blob(blob.tenant, blob.name, content)
 
-    async def _partition(self, partition: int) -> None:
-        """Events in order, from where an interrupted restore stopped, up to the moment."""
-        stands = (await self._store.positions())[partition].offset
+    async def _partition(self, partition: int, stands: int) -> None:
+        """Events in order, after the offset where an interrupted restore stopped, up to the moment."""
         for segment in self._manifest.segments:
             if segment.partition != partition:
                 continue
@@ -198,14 +197,15 @@ class Restorer:
 
     async def _snapshots(self) -> None:
         """Registered snapshots of states that are in the log now; their objects are in the store of snapshots, which is not part of a backup."""
-        for part in self._manifest.of("snapshots"):
-            rows = await self._records(part, SnapshotRow)
-            for name in sorted({(row.tenant, row.agent) for row in rows}):
-                agent = self._agent(*name)
-                (head,) = await self._store.heads([agent])
-                for row in snapshots_of(rows, agent):
-                    if row.version <= head.version:
-                        await self._store.add_snapshot(msgspec.structs.replace(row, tenant_key=agent.tenant_key, agent_key=agent.agent_key))
+        by_agent: dict[AgentName, list[SnapshotRow]] = {}
+        async for row in self._all("snapshots", SnapshotRow):
+            by_agent.setdefault(AgentName(row.tenant, row.agent), []).append(row)
+        for name, rows in by_agent.items():
+            agent = self._agent(*name)
+            (head,) = await self._store.heads([agent])
+            for row in sorted(rows, key=lambda row: row.version):  # the registry takes them forward only
+                if row.version <= head.version:
+                    await self._store.add_snapshot(msgspec.structs.replace(row, tenant_key=agent.tenant_key, agent_key=agent.agent_key))
 
     async def _all(self, kind: str, of: type[T]) -> AsyncIterator[T]:
         for part in self._manifest.of(kind):
