@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-import perdure
 from benchmarks.append import Settings
 from benchmarks.appending import Agents
 from benchmarks.report import machine, note, shape
-from benchmarks.servers import fresh_database, server_program
-from perdure import config, services
+from benchmarks.servers import Place, engine_on_postgres, fresh_database, server_program
+from perdure import config
 from perdure.client.backups import restore_backup
 from perdure.client.engine import Engine
 
@@ -30,19 +27,13 @@ AGENTS = 500
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of backups."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
-    about = machine(postgres.url)
     events = max(1_000, int((40_000 if settings.quick else 1_000_000) * settings.scale))
-    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as name:
-        folder = Path(name)
-        await asyncio.to_thread(folder.chmod, 0o755)
-        with fresh_database(postgres.url) as url, fresh_database(postgres.url) as ours, fresh_database(postgres.url) as theirs:
-            flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://"}
-            async with perdure.open(settings=config.load(flags)) as engine:
-                note(f"backup: {events} events of 1 KB")
-                await _fill(engine, events)
-                found = await _compared(engine, folder, url, ours, theirs, events)
+    async with engine_on_postgres(settings.root) as place:
+        with fresh_database(place.postgres_url) as ours, fresh_database(place.postgres_url) as theirs:
+            note(f"backup: {events} events of 1 KB")
+            await _fill(place.engine, events)
+            found = await _compared(place, ours, theirs, events)
+        about = machine(place.postgres_url)
     return shape(found, KEYS, {"events": events}, about)
 
 
@@ -56,13 +47,14 @@ async def _fill(engine: Engine, events: int) -> None:
         left -= count
 
 
-async def _compared(engine: Engine, folder: Path, url: str, ours: str, theirs: str, events: int) -> dict[str, float]:
+async def _compared(place: Place, ours: str, theirs: str, events: int) -> dict[str, float]:
+    engine, folder = place.engine, place.folder
     to, dump = f"file://{folder}/backups", folder / "dump"
     size_mb = events * 1024 / MB
     began = time.perf_counter()
     manifest = await engine.backups.create(to)
     backup_s = time.perf_counter() - began
-    dump_s = await asyncio.to_thread(_timed, server_program("pg_dump"), "-Fc", "-f", str(dump), url)
+    dump_s = await asyncio.to_thread(_timed, server_program("pg_dump"), "-Fc", "-f", str(dump), place.url)
     began = time.perf_counter()
     await restore_backup(to, config.load({"log": ours, "keys": f"file://{folder}/root.key"}))
     restore_s = time.perf_counter() - began

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-import perdure
 from benchmarks.append import Settings
 from benchmarks.measuring import median, percentile
 from benchmarks.report import machine, note, shape
-from benchmarks.servers import fresh_database
-from perdure import config, services
+from benchmarks.servers import engine_on_postgres
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.recovery.caller import Caller
@@ -33,20 +28,15 @@ TIMEOUT_S = 120.0
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of a take-over."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
-    about = machine(postgres.url)
     agents = max(4, int((200 if settings.quick else 1_000) * settings.scale))
-    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(postgres.url) as url:
-        flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://", "store": f"file://{folder}/s"}
-        async with perdure.open(settings=config.load(flags)) as engine:
-            note(f"recovery: {agents} agents on a host that is killed")
-            found, details = await _killed(engine, flags, agents, Path(folder))
+    async with engine_on_postgres(settings.root) as place:
+        note(f"recovery: {agents} agents on a host that is killed")
+        found, details = await _killed(place.engine, place.flags, agents)
+        about = machine(place.postgres_url)
     return shape(found, KEYS, details, about)
 
 
-async def _killed(engine: Engine, flags: dict[str, str], agents: int, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    del folder
+async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[dict[str, float], dict[str, Any]]:
     processes: list[asyncio.subprocess.Process] = []
     try:
         processes.append(await _command(flags, "recover", "watch"))
@@ -96,5 +86,4 @@ async def _node(flags: dict[str, str], name: str) -> tuple[asyncio.subprocess.Pr
     process = await _command(flags, "host", "--node", name, "--handler", HANDLER)
     assert process.stdout is not None
     address: str = msgspec.json.decode(await process.stdout.readline())["address"]
-    assert urlsplit(address).hostname == "127.0.0.1"
     return process, address

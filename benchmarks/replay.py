@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tempfile
 import time
 from typing import Any
 
 import psycopg
 
-import perdure
 from benchmarks.append import Settings
 from benchmarks.measuring import median, percentile
 from benchmarks.report import machine, note, shape
-from benchmarks.servers import fresh_database
-from perdure import Event, append, config, services, set_value
+from benchmarks.servers import engine_on_postgres
+from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.engine.replay import fold_log
@@ -33,16 +31,13 @@ RUNS = 3
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of replays."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
-    about = machine(postgres.url)
     events = max(2_000, int((20_000 if settings.quick else 100_000) * settings.scale))
-    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(postgres.url) as url:
-        flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://", "store": f"file://{folder}/s"}
-        async with perdure.open(settings=config.load(flags)) as engine:
-            note(f"replay: an agent of {events} events, with a snapshot every {BATCH}")
-            await _fill(engine, events)
-            found = await _rates(engine, url, events) | await _points(engine, events) | await _forks(engine)
+    async with engine_on_postgres(settings.root) as place:
+        engine = place.engine
+        note(f"replay: an agent of {events} events, with a snapshot every {BATCH}")
+        await _fill(engine, events)
+        found = await _rates(engine, place.url, events) | await _points(engine, events) | await _forks(engine)
+        about = machine(place.postgres_url)
     return shape(found, KEYS, {"events": events, "snapshot_every": BATCH}, about)
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+import perdure
+from perdure import config, services
+from perdure.client.engine import Engine
 from perdure.errors import MissingDependency
 from perdure.services.postgres import _installed as installed_postgres
 
-__all__ = ["Baseline", "Pgbench", "copy_rate", "fresh_database", "pgbench", "server_program"]
+__all__ = ["Baseline", "Pgbench", "Place", "copy_rate", "engine_on_postgres", "fresh_database", "pgbench", "server_program"]
 
 # The columns and indexes of one segment of the log; the sequence stands for the offset.
 _TABLE = """
@@ -116,6 +121,31 @@ def copy_rate(baseline: Baseline, rows: int) -> float:
                 copy.write(b"".join(lines[first : first + 500]))
         connection.commit()
         return rows / (time.perf_counter() - started)
+
+
+class Place(NamedTuple):
+    """An engine on a new database, and where its things are. flags: its settings, as the command takes them."""
+
+    engine: Engine
+    flags: dict[str, str]
+    postgres_url: str
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Of its log."""
+        return self.flags["log"]
+
+
+@asynccontextmanager
+async def engine_on_postgres(root: Path | None) -> AsyncIterator[Place]:
+    """An engine on a new database, with keys and a store of snapshots in a temporary folder."""
+    postgres = (await asyncio.to_thread(services.up, root=root, only=("postgres",))).postgres
+    assert postgres is not None
+    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(postgres.url) as url:
+        flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://", "store": f"file://{folder}/s"}
+        async with perdure.open(settings=config.load(flags)) as engine:
+            yield Place(engine, flags, postgres.url, Path(folder))
 
 
 def server_program(name: str) -> str:

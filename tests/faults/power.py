@@ -20,6 +20,7 @@ __all__ = ["Disk", "a_disk", "can_cut_power"]
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 GOING_FLAGS_NOLOGFLUSH = 2
+COMMIT_S = 300
 IMAGE_BYTES = 96 * 1024 * 1024
 
 
@@ -36,8 +37,8 @@ class Disk:
         run("mkfs.ext4", "-q", "-F", str(self._image))
 
     def mount(self) -> None:
-        """Also after a cut: the journal is replayed then."""
-        run("mount", "-o", "loop", str(self._image), str(self.folder))
+        """Also after a cut: the journal is replayed then. It is not written for its age while a test lasts."""
+        run("mount", "-o", f"loop,commit={COMMIT_S}", str(self._image), str(self.folder))
         self._mounted = True
 
     def cut(self) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +28,8 @@ from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.relay import Relay
 from perdure.engine.topic_check import check_topic
 from perdure.errors import Unavailable
-from perdure.testing.log_filling import fill
+from tests import relays
+from tests.relays import fill_all
 
 PARTITIONS = 4
 DEADLINE_S = 60
@@ -83,26 +85,8 @@ async def relay_process(log: str, bus_url: str, holder: str, kill_point: str = "
         await process.wait()
 
 
-@asynccontextmanager
-async def running(store: LogStore, bus: Bus) -> AsyncIterator[Relay]:
-    relay = Relay(store, bus, holder="here")
-    stop = asyncio.Event()
-    task = asyncio.create_task(relay.run(stop))
-    try:
-        yield relay
-    finally:
-        stop.set()
-        await task
-
-
-async def drained(relay: Relay) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        await relay.drain()
-
-
-async def fill_all(store: LogStore, count: int) -> None:
-    for partition in range(PARTITIONS):
-        await fill(store, partition, count)
+running = partial(relays.running, holder="here")
+drained = partial(relays.drained, deadline_s=DEADLINE_S)
 
 
 async def published(store: LogStore, bus: Bus) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,15 +21,16 @@ from perdure.client.engine import Engine
 from perdure.engine.bus import open_bus
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log import postgres_tails
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import AgentName
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.relay import Relay
 from perdure.engine.topic_check import check_topic
-from perdure.testing.log_filling import fill
+from tests import relays
 from tests.fix_command import Perdure
 from tests.fix_proxy import Proxy
 from tests.fix_services import PrivateServices
+from tests.relays import fill_all, running
 
 PARTITIONS = 4
 DEADLINE_S = 90
@@ -36,11 +38,11 @@ LARGE_BYTES = 40_000
 NAMES = [AgentName("outages", f"agent-{number}") for number in range(20)]
 WARM_EVENTS = 20
 """Of each agent; together they fill every buffer that there is."""
-OUTAGE_EVENTS = 80
-HANDS_FULL_S = 3.0
-"""After which a relay without brokers has in hands what it may, and has tried again."""
-FLAT_BYTES = 25_000_000
-"""Of 64 MB that are appended while a server is away."""
+ROUNDS_MAX = 15
+ROUND_S = 1.0
+FLAT_ROUNDS = 3
+FLAT_BYTES = 4_000_000
+"""Of the 16 MB that are appended in a round."""
 
 
 @pytest.fixture
@@ -68,32 +70,10 @@ def cluster(private_services: Callable[..., PrivateServices]) -> PrivateServices
     return private_services("kafka", "redis", kafka_brokers=3)
 
 
-@asynccontextmanager
-async def running(store: LogStore, bus: Bus) -> AsyncIterator[Relay]:
-    relay = Relay(store, bus)
-    stop = asyncio.Event()
-    task = asyncio.create_task(relay.run(stop))
-    try:
-        yield relay
-    finally:
-        stop.set()
-        await task
+drained = partial(relays.drained, deadline_s=DEADLINE_S)
 
 
-async def drained(relay: Relay) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        await relay.drain()
-
-
-async def fill_all(store: LogStore, count: int) -> None:
-    for partition in range(PARTITIONS):
-        await fill(store, partition, count)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
+until = partial(relays.until, deadline_s=DEADLINE_S)
 
 
 async def test_the_log_may_be_away_under_a_relay(fresh_database: str, proxy_before: Callable[[str], Awaitable[Proxy]], bus: Bus) -> None:
@@ -236,15 +216,10 @@ class Processes:
 
     def __init__(self, command: Perdure) -> None:
         self._running = [command.start(role) for role in ("relay", "project")]
-        self._before: list[int] = []
 
-    def weigh(self) -> None:
-        """Remember what they weigh now."""
-        self._before = [_resident_bytes(process) for process in self._running]
-
-    def grown_bytes(self) -> int:
-        """By how much the one that grew most has grown since."""
-        return max(_resident_bytes(process) - before for process, before in zip(self._running, self._before, strict=True))
+    def weigh(self) -> list[int]:
+        """The memory of each."""
+        return [_resident_bytes(process) for process in self._running]
 
     def kill(self) -> None:
         for process in self._running:
@@ -268,30 +243,37 @@ async def cached(engine: Engine, version: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_memory_stays_flat_while_redis_and_then_kafka_are_away(cluster: PrivateServices, tmp_path: Path, topic: str) -> None:
+async def level_off(engine: Engine, processes: Processes) -> int:
+    """Append while a server is away until what the processes weigh stays: they may fill their hands, and no more. The events of each agent."""
+    before = processes.weigh()
+    flat = 0
+    for number in range(1, ROUNDS_MAX + 1):
+        await talk(engine, WARM_EVENTS)
+        await asyncio.sleep(ROUND_S)
+        now = processes.weigh()
+        grown_bytes = max(after - earlier for after, earlier in zip(now, before, strict=True))
+        flat = flat + 1 if grown_bytes < FLAT_BYTES else 0
+        if flat == FLAT_ROUNDS:
+            return number * WARM_EVENTS
+        before = now
+    raise AssertionError(f"they still grow after {ROUNDS_MAX} rounds: {grown_bytes} bytes in the last")
+
+
+async def test_memory_levels_off_while_redis_and_then_kafka_are_away(cluster: PrivateServices, tmp_path: Path, topic: str) -> None:
     async with installation(cluster, tmp_path, topic) as (engine, command):
         await talk(engine, WARM_EVENTS)
         processes = Processes(command)
         try:
             await cached(engine, WARM_EVENTS)
             await asyncio.to_thread(services.stop, "redis", cluster.root, how="kill")
-            await talk(engine, WARM_EVENTS)
+            events = await level_off(engine, processes)
             await relayed(engine)
-            processes.weigh()  # with all that may be held in hands
-            await talk(engine, OUTAGE_EVENTS)
-            await relayed(engine)
-            assert processes.grown_bytes() < FLAT_BYTES
             await asyncio.to_thread(services.start, "redis", cluster.root)
-            await cached(engine, 2 * WARM_EVENTS + OUTAGE_EVENTS)
+            await cached(engine, WARM_EVENTS + events)
             report = await engine.verify()
             assert (report.ok, report.current) == (True, True), report
             # The last of the module: the brokers stay away.
             await asyncio.to_thread(services.stop, "kafka", cluster.root, how="kill")
-            await talk(engine, WARM_EVENTS)
-            await asyncio.sleep(HANDS_FULL_S)
-            processes.weigh()
-            await talk(engine, OUTAGE_EVENTS)
-            await asyncio.sleep(HANDS_FULL_S)
-            assert processes.grown_bytes() < FLAT_BYTES
+            await level_off(engine, processes)
         finally:
             processes.kill()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +22,8 @@ from perdure.engine.topic_check import check_topic
 from perdure.errors import IntegrityError
 from perdure.testing.bus_kit import sealed
 from perdure.testing.log_filling import fill
+from tests import relays
+from tests.relays import running
 
 PARTITIONS = 4
 DEADLINE_S = 30
@@ -55,27 +57,10 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
     await opened.close()
 
 
-@asynccontextmanager
-async def running(store: LogStore, bus: Bus, **options: object) -> AsyncIterator[Relay]:
-    relay = Relay(store, bus, **options)  # type: ignore[arg-type]
-    stop = asyncio.Event()
-    task = asyncio.create_task(relay.run(stop))
-    try:
-        yield relay
-    finally:
-        stop.set()
-        await task
+drained = partial(relays.drained, deadline_s=DEADLINE_S)
 
 
-async def drained(relay: Relay) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        await relay.drain()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
+until = partial(relays.until, deadline_s=DEADLINE_S)
 
 
 async def test_everything_is_published_in_order_and_log_and_topic_agree(store: LogStore, bus: Bus) -> None:
