@@ -6,11 +6,11 @@ import asyncio
 import random
 import time
 import zlib
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
 from perdure.engine.log.contract import AgentName
@@ -26,6 +26,7 @@ from perdure.errors import (
     Unavailable,
 )
 from perdure.recovery.commands import Command, CommandResult
+from perdure.recovery.connections import Connections
 
 __all__ = ["Caller"]
 
@@ -59,13 +60,13 @@ class Caller:
         self._timeout_s = timeout_s
         self._routes: dict[AgentName, str] = {}
         self._silent: dict[str, float] = {}
-        self._client = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=httpx.Limits(max_connections=256), trust_env=False)
+        self._connections = Connections(REQUEST_TIMEOUT_S)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        await self._client.aclose()
+        await self._connections.close()
 
     async def command(self, name: AgentName, body: Any, command: Command | None = None) -> CommandResult:
         """Send a command until it took effect; what the handler raised comes as CommandFailed, DeadlineExceeded: nobody answered in time."""
@@ -93,18 +94,18 @@ class Caller:
         raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)
 
     async def _send(self, address: str, name: AgentName, content: bytes) -> CommandResult:
-        path = f"{address}/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/commands"
+        path = f"/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/commands"
         try:
-            answer = await self._client.post(path, content=content, headers={"content-type": "application/json"})
-        except httpx.HTTPError as problem:
+            answer = await self._connections.post(address, path, content)
+        except Unavailable:
             self._silent[address] = time.monotonic()
-            raise Unavailable(f"node {address} does not answer: {type(problem).__name__}") from problem
-        if answer.status_code == httpx.codes.OK:
+            raise
+        if answer.status == HTTPStatus.OK:
             self._remember(name, address)
             return _result(answer.content)
-        facts = msgspec.json.decode(answer.content) if answer.headers.get("content-type", "").startswith("application/problem") else {}
-        detail = facts.get("detail") or f"node {address} answered {answer.status_code}"
-        kind = _ERRORS.get(answer.status_code)
+        facts = msgspec.json.decode(answer.content) if answer.content_type.startswith("application/problem") else {}
+        detail = facts.get("detail") or f"node {address} answered {answer.status}"
+        kind = _ERRORS.get(answer.status)
         if kind is None:
             raise Unavailable(detail, hint=facts.get("hint") or "", address=facts.get("address"))
         raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent)
