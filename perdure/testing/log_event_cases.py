@@ -235,6 +235,44 @@ async def a_fenced_agent_takes_no_append(under: LogUnderTest) -> None:
     assert (await log.append_events(AGENT, some(), epoch=owned)).version == 5
 
 
+async def a_hand_over_holds_only_where_the_agent_stands(under: LogUnderTest) -> None:
+    """Another epoch, version or chain hash: nothing is written. Told again under the same id, it is answered."""
+    log, elsewhere = await under.open_log(), await under.open_log()
+    await elsewhere.append_events(AGENT, some(3))
+    chain = (await log.get_events(AGENT))[-1].chain
+    given = Event("given", correlation_id="m")
+    for epoch, version, hashed in ((1, 3, chain), (0, 2, chain), (0, 4, chain), (0, 3, bytes(32))):
+        with pytest.raises(Conflict):
+            await log.hand_over(AGENT, "host-b", epoch=epoch, version=version, chain=hashed, event=given)
+    done = await log.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given)
+    assert (done.epoch, done.version, done.already) == (1, 4, False)
+    for each in (log, elsewhere):
+        assert await each.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given) == done._replace(already=True)
+    with pytest.raises(Fenced):
+        await elsewhere.append_events(AGENT, some(), epoch=0)
+    (record,) = await log.store.agents([AGENT])
+    assert record is not None
+    assert (record.owner, record.epoch) == ("host-b", 1)
+    assert [event.epoch for event in await log.get_events(AGENT)] == [0, 0, 0, 1]
+    await check_log(log)
+
+
+async def of_two_hand_overs_one_holds(under: LogUnderTest) -> None:
+    """From a fence, whoever is first; the other is refused, wherever it has the log open."""
+    logs = [await under.open_log(), await under.open_log()]
+    await logs[0].append_events(AGENT, some(2))
+    fence = Event("fence")
+    fenced = await logs[0].fence_for(AGENT, epoch=0, event=fence)
+    assert await logs[1].fence_for(AGENT, epoch=0, event=fence) == fenced._replace(already=True)
+    tried = [
+        logs[n].hand_over(AGENT, f"host-{n}", epoch=fenced.epoch, version=fenced.version, chain=fenced.chain, event=Event("given"))
+        for n in range(2)
+    ]
+    done = await asyncio.gather(*tried, return_exceptions=True)
+    assert sorted(isinstance(each, Fenced) for each in done) == [False, True]
+    await check_log(logs[0])
+
+
 async def a_retry_is_answered_under_a_newer_epoch(under: LogUnderTest) -> None:
     """What was written before the hand-over is still known to be written."""
     log = await under.open_log()
@@ -286,6 +324,8 @@ CASES = (
     no_update_is_lost,
     an_older_epoch_is_fenced,
     a_fenced_agent_takes_no_append,
+    a_hand_over_holds_only_where_the_agent_stands,
+    of_two_hand_overs_one_holds,
     a_retry_is_answered_under_a_newer_epoch,
     a_live_stream_skips_nothing,
 )

@@ -49,13 +49,15 @@ FENCED = "perdure.fenced"
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one)."""
+    """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one). chain: None, or the hash that must
+    stand at the expected version."""
 
     record: AgentRecord
     expected: ExpectedVersion
     epoch: int | None
     drafts: Sequence[Draft]
     owner: str | None = None
+    chain: bytes | None = None
 
 
 Request = Sequence[Item]
@@ -188,7 +190,9 @@ class _Planner:
         head = self.head(item.record.agent_key)
         if (head.fenced and item.owner is None) or (item.epoch is not None and item.epoch != head.epoch):
             return Shut(number, head.epoch, head.fenced)
-        if item.expected != head.version and not holds(item.expected, head.version):
+        if (item.expected != head.version and not holds(item.expected, head.version)) or (
+            item.chain is not None and item.chain != head.chain
+        ):
             return Refused(number, head.version)
         for draft in item.drafts:
             id = draft.id.int

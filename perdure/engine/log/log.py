@@ -23,7 +23,7 @@ from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Conflict, EventNotFound, Fenced, InvalidEvent, LimitExceeded
 from perdure.security.cipher import Cipher
 
-__all__ = ["AgentAppend", "Appended", "EventLog", "read_pages"]
+__all__ = ["AgentAppend", "Appended", "EventLog", "Owned", "read_pages"]
 
 FOLLOW_TIMEOUT_S = 0.1
 """How long a follower waits for a signal of this process before it looks for events of others."""
@@ -47,6 +47,15 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     name: AgentName
     versions: tuple[int, ...]
     version: int
+    already: bool
+
+
+class Owned(NamedTuple):
+    """An agent after its ownership changed: epoch, version and chain hash at the end. already: it was there before, under the same event id."""
+
+    epoch: int
+    version: int
+    chain: bytes
     already: bool
 
 
@@ -90,23 +99,48 @@ class EventLog:
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
-        return await self._change_owner(name, owner, Event(OWNED, data={"owner": owner}), expected_epoch)
+        return (await self._change_owner(name, owner, Event(OWNED, data={"owner": owner}), expected_epoch)).epoch
 
     async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
         """Let nobody append to the agent until `take_ownership`; the new epoch."""
         self.vault.forget(name)  # the owner may have changed elsewhere
         record, _ = await self.vault.obtain(name)
-        return await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)
+        return (await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)).epoch
 
-    async def _change_owner(self, name: AgentName, owner: str, event: Event, expected_epoch: int | None) -> int:
+    async def hand_over(self, name: AgentName, owner: str, *, epoch: int, version: int, chain: bytes, event: Event) -> Owned:
+        """Make `owner` the owner where the agent still stands exactly here: at this epoch, this newest version and this chain hash.
+
+        event: its id makes asking again safe after the answer was lost. Raises Fenced (another epoch) and Conflict (another version, or
+        another history), with nothing written.
+        """
+        given = Event(OWNED, data={**(event.data or {}), "owner": owner}, id=event.id, correlation_id=event.correlation_id)
+        return await self._change_owner(name, owner, given, epoch, version, chain)
+
+    async def fence_for(self, name: AgentName, *, epoch: int, event: Event) -> Owned:
+        """As `fence`, with an event whose id makes asking again safe; where the agent then stands."""
+        record, _ = await self.vault.obtain(name)
+        given = Event(FENCED, data=event.data, id=event.id, correlation_id=event.correlation_id)
+        return await self._change_owner(name, record.owner, given, epoch)
+
+    async def _change_owner(
+        self,
+        name: AgentName,
+        owner: str,
+        event: Event,
+        epoch: int | None,
+        version: ExpectedVersion = ANY,
+        chain: bytes | None = None,
+    ) -> Owned:
         check_names(name)
         record, cipher = await self.vault.obtain(name)
-        item = Item(record, ANY, expected_epoch, [_seal(cipher, event, encode_payload(event))], owner)
+        item = Item(record, version, epoch, [_seal(cipher, event, encode_payload(event))], owner, chain)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
-        _result(name, item, outcome)
-        assert isinstance(outcome, decide.Written)
-        return outcome.places[0][3]
+        done = _result(name, item, outcome)
+        if isinstance(outcome, decide.Written):
+            return Owned(outcome.places[0][3], done.version, outcome.places[0][4], already=False)
+        found = await self.store.find(record, [event.id])
+        return Owned(found[0].epoch, found[0].version, found[0].chain, already=True)
 
     def _prepared(self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Item | None:
         """Checked, encoded and sealed without waiting for anything; None where that is not possible."""
