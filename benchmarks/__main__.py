@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import append, backup, compression, pipeline, recovery, replay, snapshot
 from benchmarks.measuring import run
 from benchmarks.report import print_report
+from benchmarks.settings import Settings
 
 _MODULES: dict[str, Any] = {
     "append": append,
@@ -21,7 +22,7 @@ _MODULES: dict[str, Any] = {
     "replay": replay,
     "backup": backup,
 }
-BENCHMARKS: dict[str, Callable[[append.Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
+BENCHMARKS: dict[str, Callable[[Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
 KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.items()}
 
 
@@ -33,12 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="within a minute, with shorter measurements")
     parser.add_argument("--root", type=Path, help="folder of the servers (default: as `perdure services`)")
     parser.add_argument("--scale", type=float, default=1.0, help="lengthen or shorten every measurement by this factor")
+    parser.add_argument("--no-peers", action="store_true", help="perdure and the limits alone; nothing is installed")
     given = parser.parse_args(arguments)
     if given.benchmark == "list":
         for name, keys in KEYS.items():
             print(f"{name}: {', '.join(keys)}")
         return 0
-    settings = append.Settings(quick=given.quick, root=given.root, scale=given.scale)
+    settings = Settings(quick=given.quick, root=given.root, scale=given.scale, peers=not given.no_peers)
     print_report(run(BENCHMARKS[given.benchmark](settings)), as_json=given.json)
     return 0
 

@@ -15,10 +15,13 @@ import msgspec
 import psycopg
 
 import perdure
+from benchmarks import beside
 from benchmarks.appending import Agents, UnsealedVault, contents, unique
 from benchmarks.measuring import closed_load, median, open_load, percentile
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import Baseline, copy_rate, fresh_database, pgbench
+from benchmarks.settings import Settings
+from benchmarks.sides import sides
 from benchmarks.worker import Worker
 from perdure import services
 from perdure.client.engine import Engine
@@ -29,6 +32,7 @@ __all__ = ["KEYS", "Settings", "measure"]
 KEYS = (
     *("ratios.pgbench32", "ratios.pgbench32_unsealed", "ratios.copy", "ratios.single_latency", "ratios.processes4"),
     *("ratios.bytes_per_raw", "ratios.under_snapshot", "figures.appends_per_s", "figures.p99_ms_half_rate", "figures.creates_per_s"),
+    *beside.KEYS,
 )
 CALLERS = 256
 AGENTS = 2048
@@ -36,18 +40,6 @@ PROCESSES = 4
 TRAINING_VARIABLE = "PERDURE_TRAINING"
 DATA_DEFAULT = Path(__file__).parent.parent.parent / "shared" / "data"
 TAU_BENCH = Path("trajectories") / "tau-bench" / "gpt-4o-airline.json"
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How long to measure. root: of the servers. scale: a factor on every duration."""
-
-    quick: bool = False
-    root: Path | None = None
-    scale: float = 1.0
-
-    def seconds(self, quick: float, full: float) -> float:
-        """One measurement's duration."""
-        return (quick if self.quick else full) * self.scale
 
 
 class _Run:
@@ -87,8 +79,11 @@ async def measure(settings: Settings) -> dict[str, Any]:
         for part in (_rates, _unsealed, _creates, _processes, _snapshot, _bytes):
             note(f"append: {part.__name__.strip('_')}")
             await part(run)
+        note("append: beside peers")
+        async with sides(settings, postgres.url) as compared:
+            run.details |= await beside.measure_beside(compared)
     run.details["uvloop"] = type(asyncio.get_running_loop()).__module__ == "uvloop"
-    return shape(run.found, KEYS, run.details, about)
+    return shape(run.found | compared.found, KEYS, run.details, about, compared)
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
-__all__ = ["machine", "note", "print_report", "shape"]
+__all__ = ["Compared", "machine", "note", "print_report", "shape"]
 
 
 def note(text: str) -> None:
@@ -19,15 +19,36 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def shape(found: dict[str, float], keys: tuple[str, ...], details: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """`ratios` and `figures` with exactly the keys (`ratios.x`, `figures.y`), and beside them details and the machine."""
-    if missing := set(keys) ^ found.keys():
-        raise AssertionError(f"measured something else than promised: {sorted(missing)}")
+class Compared(Protocol):
+    """What a comparison tells besides figures. missing: the reason by side. about: version, settings and what it lacks by side."""
+
+    missing: dict[str, str]
+    about: dict[str, Any]
+
+
+def shape(
+    found: dict[str, float], keys: tuple[str, ...], details: dict[str, Any], about: dict[str, Any], compared: Compared | None = None
+) -> dict[str, Any]:
+    """`ratios` and `figures` with exactly the keys (`ratios.x`, `figures.y`), and beside them details and the machine.
+
+    A key of a peer that could not be measured is None; `missing` has the reason.
+    """
+    missing = compared.missing if compared else {}
+    absent = {key for key in keys if key not in found and any(_is_of(key, name) for name in missing)}
+    if wrong := set(keys) ^ found.keys() ^ absent:
+        raise AssertionError(f"measured something else than promised: {sorted(wrong)}")
     report: dict[str, Any] = {"ratios": {}, "figures": {}}
     for key in keys:
         part, _, name = key.partition(".")
-        report[part][name] = float(f"{found[key]:.4g}")
-    return report | {"details": details, "machine": about}
+        report[part][name] = None if key in absent else float(f"{found[key]:.4g}")
+    beside = {"sides": compared.about, "missing": missing} if compared else {}
+    return report | {"details": details, "machine": about} | beside
+
+
+def _is_of(key: str, name: str) -> bool:
+    """Whether a key is of a side: the ratio to it, or `NAME_more`."""
+    own = key.partition(".")[2]
+    return own == name or own.startswith(f"{name}_")
 
 
 def machine(postgres_url: str = "") -> dict[str, Any]:
@@ -57,9 +78,11 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
         return
     for part in ("ratios", "figures"):
         for name, value in report[part].items():
-            print(f"{part}.{name:<24}{value:>12,.4g}")
+            print(f"{part}.{name:<32}" + ("     missing" if value is None else f"{value:>12,.4g}"))
     for name, value in report["details"].items():
         print(f"  {name}: {value}")
+    for name, reason in report.get("missing", {}).items():
+        print(f"  missing {name}: {reason}")
 
 
 def _processor() -> str:

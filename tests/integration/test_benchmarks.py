@@ -6,19 +6,19 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.append import KEYS as APPEND
-from benchmarks.backup import KEYS as BACKUP
-from benchmarks.compression import KEYS as COMPRESSION
+from benchmarks.__main__ import KEYS
 from benchmarks.measuring import closed_load, open_load, percentile
-from benchmarks.pipeline import KEYS as PIPELINE
-from benchmarks.recovery import KEYS as RECOVERY
-from benchmarks.replay import KEYS as REPLAY
-from benchmarks.snapshot import KEYS as SNAPSHOT
+from benchmarks.peers.catalogue import OURS, SIDES, SideFacts
+from benchmarks.peers.environments import PeerUnavailable
+from benchmarks.peers.histogram import Histogram
+from benchmarks.settings import Settings
+from benchmarks.sides import Beside, Pairs, Side, rounds
 
 HERE = Path(__file__).parent.parent.parent
 SMALLEST = "0.05"
@@ -43,29 +43,96 @@ def keys_of(report: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.usefixtures("postgres_url", "redis_url", "kafka_url", "trajectories")
-@pytest.mark.parametrize(
-    ("name", "keys"),
-    [
-        ("append", APPEND),
-        ("pipeline", PIPELINE),
-        ("snapshot", SNAPSHOT),
-        ("compression", COMPRESSION),
-        ("recovery", RECOVERY),
-        ("replay", REPLAY),
-        ("backup", BACKUP),
-    ],
-)
-async def test_a_benchmark_prints_its_keys_with_positive_numbers(name: str, keys: tuple[str, ...], services_root: Path) -> None:
-    output = await run_benchmark(name, "--quick", "--json", "--scale", SMALLEST, "--root", str(services_root))
+@pytest.mark.parametrize("name", KEYS)
+async def test_a_benchmark_prints_its_keys_with_positive_numbers(name: str, services_root: Path) -> None:
+    output = await run_benchmark(name, "--quick", "--json", "--no-peers", "--scale", SMALLEST, "--root", str(services_root))
     report = json.loads(output)
-    assert keys_of(report) == set(keys)
-    assert all(value > 0 for part in ("ratios", "figures") for value in report[part].values())
+    assert keys_of(report) == set(KEYS[name])
+    values = {f"{part}.{key}": value for part in ("ratios", "figures") for key, value in report[part].items()}
+    # A peer that is not there leaves its cells empty, and a reason; every other cell is filled.
+    absent = {key for key, value in values.items() if value is None}
+    assert all(any(key.startswith(f"ratios.{peer}") for peer in report["missing"]) for key in absent)
+    assert all(value > 0 for key, value in values.items() if key not in absent)
 
 
 async def test_list_names_every_key() -> None:
     output = await run_benchmark("list")
-    for key in (*APPEND, *PIPELINE, *SNAPSHOT, *COMPRESSION):
-        assert key in output
+    for keys in KEYS.values():
+        for key in keys:
+            assert key in output
+
+
+@pytest.mark.usefixtures("trajectories")
+@pytest.mark.parametrize("facts", [OURS["sqlite"], SIDES["raw_sqlite"]], ids=lambda facts: facts.name)
+async def test_a_driver_answers_every_request_of_the_protocol(facts: SideFacts, tmp_path: Path) -> None:
+    beside = Beside(Settings(), "", tmp_path)
+    conversation = next(number for number, messages in enumerate(beside.conversations) if messages)
+    async with beside.side(facts) as side:
+        assert {"version", "settings"} <= side.about.keys()
+        assert await side.ask("streams", callers=2) == {"streams": 4}
+        appended = await side.append(2, 0.05, "real")
+        assert appended.per_s > 0
+        assert appended.latency.total > 0
+        stored = await side.ask("store", first=conversation, last=conversation + 1, prefix="kept")
+        assert stored["messages"] == len(beside.conversations[conversation])
+        assert (await side.load("kept-0", stored["messages"], 0.01)).latency.total > 0
+        await side.ask("fill", stream="long", count=30)
+        await side.ask("settle")
+        written = 4 + appended.latency.total + stored["messages"] + 30
+        assert (await side.ask("replay"))["events"] == written
+    assert list(tmp_path.iterdir()) == [tmp_path / "payloads.json"]
+
+
+async def test_a_peer_that_fails_is_a_missing_cell_with_its_reason(tmp_path: Path) -> None:
+    beside = Beside(Settings(), "", tmp_path, conversations=[])
+    broken = SIDES["raw_sqlite"]._replace(name="broken", limit=False)
+    seen: list[str] = []
+
+    async def work(side: Side) -> None:
+        await side.ask("streams", callers=1)
+        seen.append(side.facts.name)
+        await side.load("never-written", 1, 0.01)
+
+    await beside.peers([broken, broken._replace(name="absent", peer="nowhere"), broken._replace(name="again")], work)
+    assert seen == ["broken", "again"]
+    assert "should hold 1 messages, not 0" in beside.missing["broken"]
+    assert beside.missing.keys() == {"broken", "absent", "again"}
+
+
+async def test_a_failure_of_our_own_is_no_missing_cell(tmp_path: Path) -> None:
+    beside = Beside(Settings(), "", tmp_path, conversations=[])
+    async with beside.ours("sqlite") as side:
+        with pytest.raises(RuntimeError) as caught:
+            await side.load("never-written", 1, 0.01)
+    assert not isinstance(caught.value, PeerUnavailable)
+
+
+async def test_pairs_alternate_which_side_is_first() -> None:
+    order: list[str] = []
+
+    def runs(name: str, values: list[float]) -> Callable[[], Awaitable[float]]:
+        async def one() -> float:
+            order.append(name)
+            return values.pop(0)
+
+        return one
+
+    pairs = await rounds(3, runs("ours", [10.0, 30.0, 80.0]), runs("theirs", [10.0, 10.0, 20.0]))
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert pairs == Pairs(ratio=3.0, least=1.0, most=4.0, ours=30.0, theirs=10.0)
+
+
+def test_a_histogram_keeps_percentiles_to_within_a_hundredth_and_adds_up() -> None:
+    values = [0.000_001 * number for number in range(1, 20_001)]
+    whole, half, other = Histogram(), Histogram(), Histogram()
+    for number, value in enumerate(values):
+        whole.add(value)
+        (half if number % 2 else other).add(value)
+    half.merge(Histogram.decode(json.loads(json.dumps(other.encoded()))))
+    assert half.counts == whole.counts
+    for share in (0.01, 0.5, 0.9, 0.99, 1.0):
+        assert whole.percentile(share) == pytest.approx(percentile(values, share), rel=0.01)
+    assert len(whole.counts) < 2_000
 
 
 def test_a_percentile_is_the_smallest_value_that_covers_the_share() -> None:

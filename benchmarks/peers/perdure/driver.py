@@ -1,0 +1,69 @@
+"""perdure itself, as a user opens it: keys, encryption, compression, expected versions and the hash chain are on. Variants: postgres, sqlite."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from typing import Any
+
+import perdure
+from benchmarks.peers.kit import Driver, Message, serve
+from perdure import NO_STREAM, Event, append
+from perdure.client.engine import Engine
+from perdure.errors import InvalidInput
+
+BATCH = 100
+TENANT = "benchmark"
+
+
+class Perdure(Driver):
+    """One engine; each stream is an agent whose state is its messages."""
+
+    engine: Engine
+
+    async def open(self) -> dict[str, Any]:
+        """An engine on a log of its own."""
+        url = self.url or f"sqlite://{self.folder}/log"
+        self.opened = perdure.open(url, bus="memory://", cache="memory://", keys=f"file://{self.folder}/root.key")
+        self.engine = await self.opened.__aenter__()
+        self.versions: dict[str, int] = {}
+        durable = "synchronous_commit of the server, as found" if self.url else "synchronous=FULL, WAL"
+        settings = {"durability": durable, "encryption": "on", "compression": "on", "expected version": "on", "event ids": "unique"}
+        return {"version": importlib.metadata.version("perdure"), "settings": settings}
+
+    async def append(self, stream: str, message: Message) -> None:
+        """At the version that the stream has."""
+        event = Event("message_added", changes=(append("/messages", message),))
+        agent = self.engine.agent(stream, tenant=TENANT)
+        done = await agent.append(event, expected=self.versions.get(stream, NO_STREAM))
+        self.versions[stream] = done.version
+
+    async def fill(self, stream: str, messages: list[Message]) -> None:
+        """A hundred events an append."""
+        agent = self.engine.agent(stream, tenant=TENANT)
+        for first in range(0, len(messages), BATCH):
+            some = messages[first : first + BATCH]
+            done = await agent.append([Event("message_added", changes=(append("/messages", message),)) for message in some])
+            self.versions[stream] = done.version
+
+    async def load(self, stream: str) -> int:
+        """Strongly consistent: the log is asked for its newest version each time."""
+        state = await self.engine.agent(stream, tenant=TENANT).state()
+        return len(state.document["messages"])
+
+    async def replay(self) -> int:
+        """Every agent from its first event, its hash chain checked."""
+        return sum([(await self.engine.log.replay_events(perdure.AgentName(TENANT, stream))).events for stream in self.versions])
+
+    async def settle(self) -> None:
+        """The tenant's dictionary, which is trained in the background otherwise; from few events none is made."""
+        with contextlib.suppress(InvalidInput):
+            await self.engine.train(TENANT)
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self.opened.__aexit__(None, None, None)
+
+
+if __name__ == "__main__":
+    serve(Perdure)
