@@ -204,3 +204,9 @@ TRAINING_LOOK_EVENTS: Final = 500
 """Events that a process appends for a tenant between two looks at whether it is worth a dictionary."""
 TRAINING_OWN_BYTES_MAX: Final = 4 * MIB
 """Training by itself learns from this much, so that it takes a second of one core, not ten."""
+
+# --- migration between nodes ---
+PARKED_COMMANDS_MAX: Final = 10_000
+"""Commands that wait on a node for agents which are about to come to it."""
+MOVED_REMEMBERED_MAX: Final = 100_000
+"""Agents that left a node, and of which it still knows for a moment where they went."""

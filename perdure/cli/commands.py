@@ -45,6 +45,7 @@ COMMANDS: Final = (
     Command("relay", "run:relay", "Publish the log to the bus.", _OPERATE),
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
     Command("host", "host:host", "A node that owns agents and applies commands to them.", _OPERATE),
+    Command("migrate", "migrate:app", "Move agents between nodes while they are talked to.", _OPERATE),
     Command("recover", "recover:app", "Nodes, failures, and what is done about them.", _OPERATE),
     Command(
         "snapshot", "snapshot:app", "Snapshots of agents' states: create, list, show, verify, delete, clean, compress, sweep.", _OPERATE

@@ -44,6 +44,7 @@ from perdure.snapshots.store.contract import SnapshotStore
 
 if TYPE_CHECKING:
     from perdure.client.backups import Backups
+    from perdure.client.migrations import Migrations
     from perdure.client.recovery import Recovery
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
@@ -91,6 +92,13 @@ class Engine:
         from perdure.client.recovery import Recovery
 
         return Recovery(self)
+
+    @cached_property
+    def migrations(self) -> Migrations:
+        """Moving agents between nodes."""
+        from perdure.client.migrations import Migrations
+
+        return Migrations(self)
 
     @cached_property
     def backups(self) -> Backups:

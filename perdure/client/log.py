@@ -101,10 +101,10 @@ class Log(EventLog):
                 self.trainer.note(append.name.tenant, len(append.events))
         return await super().append_many(appends)
 
-    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
+    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None, over_fence: bool = True) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
         await self.settle(name)
-        return await super().take_ownership(name, owner, expected_epoch=expected_epoch)
+        return await super().take_ownership(name, owner, expected_epoch=expected_epoch, over_fence=over_fence)
 
     async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
         """Let nobody append to the agent until `take_ownership`; the new epoch."""

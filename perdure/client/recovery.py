@@ -16,6 +16,7 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.projections.reader import StateReader
+from perdure.migration.arrivals import arrivals
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
@@ -54,7 +55,10 @@ class Recovery:
         self, node: str, handler: Handler, *, address: str = "", agents_max: int = AGENTS_MAX_DEFAULT, lease_s: float = LEASE_S
     ) -> AgentHost:
         """A node that serves agents with `handler(state, command) -> events`; `async with` it. See `AgentHost`."""
-        return AgentHost(self._log, self._reader, node, handler, address=address, agents_max=agents_max, lease_s=lease_s)
+        companions = (arrivals(self._log, self._engine.snapshots.base),)
+        return AgentHost(
+            self._log, self._reader, node, handler, address=address, agents_max=agents_max, lease_s=lease_s, companions=companions
+        )
 
     async def nodes(self) -> list[NodeState]:
         """Every node that has announced itself."""

@@ -15,11 +15,13 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version as version_of
 from types import TracebackType
 from typing import Final, Self
 
 from perdure.engine import steps
+from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
@@ -27,11 +29,12 @@ from perdure.errors import AlreadyExists, Fenced, NotServed, Overloaded, Perdure
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
+from perdure.recovery.handover import Coming, Handed, Leaving, Stand, moved_to
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.nodes import Node, NodeState, announce, check_node_name, list_nodes, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
 
-__all__ = ["AGENTS_MAX_DEFAULT", "AgentHost"]
+__all__ = ["AGENTS_MAX_DEFAULT", "AgentHost", "Companion"]
 
 AGENTS_MAX_DEFAULT: Final = 10_000
 ASSIGNMENTS_POLL_S: Final = 0.1
@@ -43,10 +46,15 @@ NODES_FRESH_S: Final = 0.2
 """How long it is believed, in a storm of commands for agents that are elsewhere, where they are: it then costs no more than a look."""
 
 
+Companion = Callable[["AgentHost"], Awaitable[None]]
+"""Work that goes on beside a node, from its start until it is cancelled at its stop; it must not end by itself."""
+
+
 class AgentHost:
     """A node. `start` it (or `async with`), then `command`; `stop` gives its agents back.
 
     handler: see `Handler`. address: where others reach its commands. agents_max: above, new agents are refused with Overloaded.
+    companions: see `Companion`.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class AgentHost:
         address: str = "",
         agents_max: int = AGENTS_MAX_DEFAULT,
         lease_s: float = LEASE_S,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self.name = check_node_name(name)
         self.address = address
@@ -70,7 +79,10 @@ class AgentHost:
         self._lease: KeptLease | None = None
         self._served: dict[AgentName, ServedAgent] = {}
         self._opening: dict[AgentName, asyncio.Task[ServedAgent]] = {}
-        self._following: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
+        self._companions = companions
+        self._leaving = Leaving()
+        self._coming = Coming()
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
         self._nodes: tuple[float, list[NodeState]] = (0.0, [])
         self._elsewhere: dict[AgentName, tuple[float, NotServed]] = {}
@@ -94,14 +106,16 @@ class AgentHost:
             lease = await node_lease(self._log.store, self.name, self._lease_s)
         self._lease = lease
         await self._announce()
-        self._following = asyncio.create_task(self._follow_assignments(lease), name=f"perdure-assignments-{self.name}")
+        self._following = [asyncio.create_task(self._follow_assignments(lease), name=f"perdure-assignments-{self.name}")]
+        self._following += [
+            asyncio.create_task(_run(companion, self), name=f"perdure-companion-{self.name}") for companion in self._companions
+        ]
 
     async def stop(self) -> None:
         """Answer what is being appended, give every agent back, then the lease."""
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         epochs = {name: served.epoch for name, served in self._served.items()}
         await asyncio.gather(*(self._close(name, NotServed(f"node {self.name!r} stops", hint="send the command again")) for name in epochs))
         if self._lease is not None:
@@ -117,6 +131,11 @@ class AgentHost:
     def names(self) -> list[AgentName]:
         """Whom it serves."""
         return list(self._served)
+
+    @property
+    def session(self) -> int:
+        """The epoch of its lease; 0 before the start."""
+        return self._lease.epoch if self._lease is not None else 0
 
     def holds_lease(self) -> bool:
         """Whether it may act."""
@@ -135,6 +154,10 @@ class AgentHost:
         Unavailable and DeadlineExceeded: the outcome is unknown, the same command (by its id) is safe to send again.
         """
         served = self._served.get(name) or await self._open(name)
+        if (elsewhere := self._leaving.held(name)) is None:
+            served.go_on()  # a hold that nobody ended
+        else:
+            raise elsewhere
         return await asyncio.shield(served.submit(command))
 
     async def state(self, name: AgentName) -> ReadState:
@@ -144,9 +167,12 @@ class AgentHost:
     async def _open(self, name: AgentName) -> ServedAgent:
         """Serve an agent that is ours or nobody's. Many callers share one opening."""
         check_names(name)
+        await self._coming.wait(name)
         served = self._served.get(name)
         if served is not None:
             return served
+        if (went := self._leaving.went(name)) is not None:
+            raise went
         if self._openings.locked() and (told := self._elsewhere.get(name)) is not None and time.monotonic() - told[0] < NODES_FRESH_S:
             raise NotServed(*told[1].args, hint=told[1].hint, tenant=name.tenant, agent=name.agent, **told[1].details)
         opening = self._opening.get(name)
@@ -167,14 +193,16 @@ class AgentHost:
                 raise await self._served_by(record)
             expected = record.epoch if from_epoch is None else from_epoch
             try:
-                epoch = await self._log.take_ownership(name, self.name, expected_epoch=expected)
+                # A fenced agent is being handed over: only who decided to end that may take it.
+                epoch = await self._log.take_ownership(name, self.name, expected_epoch=expected, over_fence=from_epoch is not None)
             except Fenced as problem:
                 raise NotServed(f"agent {name.agent!r} was taken by another node", tenant=name.tenant, agent=name.agent) from problem
             steps.reach("host.taken")
             return self._serve(name, epoch)
 
-    def _serve(self, name: AgentName, epoch: int) -> ServedAgent:
+    def _serve(self, name: AgentName, epoch: int, state: Loaded | None = None) -> ServedAgent:
         assert name not in self._served, f"{name} is served already"
+        self._leaving.back(name)
         served = ServedAgent(
             name,
             epoch,
@@ -182,6 +210,8 @@ class AgentHost:
             handler=self._handler,
             load=self._load,
             may_act=self.holds_lease,
+            moved=self._moved,
+            state=state,
             gone=lambda gone: self._drop(gone, served),
         )
         self._served[name] = served
@@ -191,6 +221,79 @@ class AgentHost:
         if self._served.get(name) is served:
             del self._served[name]
             self._log.vault.forget(name)
+
+    # --- agents that leave and come ---
+    async def stand(self, name: AgentName) -> Stand:
+        """Where an agent of this node stands, for whoever has a copy to compare. Raises NotServed."""
+        served = self._of(name)
+        steps.reach("host.standing")
+        document, version = await served.standing()
+        return Stand(version, served.epoch, (await asyncio.to_thread(digest, document)).hex())
+
+    async def hold(self, name: AgentName, node: str, address: str, *, with_digest: bool = False) -> Handed:
+        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over. Raises NotServed."""
+        served = self._of(name)
+        why = moved_to(name, node, address)
+        self._leaving.hold(name, why)
+        steps.reach("host.holding")
+        version = await served.hold(why)
+        if version is None or not with_digest:
+            return Handed(version, served.epoch)
+        document, version = await served.standing()
+        return Handed(version, served.epoch, digest(document).hex())
+
+    def go_on(self, name: AgentName) -> None:
+        """Serve an agent again that was held."""
+        self._leaving.go_on(name)
+        if (served := self._served.get(name)) is not None:
+            served.go_on()
+
+    async def leave(self, name: AgentName, node: str, address: str, epoch: int) -> float:
+        """The log has given the agent to another node under this epoch; for how many seconds it was held here."""
+        served = self._served.get(name)
+        steps.reach("host.leaving")
+        if served is not None and served.epoch >= epoch:
+            return 0.0  # it is back already
+        why = moved_to(name, node, address)
+        held_s = self._leaving.gone(name, why)
+        await self._close(name, why)
+        return held_s
+
+    def expect(self, name: AgentName, node: str, address: str) -> None:
+        """Callers of this agent wait until `adopt` or `expect_no_more`; otherwise they are told of the node that has it."""
+        self._coming.expect(name, moved_to(name, node, address))
+
+    def expect_no_more(self, name: AgentName) -> None:
+        """It does not come."""
+        self._coming.settled(name)
+
+    def adopt(self, name: AgentName, epoch: int, state: Loaded) -> None:
+        """Serve an agent that the log has given to this node under this epoch, from the state that it has at this moment."""
+        if name not in self._served and self.holds_lease():
+            self._log.vault.forget(name)
+            self._serve(name, epoch, state)
+        self._coming.settled(name)
+
+    def check_room(self, name: AgentName) -> None:
+        """Raises NotServed without a lease, Overloaded when the node is full."""
+        self._check_room(name)
+
+    def _of(self, name: AgentName) -> ServedAgent:
+        served = self._served.get(name)
+        if served is None:
+            raise NotServed(f"node {self.name!r} does not serve agent {name.agent!r}", tenant=name.tenant, agent=name.agent)
+        return served
+
+    async def _moved(self, name: AgentName, problem: Fenced) -> PerdureError:
+        """What callers are told of an agent that the log says is not ours."""
+        told = self._leaving.held(name)
+        if told is not None:
+            return told
+        self._log.vault.forget(name)
+        record = await self._log.vault.record(*name)
+        if record.owner in ("", self.name):
+            return NotServed(f"agent {name.agent!r} is not served here any more: {problem}", tenant=name.tenant, agent=name.agent)
+        return await self._served_by(record)
 
     async def _load(self, name: AgentName) -> Loaded:
         async with self._openings:
@@ -267,3 +370,7 @@ class AgentHost:
         name = AgentName(wanted.tenant, wanted.agent)
         if name not in self._served:
             await self._take(name, wanted.epoch)
+
+
+async def _run(companion: Companion, host: AgentHost) -> None:
+    await companion(host)

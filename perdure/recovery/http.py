@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -62,7 +62,18 @@ class _Body(msgspec.Struct):
     id: UUID | None = None
 
 
+class _HandOver(msgspec.Struct):
+    """do: stand (where is it?), hold, go_on, left (the log has given it to `node` under `epoch`)."""
+
+    do: Literal["stand", "hold", "go_on", "left"]
+    node: str = ""
+    address: str = ""
+    epoch: int = 0
+    digest: bool = False
+
+
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_hand_over = msgspec.json.Decoder(_HandOver).decode
 
 
 def application(host: AgentHost) -> Starlette:
@@ -77,6 +88,25 @@ def application(host: AgentHost) -> Starlette:
         except PerdureError as problem:
             return _problem(problem)
         return Response(_encode(done), media_type=JSON)
+
+    async def hand_over(request: Request) -> Response:
+        try:
+            asked, name = _decode_hand_over(await _content(request)), _name(request)
+            answer: Any = None
+            match asked.do:
+                case "stand":
+                    answer = await host.stand(name)
+                case "hold":
+                    answer = await host.hold(name, asked.node, asked.address, with_digest=asked.digest)
+                case "go_on":
+                    host.go_on(name)
+                case "left":
+                    answer = await host.leave(name, asked.node, asked.address, asked.epoch)
+        except msgspec.MsgspecError as problem:
+            return _problem(InvalidInput(f"not understood: {problem}"))
+        except PerdureError as problem:
+            return _problem(problem)
+        return Response(_encode(answer), media_type=JSON)
 
     async def state(request: Request) -> Response:
         try:
@@ -93,6 +123,7 @@ def application(host: AgentHost) -> Starlette:
     return Starlette(
         routes=[
             Route(f"{agent}/commands", command, methods=["POST"]),
+            Route(f"{agent}/hand-over", hand_over, methods=["POST"]),
             Route(f"{agent}/state", state, methods=["GET"]),
             Route("/v1/node", node, methods=["GET"]),
         ]

@@ -5,6 +5,7 @@ Invariants:
 1. A command is answered with success only after its events are durable, under the epoch that this node holds.
 2. The state in memory is the fold of the log up to `version`. Whenever the outcome of an append is not known, it is loaded anew first.
 3. Nothing is appended once the node's lease is no longer trusted (`may_act`).
+4. A held agent begins no append. Holding protects nothing by itself (the log's epoch does); it spares appends that would be refused.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class _Waiting(NamedTuple):
 
 
 class ServedAgent:
-    """load: reads the newest state. may_act: whether the node still holds its lease. gone: called once when the agent is no longer ours."""
+    """load: reads the newest state. may_act: whether the node still holds its lease. moved: what to tell callers once the log says that the
+    agent is not ours. gone: called once then. state: what it is served from, where that is known."""
 
     def __init__(
         self,
@@ -66,7 +68,9 @@ class ServedAgent:
         handler: Handler,
         load: Callable[[AgentName], Awaitable[Loaded]],
         may_act: Callable[[], bool],
+        moved: Callable[[AgentName, Fenced], Awaitable[PerdureError]],
         gone: Callable[[AgentName], None],
+        state: Loaded | None = None,
     ) -> None:
         self.name = name
         self.epoch = epoch
@@ -74,8 +78,12 @@ class ServedAgent:
         self._handler = handler
         self._load = load
         self._may_act = may_act
+        self._moved = moved
         self._gone = gone
-        self._state: Loaded | None = None
+        self._state = state
+        self._held: PerdureError | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._mailbox: asyncio.Queue[_Waiting] = asyncio.Queue(MAILBOX_MAX)
         self._remembered: OrderedDict[UUID, CommandResult] = OrderedDict()
         self._closed: PerdureError | None = None
@@ -93,8 +101,8 @@ class ServedAgent:
 
     def submit(self, command: Command) -> asyncio.Future[CommandResult]:
         """Put a command into the mailbox. Raises Overloaded when it is full, and why the agent is not served any more."""
-        if self._closed is not None:
-            raise self._closed
+        if (refusal := self._closed or self._held) is not None:
+            raise refusal
         answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         try:
             self._mailbox.put_nowait(_Waiting(command, answer))
@@ -103,6 +111,23 @@ class ServedAgent:
                 f"{MAILBOX_MAX} commands wait for agent {self.name.agent!r}", tenant=self.name.tenant, agent=self.name.agent
             ) from None
         return answer
+
+    async def standing(self) -> Loaded:
+        """The state and its version, of a moment when no append was under way; read again where it is not in memory."""
+        return self._state or await self._load(self.name)
+
+    async def hold(self, why: PerdureError) -> int | None:
+        """Take no more commands until `go_on`: who waits is answered with `why`. The version when the append under way is through (None: it
+        is not in memory)."""
+        self._held = why
+        while not self._mailbox.empty():
+            _refuse(self._mailbox.get_nowait(), why)
+        await self._quiet.wait()
+        return self.version
+
+    def go_on(self) -> None:
+        """Take commands again."""
+        self._held = None
 
     async def close(self, why: PerdureError) -> None:
         """Take no more commands; the one being appended is finished, the others are answered with `why`."""
@@ -119,6 +144,11 @@ class ServedAgent:
             batch = [await self._mailbox.get()]
             while len(batch) < BATCH_COMMANDS_MAX and not self._mailbox.empty():
                 batch.append(self._mailbox.get_nowait())
+            if self._held is not None:
+                for each in batch:
+                    _refuse(each, self._held)
+                continue
+            self._quiet.clear()
             work = asyncio.ensure_future(self._batch(batch))
             try:
                 await asyncio.shield(work)
@@ -126,23 +156,30 @@ class ServedAgent:
                 # An append that was begun is seen through: its callers get the answer that is true.
                 await work
                 raise
+            finally:
+                self._quiet.set()
 
     async def _batch(self, batch: list[_Waiting]) -> None:
         try:
             await self._take(batch)
         except Fenced as problem:
-            self._shut(batch, problem)
+            await self._shut(batch, problem)
         except Exception as problem:
             # Refused as a whole, or the outcome is unknown: what is in memory may be behind the log.
             self._state = None
             for each in batch:
                 _refuse(each, problem)
 
-    def _shut(self, batch: list[_Waiting], problem: Fenced) -> None:
+    async def _shut(self, batch: list[_Waiting], problem: Fenced) -> None:
         """Somebody else owns the agent from here on."""
-        moved = NotServed(
-            f"agent {self.name.agent!r} is not served here any more: {problem}", tenant=self.name.tenant, agent=self.name.agent
-        )
+        try:
+            moved = await self._moved(self.name, problem)
+        except PerdureError as unknown:
+            moved = NotServed(
+                f"agent {self.name.agent!r} is not served here any more: {problem}; where it is: {unknown}",
+                tenant=self.name.tenant,
+                agent=self.name.agent,
+            )
         self._closed = moved
         while not self._mailbox.empty():
             batch.append(self._mailbox.get_nowait())

@@ -230,6 +230,8 @@ async def a_fenced_agent_takes_no_append(under: LogUnderTest) -> None:
         for claimed in (None, epoch, epoch - 1):
             with pytest.raises(Fenced):
                 await each.append_events(AGENT, some(), epoch=claimed)
+        with pytest.raises(Fenced):
+            await each.take_ownership(AGENT, "host-b", expected_epoch=epoch, over_fence=False)
     owned = await log.take_ownership(AGENT, "host-b", expected_epoch=epoch)
     assert owned == epoch + 1
     assert (await log.append_events(AGENT, some(), epoch=owned)).version == 5

@@ -50,7 +50,7 @@ FENCED = "perdure.fenced"
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one). chain: None, or the hash that must
-    stand at the expected version."""
+    stand at the expected version. over_fence: whether a new owner may take a fenced agent."""
 
     record: AgentRecord
     expected: ExpectedVersion
@@ -58,6 +58,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     drafts: Sequence[Draft]
     owner: str | None = None
     chain: bytes | None = None
+    over_fence: bool = True
 
 
 Request = Sequence[Item]
@@ -188,7 +189,7 @@ class _Planner:
 
     def _refusal(self, number: int, item: Item) -> Outcome | None:
         head = self.head(item.record.agent_key)
-        if (head.fenced and item.owner is None) or (item.epoch is not None and item.epoch != head.epoch):
+        if (head.fenced and (item.owner is None or not item.over_fence)) or (item.epoch is not None and item.epoch != head.epoch):
             return Shut(number, head.epoch, head.fenced)
         if (item.expected != head.version and not holds(item.expected, head.version)) or (
             item.chain is not None and item.chain != head.chain

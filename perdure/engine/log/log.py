@@ -97,9 +97,13 @@ class EventLog:
         items = [await self._item(*append) for append in appends]
         return _results(items, await self.writer.submit(items))
 
-    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None) -> int:
-        """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on."""
-        return (await self._change_owner(name, owner, Event(OWNED, data={"owner": owner}), expected_epoch)).epoch
+    async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None, over_fence: bool = True) -> int:
+        """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on.
+
+        over_fence: also where the agent is fenced; else Fenced is raised there.
+        """
+        given = Event(OWNED, data={"owner": owner})
+        return (await self._change_owner(name, owner, given, expected_epoch, over_fence=over_fence)).epoch
 
     async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
         """Let nobody append to the agent until `take_ownership`; the new epoch."""
@@ -107,8 +111,10 @@ class EventLog:
         record, _ = await self.vault.obtain(name)
         return (await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)).epoch
 
-    async def hand_over(self, name: AgentName, owner: str, *, epoch: int, version: int, chain: bytes, event: Event) -> Owned:
-        """Make `owner` the owner where the agent still stands exactly here: at this epoch, this newest version and this chain hash.
+    async def hand_over(
+        self, name: AgentName, owner: str, *, epoch: int, event: Event, version: ExpectedVersion = ANY, chain: bytes | None = None
+    ) -> Owned:
+        """Make `owner` the owner where the agent still stands exactly here: at this epoch, newest version and chain hash.
 
         event: its id makes asking again safe after the answer was lost. Raises Fenced (another epoch) and Conflict (another version, or
         another history), with nothing written.
@@ -130,10 +136,12 @@ class EventLog:
         epoch: int | None,
         version: ExpectedVersion = ANY,
         chain: bytes | None = None,
+        *,
+        over_fence: bool = True,
     ) -> Owned:
         check_names(name)
         record, cipher = await self.vault.obtain(name)
-        item = Item(record, version, epoch, [_seal(cipher, event, encode_payload(event))], owner, chain)
+        item = Item(record, version, epoch, [_seal(cipher, event, encode_payload(event))], owner, chain, over_fence)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
         done = _result(name, item, outcome)

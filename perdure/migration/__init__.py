@@ -1,0 +1,1 @@
+"""Live migration: an agent's ownership moves from one node to another while it is talked to."""

@@ -1,0 +1,156 @@
+"""Where migrations stand: control documents of the log, changed by compare-and-set.
+
+One document an agent holds its newest migration; it is never deleted, so its revision never repeats. One document a node lists the migrations
+that it is the target of; an entry is put there before the record and removed after its end, so that an open record is always found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple
+
+import msgspec
+
+from perdure.engine.log.contract import AgentName, Document, LogStore
+from perdure.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
+from perdure.migration.records import Migration, document_of
+
+__all__ = ["Entry", "Kept", "Ledger"]
+
+SCOPE: Final = "migrations"
+ARRIVALS: Final = "arrivals"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """A migration that a node is the target of."""
+
+    tenant: str
+    agent: str
+    id: str
+
+    @property
+    def name(self) -> AgentName:
+        """Whose."""
+        return AgentName(self.tenant, self.agent)
+
+
+class Kept(NamedTuple):
+    """A migration, and the revision of its document."""
+
+    migration: Migration
+    revision: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Migration).decode
+_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+
+
+class Ledger:
+    """Reads and writes both kinds of documents."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+
+    # --- records ---
+    async def get(self, name: AgentName) -> Kept | None:
+        """The agent's newest migration."""
+        document = await self._store.get_document(SCOPE, document_of(name))
+        return _kept(document) if document else None
+
+    async def find(self, id: str) -> Kept:
+        """The migration with this id, where it is its agent's newest. Raises NotFound."""
+        for document in await self._store.list_documents(SCOPE):
+            kept = _kept(document)
+            if kept.migration.id == id:
+                return kept
+        raise NotFound(f"there is no migration {id!r} that is its agent's newest", hint="`perdure migrate list` lists them")
+
+    async def newest(self) -> list[Migration]:
+        """Every agent's newest migration, newest first."""
+        found = [_decode(document.value) for document in await self._store.list_documents(SCOPE)]
+        return sorted(found, key=lambda migration: migration.id, reverse=True)
+
+    async def begin(self, migration: Migration) -> Kept:
+        """Write a new migration down. Raises AlreadyExists while another one of the agent is open."""
+        before = await self.get(migration.name)
+        if before is not None and before.migration.id == migration.id:
+            return before  # the answer was lost
+        if before is not None and before.migration.open:
+            raise _open_already(before.migration)
+        put = await self._put(migration, before.revision if before else 0)
+        if put is None:
+            now = await self.get(migration.name)
+            if now is not None and now.migration.id == migration.id:
+                return now
+            raise _open_already(now.migration if now else migration)
+        return put
+
+    async def change(self, kept: Kept, migration: Migration) -> Kept:
+        """Write it anew where it still stands as it was read. Raises Conflict."""
+        put = await self._put(migration, kept.revision)
+        if put is None:
+            raise Conflict(f"migration {migration.id} was changed by another", tenant=migration.tenant, agent=migration.agent)
+        return put
+
+    async def amend(self, name: AgentName, id: str, how: Callable[[Migration], Migration | None]) -> Kept | None:
+        """Change it however it stands now; how: None when nothing is to be done. None when it is not there any more."""
+        for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
+            kept = await self.get(name)
+            if kept is None or kept.migration.id != id:
+                return None
+            changed = how(kept.migration)
+            if changed is None:
+                return kept
+            put = await self._put(changed, kept.revision)
+            if put is not None:
+                return put
+        raise Unavailable(f"others change migration {id} all the time")
+
+    async def _put(self, migration: Migration, expected: int) -> Kept | None:
+        document = await self._store.put_document(SCOPE, document_of(migration.name), _encode(migration), expected=expected)
+        return Kept(migration, document.revision) if document else None
+
+    # --- who is told ---
+    async def told(self, node: str) -> list[Entry]:
+        """The migrations that the node is the target of."""
+        document = await self._store.get_document(ARRIVALS, node)
+        return _decode_entries(document.value) if document else []
+
+    async def entries(self) -> list[Entry]:
+        """Those of all nodes."""
+        return [entry for document in await self._store.list_documents(ARRIVALS) for entry in _decode_entries(document.value)]
+
+    async def tell(self, node: str, wanted: Collection[Entry]) -> None:
+        """Add to what the node is told."""
+        await self._entries(node, lambda listed: [*listed, *(entry for entry in wanted if entry not in listed)])
+
+    async def untell(self, node: str, done: Collection[Entry]) -> None:
+        """Take away what is over."""
+        await self._entries(node, lambda listed: [entry for entry in listed if entry not in done])
+
+    async def _entries(self, node: str, how: Callable[[list[Entry]], list[Entry]]) -> None:
+        for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
+            document = await self._store.get_document(ARRIVALS, node)
+            listed = _decode_entries(document.value) if document else []
+            changed = how(listed)
+            if changed == listed:
+                return
+            if await self._store.put_document(ARRIVALS, node, _encode(changed), expected=document.revision if document else 0) is not None:
+                return
+        raise Unavailable(f"others change what node {node!r} is told all the time")
+
+
+def _kept(document: Document) -> Kept:
+    return Kept(_decode(document.value), document.revision)
+
+
+def _open_already(migration: Migration) -> AlreadyExists:
+    return AlreadyExists(
+        f"migration {migration.id} of agent {migration.agent!r} is open ({migration.phase})",
+        hint="wait for it, or `perdure migrate abort` it",
+        tenant=migration.tenant,
+        agent=migration.agent,
+        migration=migration.id,
+    )

@@ -1,0 +1,79 @@
+"""Talking to the node that an agent comes from, as far as it answers. It only ever saves time: what it says binds nobody, the log does."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from perdure.engine.log.contract import AgentName
+from perdure.errors import Unavailable
+from perdure.recovery.connections import Connections
+from perdure.recovery.handover import Handed, Stand
+
+__all__ = ["Links", "SourceLink"]
+
+STAND_TIMEOUT_S: Final = 5.0
+"""For the digest of a large state."""
+HOLD_TIMEOUT_S: Final = 0.25
+"""A source that has not stopped by then is fenced."""
+LEFT_TIMEOUT_S: Final = 1.0
+
+Answered = TypeVar("Answered")
+Do = Literal["stand", "hold", "go_on", "left"]
+
+
+class Links:
+    """Kept connections to other nodes; `close` ends them."""
+
+    def __init__(self) -> None:
+        self._connections = Connections(STAND_TIMEOUT_S)
+
+    def to(self, name: AgentName, address: str, own_node: str, own_address: str) -> SourceLink:
+        """A link to the node that the agent comes from."""
+        return SourceLink(self._connections, name, address, own_node, own_address)
+
+    async def close(self) -> None:
+        """End all."""
+        await self._connections.close()
+
+
+class SourceLink:
+    """One agent's source. Every method returns None where it does not answer, or has no address."""
+
+    def __init__(self, connections: Connections, name: AgentName, address: str, own_node: str, own_address: str) -> None:
+        self._connections = connections
+        self._address = address
+        self._path = f"/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/hand-over"
+        self._own = {"node": own_node, "address": own_address}
+
+    async def stand(self) -> Stand | None:
+        """Where the agent stands there."""
+        return await self._ask("stand", Stand, STAND_TIMEOUT_S)
+
+    async def hold(self, *, with_digest: bool) -> Handed | None:
+        """Have it held; with_digest: and its digest told, for which everybody waits."""
+        return await self._ask("hold", Handed, HOLD_TIMEOUT_S, digest=with_digest)
+
+    async def go_on(self) -> None:
+        """It stays there after all."""
+        await self._ask("go_on", None, LEFT_TIMEOUT_S)
+
+    async def left(self, epoch: int) -> float | None:
+        """The log has given it to us; for how many seconds it was held."""
+        return await self._ask("left", float, LEFT_TIMEOUT_S, epoch=epoch)
+
+    async def _ask(self, do: Do, type: type[Answered] | None, timeout_s: float, **more: Any) -> Answered | None:
+        if not self._address:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._connections.post(self._address, self._path, msgspec.json.encode({"do": do, **self._own, **more}))
+        except (Unavailable, TimeoutError):
+            return None
+        if answer.status != HTTPStatus.OK or type is None:
+            return None
+        return msgspec.json.decode(answer.content, type=type)
