@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from typing import Any
 
-import msgspec
-
 from benchmarks.append import Settings
 from benchmarks.measuring import median, percentile
+from benchmarks.nodes import end_processes, start_command, start_node
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import engine_on_postgres
 from perdure.client.engine import Engine
@@ -39,14 +37,14 @@ async def measure(settings: Settings) -> dict[str, Any]:
 async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[dict[str, float], dict[str, Any]]:
     processes: list[asyncio.subprocess.Process] = []
     try:
-        processes.append(await _command(flags, "recover", "watch"))
-        first, one = await _node(flags, "first")
+        processes.append(await start_command(flags, "recover", "watch"))
+        first, one = await start_node(flags, "first", HANDLER)
         processes.append(first)
         names = [AgentName("benchmark", f"agent-{number}") for number in range(agents)]
         async with Caller([one], timeout_s=TIMEOUT_S) as caller:
             for start in range(0, agents, 100):
                 await asyncio.gather(*(caller.command(name, {"say": "before"}) for name in names[start : start + 100]))
-        second, other = await _node(flags, "second")
+        second, other = await start_node(flags, "second", HANDLER)
         processes.append(second)
         async with Caller([one, other], timeout_s=TIMEOUT_S) as caller:
             first.send_signal(signal.SIGKILL)
@@ -62,10 +60,7 @@ async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[d
             await engine.log.store.signal().wait(0.1)
             entries = {entry.type: entry for entry in await engine.recovery.journal()}
     finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        await end_processes(processes)
     found = {
         "figures.takeover_p50_s": median(away),
         "figures.takeover_p99_s": percentile(away, 0.99),
@@ -73,17 +68,3 @@ async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[d
         "figures.agents": float(agents),
     }
     return found, {"takeover_max_s": round(max(away), 3), "lease_s": 2.5}
-
-
-async def _command(flags: dict[str, str], *words: str) -> asyncio.subprocess.Process:
-    options = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "perdure.cli", *words, *options, "--json", stdout=asyncio.subprocess.PIPE, stderr=None
-    )
-
-
-async def _node(flags: dict[str, str], name: str) -> tuple[asyncio.subprocess.Process, str]:
-    process = await _command(flags, "host", "--node", name, "--handler", HANDLER)
-    assert process.stdout is not None
-    address: str = msgspec.json.decode(await process.stdout.readline())["address"]
-    return process, address

@@ -19,6 +19,8 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from perdure.engine.changes import set_value
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
@@ -107,6 +109,25 @@ class Probing:
         self._outcomes[number] = outcome
         self._versions[number] = version
         self._epochs[number] = epoch
+
+    def dump(self) -> bytes:
+        """The whole record as bytes for another process of this machine."""
+        columns = (self._intended, self._sent, self._answered, self._versions, self._epochs)
+        parts = (*self.name, bytes(self._ids), bytes(self._outcomes), *(column.tobytes() for column in columns))
+        return msgspec.msgpack.encode(parts)
+
+    @classmethod
+    def load(cls, dumped: bytes) -> Probing:
+        """What `dump` gave."""
+        tenant, agent, ids, outcomes, *columns = msgspec.msgpack.decode(dumped)
+        record = cls(AgentName(tenant, agent))
+        record._ids += ids
+        record._outcomes += outcomes
+        for column, content in zip((record._intended, record._sent, record._answered), columns[:3], strict=True):
+            column.frombytes(content)
+        record._versions.frombytes(columns[3])
+        record._epochs.frombytes(columns[4])
+        return record
 
     def of(self, outcome: Outcome) -> int:
         """How many commands came to this."""

@@ -49,6 +49,12 @@ def test_what_was_accepted_is_told_as_the_checkers_take_it() -> None:
     assert (len(probing), probing.of(Outcome.UNKNOWN)) == (3, 1)
 
 
+def test_a_record_comes_whole_out_of_another_process() -> None:
+    probing = recorded((0.5, Outcome.ACCEPTED), (1.5, Outcome.UNKNOWN), (2.5, Outcome.REFUSED))
+    again = Probing.load(probing.dump())
+    assert (again.name, list(again)) == (probing.name, list(probing))
+
+
 async def test_commands_are_sent_while_others_are_not_answered() -> None:
     away = asyncio.Event()
     waiting: set[AgentName] = set()
