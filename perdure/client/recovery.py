@@ -15,8 +15,8 @@ from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
-from perdure.projections.reader import StateReader
 from perdure.migration.arrivals import arrivals
+from perdure.projections.reader import StateReader
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal

@@ -133,6 +133,8 @@ def application(host: AgentHost) -> Starlette:
 def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """A listening socket; port 0: a free one."""
     listening = socket.create_server((address, port), backlog=1024)
+    # Connections inherit it. Answers go out in two pieces, and the second would else wait for the first's acknowledgement, some 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setblocking(False)
     return listening
 
