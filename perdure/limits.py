@@ -210,3 +210,11 @@ PARKED_COMMANDS_MAX: Final = 10_000
 """Commands that wait on a node for agents which are about to come to it."""
 MOVED_REMEMBERED_MAX: Final = 100_000
 """Agents that left a node, and of which it still knows for a moment where they went."""
+
+# --- rebuilding the cache ---
+REBUILD_PAGE_AGENTS: Final = 200
+"""Agents between two notes of how far a rebuild is; it bounds what a crash repeats."""
+REBUILD_ATTEMPTS_MAX: Final = 64
+"""How often an agent is brought forward that is written to while it is cut over."""
+REBUILD_PROBLEMS_MAX: Final = 100
+"""Agents that a rebuild names because they could not be built; further ones are counted."""

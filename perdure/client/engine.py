@@ -44,6 +44,7 @@ from perdure.snapshots.store.contract import SnapshotStore
 
 if TYPE_CHECKING:
     from perdure.client.backups import Backups
+    from perdure.client.rebuilds import Rebuilds
     from perdure.client.migrations import Migrations
     from perdure.client.recovery import Recovery
     from perdure.client.upkeep import Upkeep
@@ -99,6 +100,13 @@ class Engine:
         from perdure.client.migrations import Migrations
 
         return Migrations(self)
+
+    @cached_property
+    def rebuilds(self) -> Rebuilds:
+        """Rebuilds of the cache."""
+        from perdure.client.rebuilds import Rebuilds
+
+        return Rebuilds(self)
 
     @cached_property
     def backups(self) -> Backups:

@@ -16,7 +16,6 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.arrivals import arrivals
-from perdure.projections.reader import StateReader
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
@@ -180,14 +179,11 @@ class Recovery:
             yield event
 
     async def rebuild_state(self, name: AgentName) -> int:
-        """Put the agent's state into the cache anew, from snapshot and log; its version. Reads meanwhile are served from the log.
+        """Put the agent's state into the cache anew, from snapshot and log; its version. Reads go on, from what is there until then.
 
-        Raises AgentNotFound, and what stands against folding it; the cache then has nothing of it.
+        Raises AgentNotFound, and what stands against folding it; then nothing has changed.
         """
-        await self._engine.cache.remove([name])
-        # A reader of its own: what the engine's has at hand would be an answer without a look.
-        fresh = StateReader(self._store, self._engine.cache, self._vault, base=self._engine.snapshots.base)
-        return (await fresh.state(*name)).version
+        return await self._engine.rebuilds.agent(name)
 
     # --- policy ---
     async def enable_auto_recovery(self, name: AgentName, *, retries: int = 5, backoff_s: float = 1.0) -> Policy:

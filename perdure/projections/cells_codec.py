@@ -41,6 +41,7 @@ PART_BYTES_MAX: Final = 2 * limits.MIB
 GARBAGE_FREE: Final = 64
 """Cells that packs may hold beyond twice the live ones before the state is written whole."""
 NAME_KEY_BYTES: Final = 16
+LAYOUT_ID_BYTES: Final = 8
 _NAME_BYTES: Final = 16
 _PACK_NAME_BYTES: Final = 5
 _CELL: Final = b"state-cell"
@@ -63,11 +64,13 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Layout:
-    """How a state lies in the cache. loose: plaintext of the loose cells by name; packs, packed_cells: how many there are."""
+    """How a state lies in the cache. id: names the whole write, in the open; loose: plaintext of the loose cells by name; packs, packed_cells:
+    how many there are."""
 
-    __slots__ = ("loose", "name_key", "packed_cells", "packs")
+    __slots__ = ("id", "loose", "name_key", "packed_cells", "packs")
 
-    def __init__(self, name_key: bytes | None = None) -> None:
+    def __init__(self, name_key: bytes | None = None, id: str | None = None) -> None:
+        self.id = os.urandom(LAYOUT_ID_BYTES).hex() if id is None else id
         self.name_key = name_key or os.urandom(NAME_KEY_BYTES)
         self.loose: dict[bytes, bytes] = {}
         self.packs = 0
@@ -136,7 +139,7 @@ def open_state(cipher: Cipher, state: CachedState) -> Opened:
         raise IntegrityError("a cached state has no record", tenant=cipher.tenant, agent=cipher.agent)
     try:
         record = _decode_record(cipher.open(_RECORD + _TOKEN.pack(*state.token), sealed))
-        layout = Layout(record.name_key)
+        layout = Layout(record.name_key, state.layout)
         cells = _open_packs(cipher, state.cells, layout)
         for name, plaintext in _open_loose(cipher, state.cells, layout.name_key):
             layout.loose[name] = plaintext
@@ -161,7 +164,7 @@ def _write(
     record = _Record(time_us, chain, layout.name_key, layout.packs)
     put[RECORD] = cipher.seal(_RECORD + _TOKEN.pack(*token), _encode(record))
     count = 1 + layout.packs + len(layout.loose)
-    return CellWrite(cipher.tenant, cipher.agent, expected, token, put, list(remove), count)
+    return CellWrite(cipher.tenant, cipher.agent, expected, token, put, list(remove), count, layout.id)
 
 
 def _seal_packs(cipher: Cipher, layout: Layout, cells: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -8,9 +8,10 @@ or a miss. It never takes an older state over a newer one: every write carries t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple, Protocol
 
-__all__ = ["CachedState", "CellWrite", "StateCache", "Token"]
+__all__ = ["CachedState", "CellWrite", "CutOver", "Outcome", "StateCache", "Token"]
 
 
 class Token(NamedTuple):
@@ -22,17 +23,20 @@ class Token(NamedTuple):
 
 
 class CachedState(NamedTuple):
-    """A whole state: its token and its sealed cells by cell name."""
+    """A whole state: its token and its sealed cells by cell name, which whole write laid them out, and which build put it there."""
 
     token: Token
     cells: dict[bytes, bytes]
+    layout: str = ""
+    build: int = 0
 
 
 class CellWrite(NamedTuple):
     """One step of one agent.
 
     expected: the version that must stand (None: replace whatever is older, whole). token: what stands then. put, remove: cells by name.
-    count: how many cells the whole state then has, so that a partly evicted key is recognised.
+    count: how many cells the whole state then has, so that a partly evicted key is recognised. layout: a name of the whole write (hexadecimal,
+    made at random) that a step continues; a step never lands on cells that another whole write laid out.
     """
 
     tenant: str
@@ -42,6 +46,24 @@ class CellWrite(NamedTuple):
     put: Mapping[bytes, bytes]
     remove: Sequence[bytes]
     count: int  # type: ignore[assignment]  # tuple.count is never meant here
+    layout: str = ""
+
+
+class Outcome(Enum):
+    """What a cut-over of one agent came to. done: the built state is read now. over: a state of this build or a later one is read already.
+    behind: what is read is newer than what was built; nothing changed. nothing: nothing was built, and nothing changed."""
+
+    DONE = "done"
+    OVER = "over"
+    BEHIND = "behind"
+    NOTHING = "nothing"
+
+
+class CutOver(NamedTuple):
+    """The outcome, and the token of the state that is read afterwards (None: none)."""
+
+    outcome: Outcome
+    token: Token | None
 
 
 class StateCache(Protocol):
@@ -64,5 +86,24 @@ class StateCache(Protocol):
         ...
 
     async def remove(self, agents: Sequence[tuple[str, str]]) -> None: ...
+
+    # --- a rebuild: states of a numbered build, beside those that are read (docs/adr/0015-rebuild.md) ---
+    async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:
+        """As `apply` of whole writes, into this build; nobody reads it. What is built may be forgotten, too."""
+        ...
+
+    async def built(self, number: int, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
+        """The tokens of what was built; None: not there, or not whole."""
+        ...
+
+    async def cut_over(self, number: int, agents: Sequence[tuple[str, str]]) -> list[CutOver]:
+        """Let the built state be the one that is read, each agent in one step: where what is read is of an earlier build and not newer.
+
+        Later writes keep the number of the build, so that an earlier one never comes back while the agent is there."""
+        ...
+
+    async def discard(self, number: int, agents: Sequence[tuple[str, str]]) -> None:
+        """Remove what was built and not cut over."""
+        ...
 
     async def close(self) -> None: ...

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from perdure import limits
-from perdure.projections.contract import CachedState, CellWrite, Token
+from perdure.projections.contract import CachedState, CellWrite, CutOver, Outcome, Token
 
 __all__ = ["AGENTS_MAX", "BYTES_MAX", "MemoryCache"]
 
@@ -25,6 +25,7 @@ class MemoryCache:
         self._states: OrderedDict[tuple[str, str], CachedState] = OrderedDict()
         self._sizes: dict[tuple[str, str], int] = {}
         self._bytes = 0
+        self._built: dict[int, MemoryCache] = {}
 
     @property
     def size_bytes(self) -> int:
@@ -57,8 +58,28 @@ class MemoryCache:
         for agent in agents:
             self._forget(agent)
 
+    async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:
+        """As `apply`, into a build (see the contract)."""
+        beside = self._built.setdefault(number, MemoryCache(bytes_max=self._bytes_max, agents_max=self._agents_max))
+        return await beside.apply(writes)
+
+    async def built(self, number: int, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
+        """The tokens of what was built."""
+        beside = self._built.get(number)
+        return [None] * len(agents) if beside is None else await beside.tokens(agents)
+
+    async def cut_over(self, number: int, agents: Sequence[tuple[str, str]]) -> list[CutOver]:
+        """Let built states be those that are read (see the contract)."""
+        return [self._cut_over(number, agent) for agent in agents]
+
+    async def discard(self, number: int, agents: Sequence[tuple[str, str]]) -> None:
+        """Forget what was built."""
+        for agent in agents:
+            self._forget_built(number, agent)
+
     async def close(self) -> None:
         """Forget everything."""
+        self._built.clear()
         self._states.clear()
         self._sizes.clear()
         self._bytes = 0
@@ -68,7 +89,7 @@ class MemoryCache:
         if state is None:
             return None
         self._states.move_to_end(agent)
-        return CachedState(state.token, dict(state.cells))
+        return state._replace(cells=dict(state.cells))
 
     def _apply(self, write: CellWrite) -> Token | None:
         agent = (write.tenant, write.agent)
@@ -79,7 +100,7 @@ class MemoryCache:
             return self._keep(agent, write, dict(write.put), sum(map(_size, write.put.items())))
         if stored is None:
             return None
-        if stored.token.generation != write.token.generation or stored.token.version != write.expected:
+        if (stored.token.generation, stored.token.version, stored.layout) != (write.token.generation, write.expected, write.layout):
             return stored.token
         size = self._sizes[agent]
         for name, value in write.put.items():
@@ -95,13 +116,43 @@ class MemoryCache:
             # What stood was not what the writer took it for; a miss is rebuilt from the log, a wrong state is not.
             self._forget(agent)
             return None
-        self._states[agent] = CachedState(write.token, cells)
+        before = self._states.get(agent)
+        self._states[agent] = CachedState(write.token, cells, write.layout, 0 if before is None else before.build)
         self._states.move_to_end(agent)
         self._bytes += size - self._sizes.get(agent, 0)
         self._sizes[agent] = size
+        self._shrink()
+        return write.token
+
+    def _shrink(self) -> None:
         while self._states and (self._bytes > self._bytes_max or len(self._states) > self._agents_max):
             self._forget(next(iter(self._states)))
-        return write.token
+
+    def _cut_over(self, number: int, agent: tuple[str, str]) -> CutOver:
+        read = self._states.get(agent)
+        if read is not None and read.build >= number:
+            self._forget_built(number, agent)
+            return CutOver(Outcome.OVER, read.token)
+        beside = self._built.get(number)
+        built = None if beside is None else beside._states.get(agent)
+        if beside is None or built is None:
+            return CutOver(Outcome.NOTHING, read and read.token)
+        if read is not None and read.token > built.token:
+            return CutOver(Outcome.BEHIND, read.token)
+        size = beside._sizes[agent]
+        self._forget_built(number, agent)
+        self._forget(agent)
+        self._states[agent] = built._replace(build=number)
+        self._sizes[agent] = size
+        self._bytes += size
+        self._shrink()
+        return CutOver(Outcome.DONE, built.token)
+
+    def _forget_built(self, number: int, agent: tuple[str, str]) -> None:
+        if (beside := self._built.get(number)) is not None:
+            beside._forget(agent)
+            if not beside:
+                del self._built[number]
 
     def _forget(self, agent: tuple[str, str]) -> None:
         if self._states.pop(agent, None) is not None:

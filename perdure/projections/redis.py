@@ -13,13 +13,13 @@ from redis import exceptions
 
 from perdure import limits
 from perdure.errors import ConfigurationError
-from perdure.projections.contract import CachedState, CellWrite, Token
+from perdure.projections.contract import CachedState, CellWrite, CutOver, Outcome, Token
 from perdure.projections.redis_link import RedisLink, pack, unavailable
 
 __all__ = ["META", "PIPELINE_BYTES_MAX", "PIPELINE_WRITES_MAX", "RedisCache"]
 
 META: Final = b"m"
-"""The field that holds `generation:epoch:version:count`. Cells' fields carry the prefix `c`, so none can be taken for it."""
+"""The field that holds `generation:epoch:version:count:build:layout`. Cells' fields carry the prefix `c`, so none can be taken for it."""
 CELL: Final = b"c"
 PIPELINE_WRITES_MAX: Final = 500
 """Commands in one pipeline."""
@@ -27,6 +27,9 @@ PIPELINE_BYTES_MAX: Final = 16 * limits.MIB
 """Sealed bytes in one pipeline; a single larger state goes alone."""
 TTL_S: Final = 7 * 24 * 3600.0
 """How long an agent that nobody writes to stays in Redis."""
+BUILT_TTL_S: Final = 24 * 3600.0
+"""How long what a rebuild made, and nobody cut over, stays in Redis."""
+_BUILT_TTL_MS: Final = round(BUILT_TTL_S * 1000)
 TIMEOUT_S: Final = 5.0
 """How long one round trip may take before it counts as Unavailable."""
 KEYS_REMEMBERED: Final = 20_000
@@ -57,13 +60,15 @@ class RedisCache:
         self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
         self._apply_script = _Script("apply.lua")
         self._token_script = _Script("token.lua")
+        self._cut_over_script = _Script("cut_over.lua")
         self._link = RedisLink(url, timeout_s)
         self._key = lru_cache(KEYS_REMEMBERED)(self.key)
         self._look: Any = lru_cache(KEYS_REMEMBERED)(lambda tenant, agent: [pack(("HGET", self.key(tenant, agent), META))])
 
-    def key(self, tenant: str, agent: str) -> str:
-        """The key of an agent's hash; the part in braces decides its slot in a cluster."""
-        return f"{self._prefix}:{{{quote(tenant, safe='')}/{quote(agent, safe='')}}}:state"
+    def key(self, tenant: str, agent: str, build: int = 0) -> str:
+        """The key of an agent's hash, or of the one that a build makes; the part in braces decides its slot in a cluster."""
+        key = f"{self._prefix}:{{{quote(tenant, safe='')}/{quote(agent, safe='')}}}:state"
+        return f"{key}:{build}" if build else key
 
     async def token(self, tenant: str, agent: str) -> Token | None:
         """The token that stands, whether or not every cell is still there: one HGET."""
@@ -72,9 +77,7 @@ class RedisCache:
 
     async def tokens(self, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
         """The tokens of (tenant, agent) pairs; None: not there, or not whole."""
-        script = self._token_script
-        answers = await self._evaluate(script, [pack(("EVALSHA", script.sha, 1, self._key(*agent))) for agent in agents])
-        return [_parse(answer) for answer in answers]
+        return await self._tokens([self._key(*agent) for agent in agents])
 
     async def get(self, agents: Sequence[tuple[str, str]]) -> list[CachedState | None]:
         """The whole states, or None. HGETALL is one command, so token and cells are of one moment."""
@@ -87,6 +90,36 @@ class RedisCache:
 
     async def apply(self, writes: Sequence[CellWrite]) -> list[Token | None]:
         """Apply each write by itself, in order; the token that stands after each (see the contract)."""
+        return await self._apply(writes, 0)
+
+    async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:
+        """As `apply`, into a build (see the contract). What is built and never cut over goes by itself after `BUILT_TTL_S`."""
+        return await self._apply(writes, number)
+
+    async def built(self, number: int, agents: Sequence[tuple[str, str]]) -> list[Token | None]:
+        """The tokens of what was built."""
+        return await self._tokens([self.key(*agent, number) for agent in agents])
+
+    async def cut_over(self, number: int, agents: Sequence[tuple[str, str]]) -> list[CutOver]:
+        """Let built states be those that are read, each in one script call."""
+        script = self._cut_over_script
+        found: list[CutOver] = []
+        for first in range(0, len(agents), PIPELINE_WRITES_MAX):
+            pairs = [(self.key(*agent), self.key(*agent, number)) for agent in agents[first : first + PIPELINE_WRITES_MAX]]
+            commands = [pack(("EVALSHA", script.sha, 2, *keys, number, self._ttl_ms)) for keys in pairs]
+            found += [CutOver(Outcome(how.decode()), _parse(meta)) for how, meta in await self._evaluate(script, commands)]
+        return found
+
+    async def discard(self, number: int, agents: Sequence[tuple[str, str]]) -> None:
+        """Delete what was built."""
+        await self._unlink([self.key(*agent, number) for agent in agents])
+
+    async def _tokens(self, keys: Sequence[str]) -> list[Token | None]:
+        script = self._token_script
+        answers = await self._evaluate(script, [pack(("EVALSHA", script.sha, 1, key)) for key in keys])
+        return [_parse(answer) for answer in answers]
+
+    async def _apply(self, writes: Sequence[CellWrite], build: int) -> list[Token | None]:
         answers: list[Any] = []
         batch: list[bytes] = []
         size_bytes = 0
@@ -95,25 +128,29 @@ class RedisCache:
             if batch and (len(batch) >= PIPELINE_WRITES_MAX or size_bytes + write_bytes > PIPELINE_BYTES_MAX):
                 answers += await self._evaluate(self._apply_script, batch)
                 batch, size_bytes = [], 0
-            batch.append(self._command(write))
+            batch.append(self._command(write, build))
             size_bytes += write_bytes
         answers += await self._evaluate(self._apply_script, batch)
         return [_parse(answer) for answer in answers]
 
     async def remove(self, agents: Sequence[tuple[str, str]]) -> None:
         """Delete the agents' hashes."""
-        for first in range(0, len(agents), _REMOVE_KEYS_MAX):
+        await self._unlink([self.key(*agent) for agent in agents])
+
+    async def _unlink(self, keys: Sequence[str]) -> None:
+        for first in range(0, len(keys), _REMOVE_KEYS_MAX):
             # One key a command: in a cluster the keys lie in different slots.
-            await self._send([pack(("UNLINK", self.key(*agent))) for agent in agents[first : first + _REMOVE_KEYS_MAX]])
+            await self._send([pack(("UNLINK", key)) for key in keys[first : first + _REMOVE_KEYS_MAX]])
 
     async def close(self) -> None:
         """Close the connections."""
         await self._link.close()
 
-    def _command(self, write: CellWrite) -> bytes:
+    def _command(self, write: CellWrite, build: int) -> bytes:
         expected = b"" if write.expected is None else write.expected
-        command: list[Any] = ["EVALSHA", self._apply_script.sha, 1, self._key(write.tenant, write.agent), expected, *write.token]
-        command += (write.count, self._ttl_ms, len(write.put))
+        key = self.key(write.tenant, write.agent, build) if build else self._key(write.tenant, write.agent)
+        command: list[Any] = ["EVALSHA", self._apply_script.sha, 1, key, expected, *write.token]
+        command += (write.count, _BUILT_TTL_MS if build else self._ttl_ms, write.layout, build, len(write.put))
         for name, value in write.put.items():
             command += (CELL + name, value)
         command += [CELL + name for name in write.remove]
@@ -144,14 +181,16 @@ class RedisCache:
 def _parse(meta: bytes | None) -> Token | None:
     if meta is None:
         return None
-    generation, epoch, version, _ = meta.split(b":")
+    generation, epoch, version, _ = meta.split(b":", 3)
     return Token(int(generation), int(epoch), int(version))
 
 
 def _numbers(meta: bytes) -> list[bytes] | None:
-    """The four parts of a meta field, or None when it is damaged."""
+    """The six parts of a meta field, or None when it is damaged. Without a build and a layout it has four."""
     parts = meta.split(b":")
-    return parts if len(parts) == 4 and all(part.isdigit() for part in parts) else None
+    if len(parts) == 4:
+        parts += (b"0", b"")
+    return parts if len(parts) == 6 and all(part.isdigit() for part in parts[:5]) else None
 
 
 def _whole(answer: Any) -> CachedState | None:
@@ -161,4 +200,5 @@ def _whole(answer: Any) -> CachedState | None:
     parts = None if meta is None else _numbers(meta)
     if parts is None or int(parts[3]) != len(fields):
         return None
-    return CachedState(Token(int(parts[0]), int(parts[1]), int(parts[2])), {field[1:]: value for field, value in fields.items()})
+    token = Token(int(parts[0]), int(parts[1]), int(parts[2]))
+    return CachedState(token, {field[1:]: value for field, value in fields.items()}, parts[5].decode("ascii", "replace"), int(parts[4]))

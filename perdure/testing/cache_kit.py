@@ -10,30 +10,18 @@ A backend's test subclasses `CacheContract` and gives a fixture `cache` that is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from perdure.projections.contract import CachedState, CellWrite, StateCache, Token
+from perdure.testing.cache_build_cases import CacheBuildCases, step, whole
 
 __all__ = ["CacheContract", "step", "whole"]
 
 
-def whole(agent: tuple[str, str], token: Token, cells: Mapping[bytes, bytes]) -> CellWrite:
-    """A write that replaces whatever is older."""
-    return CellWrite(*agent, None, token, dict(cells), (), len(cells))
-
-
-def step(
-    agent: tuple[str, str], expected: int, token: Token, put: Mapping[bytes, bytes], *, remove: Sequence[bytes] = (), count: int
-) -> CellWrite:
-    """A write that goes on from a version."""
-    return CellWrite(*agent, expected, token, dict(put), tuple(remove), count)
-
-
-class CacheContract:
+class CacheContract(CacheBuildCases):
     """Subclass and give the fixture `cache`."""
 
     @pytest.fixture

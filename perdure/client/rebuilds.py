@@ -1,0 +1,57 @@
+"""Rebuilds of the cache of current states, as people hold them: begin one, look at it, end it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.engine.log.contract import AgentName
+from perdure.projections.builds import Build
+from perdure.projections.rebuild import Progress, Rebuilder
+
+if TYPE_CHECKING:
+    from perdure.client.engine import Engine
+
+__all__ = ["RebuildStatus", "Rebuilds"]
+
+
+class RebuildStatus(msgspec.Struct, frozen=True):
+    """build: the newest one. running: whether a process works on it; eta_s: how long it will take at its rate, None where that is not known."""
+
+    build: Build
+    running: bool
+    eta_s: float | None
+
+
+class Rebuilds:
+    """Rebuilds of one engine's cache, while it is read and written (docs/adr/0015-rebuild.md)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def run(self, tenant: str | None = None, *, parallel: int = 8, progress: Progress | None = None) -> Build:
+        """Rebuild the states of a tenant's agents, or of all (None), and let them be read; the build as it ended. progress(build) is called
+        after every page. One that was left half-done is gone on with.
+
+        Raises Conflict while another process rebuilds and when it was aborted, Fenced when another one went on in its place, Unavailable.
+        """
+        return await self._rebuilder(parallel).run(tenant, progress)
+
+    async def agent(self, name: AgentName) -> int:
+        """Rebuild one agent at once, whatever else is under way; its version. Raises AgentNotFound, and what stands against folding it."""
+        return await self._rebuilder(1).one(await self._engine.log.vault.record(*name))
+
+    async def status(self) -> RebuildStatus:
+        """The newest rebuild."""
+        build, running = await self._rebuilder(1).status()
+        return RebuildStatus(build, running, build.eta_s if running else None)
+
+    async def abort(self) -> Build:
+        """End the rebuild that is under way; what was read before goes on to be read. Raises NotFound without one, Conflict when it is being
+        cut over."""
+        return await self._rebuilder(1).abort()
+
+    def _rebuilder(self, parallel: int) -> Rebuilder:
+        log = self._engine.log
+        return Rebuilder(log.store, self._engine.cache, log.vault, self._engine.snapshots.base, parallel=parallel)
