@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, backup, compression, pipeline, recovery, replay, snapshot
+from benchmarks import append, backup, bytes, compression, embedded, load, pipeline, recovery, replay, snapshot
 from benchmarks.measuring import run
 from benchmarks.report import print_report
 from benchmarks.settings import Settings
@@ -21,6 +21,9 @@ _MODULES: dict[str, Any] = {
     "recovery": recovery,
     "replay": replay,
     "backup": backup,
+    "embedded": embedded,
+    "bytes": bytes,
+    "load": load,
 }
 BENCHMARKS: dict[str, Callable[[Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
 KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.items()}

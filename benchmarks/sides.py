@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -30,6 +31,10 @@ ANSWER_TIMEOUT_S = 120.0
 """On top of how long a request is meant to work."""
 END_TIMEOUT_S = 20.0
 LINE_BYTES_MAX = 16 * 1024 * 1024
+
+
+_RELATION_BYTES = """SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"""
 
 
 class Load(NamedTuple):
@@ -103,9 +108,9 @@ class Side:
         """Appends of so many callers, one after another each."""
         return _load(await self.ask("append", meant_s=duration_s, callers=callers, duration_s=duration_s, payload=payload))
 
-    async def load(self, stream: str, count: int, duration_s: float) -> Load:
+    async def load(self, stream: str, count: int, duration_s: float, **options: bool) -> Load:
         """Reads of the newest state, one after another."""
-        return _load(await self.ask("load", meant_s=duration_s, stream=stream, count=count, duration_s=duration_s))
+        return _load(await self.ask("load", meant_s=duration_s, stream=stream, count=count, duration_s=duration_s, **options))
 
     async def end(self) -> None:
         """Let it close; kill it when it does not end."""
@@ -191,9 +196,26 @@ class Beside:
                 note(f"  missing: {problem}")
                 self.missing[facts.name] = str(problem)
 
+    async def stored_bytes(self, side: Side) -> int:
+        """What a side's tables and indexes take by now, or its files once their write-ahead logs are worked in."""
+        return await asyncio.to_thread(_stored_bytes, side.given)
+
     def tell(self, side: Side) -> None:
         """Note what a side is, for the page."""
         self.about[side.facts.name] = {"title": side.facts.title, **side.about, "lacks": list(side.facts.lacks)}
+
+
+def _stored_bytes(given: dict[str, Any]) -> int:
+    if "url" in given:
+        with psycopg.connect(given["url"]) as connection:
+            row = connection.execute(_RELATION_BYTES).fetchone()
+            assert row is not None
+            return int(row[0])
+    files = sorted(Path(given["folder"]).rglob("*.db"))
+    for file in files:
+        with contextlib.closing(sqlite3.connect(file, timeout=10)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return sum(file.stat().st_size for file in files)
 
 
 async def rounds(count: int, ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]]) -> Pairs:

@@ -7,7 +7,8 @@ for all. The first line a driver says is `{"ready": {version, settings}}`; what 
     {"do": "append", "callers": 32, "duration_s": 1, "payload": "real"}   each caller appends to its streams in turns, one after another
     {"do": "store", "first": 0, "last": 20, "prefix": "x"}                write these conversations, message by message
     {"do": "fill", "stream": "long", "count": 5000}                       one long conversation, as fast as the product can
-    {"do": "load", "stream": "long", "count": 5000, "duration_s": 1}      the newest state again and again; it must hold `count` messages
+    {"do": "load", "stream": "long", "count": 5000, "duration_s": 1}      the newest state again and again, at this length
+                                                                          (and "cold": true, with nothing at hand)
     {"do": "replay"}                                                      every event out of the store and into states
     {"do": "settle"}                                                      what the product does now and then, do it now
 """
@@ -63,6 +64,10 @@ class Driver:
     async def load(self, stream: str) -> int:
         """Read the newest state, as a user who goes on with the conversation; how many messages it holds."""
         raise NotImplementedError
+
+    async def load_cold(self, stream: str) -> int:
+        """The same, with nothing at hand from before. Products that keep nothing need not override it."""
+        return await self.load(stream)
 
     async def replay(self) -> int:
         """Read every event and fold it; how many there were."""
@@ -204,13 +209,13 @@ async def _fill(driver: Driver, stream: str, count: int) -> dict[str, Any]:
     return {"messages": count, "seconds": time.perf_counter() - began}
 
 
-async def _load(driver: Driver, stream: str, count: int, duration_s: float) -> dict[str, Any]:
-    found = Histogram()
-    if (held := await driver.load(stream)) != count:  # the first is the warm-up
+async def _load(driver: Driver, stream: str, count: int, duration_s: float, cold: bool = False) -> dict[str, Any]:
+    found, load = Histogram(), driver.load_cold if cold else driver.load
+    if (held := await load(stream)) != count:  # the first is the warm-up
         raise ValueError(f"{stream} should hold {count} messages, not {held}")
     began = before = time.perf_counter()
     while before < began + duration_s:
-        await driver.load(stream)
+        await load(stream)
         after = time.perf_counter()
         found.add(after - before)
         before = after

@@ -11,6 +11,9 @@ from benchmarks.peers.kit import Driver, Message, serve
 from perdure import NO_STREAM, Event, append
 from perdure.client.engine import Engine
 from perdure.errors import InvalidInput
+from perdure.projections.hot import HotStates
+from perdure.projections.memory import MemoryCache
+from perdure.projections.reader import StateReader
 
 BATCH = 100
 TENANT = "benchmark"
@@ -50,6 +53,12 @@ class Perdure(Driver):
         """Strongly consistent: the log is asked for its newest version each time."""
         state = await self.engine.agent(stream, tenant=TENANT).state()
         return len(state.document["messages"])
+
+    async def load_cold(self, stream: str) -> int:
+        """From the log alone, event by event: no state at hand, nothing in the cache, no snapshot."""
+        log = self.engine.log
+        reader = StateReader(log.store, MemoryCache(), log.vault, kept=HotStates(agents_max=0))
+        return len((await reader.state(TENANT, stream)).document["messages"])
 
     async def replay(self) -> int:
         """Every agent from its first event, its hash chain checked."""

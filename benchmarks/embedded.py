@@ -1,0 +1,50 @@
+"""Appends into a file of one's own process, beside a bare row in SQLite and the embedded forms of other products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.peers.catalogue import embedded
+from benchmarks.peers.histogram import Histogram
+from benchmarks.report import machine, note, shape
+from benchmarks.settings import Settings
+from benchmarks.sides import Side, rounds, sides
+
+__all__ = ["KEYS", "measure"]
+
+KEYS = (*(f"ratios.{each.name}" for each in embedded()), "figures.appends_per_s", "figures.appends_p50_ms", "figures.appends32_per_s")
+PAIRS = 3
+LOADS = ((1, "real"), (1, "synthetic"), (32, "real"))
+"""Callers and messages; the ratios are of the first."""
+
+
+async def measure(settings: Settings) -> dict[str, Any]:
+    """All figures of embedded appends."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    latency: dict[str, Histogram] = {}
+    duration_s = settings.seconds(0.5, 8)
+    async with sides(settings, "") as beside, beside.ours("sqlite") as ours:
+        note("embedded: appends")
+        beside.tell(ours)
+
+        async def run(side: Side, callers: int, payload: str) -> float:
+            found = await side.append(callers, duration_s, payload)
+            if (callers, payload) == LOADS[0]:
+                latency.setdefault(side.facts.name, Histogram()).merge(found.latency)
+            return found.per_s
+
+        async def compare(peer: Side) -> None:
+            await peer.ask("streams", callers=32)
+            for callers, payload in LOADS:
+                pairs = await rounds(PAIRS, lambda: run(ours, callers, payload), lambda: run(peer, callers, payload))  # noqa: B023
+                table.setdefault(peer.facts.name, {})[f"{callers} {payload}"] = pairs.shown()
+                if (callers, payload) == LOADS[0]:
+                    beside.found[f"ratios.{peer.facts.name}"] = pairs.ratio
+
+        await ours.ask("streams", callers=32)
+        beside.found["figures.appends_per_s"] = await run(ours, *LOADS[0])
+        beside.found["figures.appends32_per_s"] = await run(ours, *LOADS[2])
+        await beside.peers(embedded(), compare)
+    beside.found["figures.appends_p50_ms"] = latency["perdure"].percentile(0.5) * 1000
+    details = {"beside": table, "latency_ms": {name: found.percentiles_ms() for name, found in latency.items()}}
+    return shape(beside.found, KEYS, details, machine(), beside)
