@@ -13,16 +13,18 @@ CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Connections to `url` go to the server behind it."""
+    """Connections to `url` go to the server behind it. host: the address that it listens on."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
         self._parts = urlsplit(url)
+        self._host = host
         self._server: asyncio.Server | None = None
         self._port = 0
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._separated = False
         self._pattern: bytes | None = None
         self._reply = True
         self.cut_done = asyncio.Event()
@@ -32,11 +34,11 @@ class Proxy:
     def url(self) -> str:
         """The server's URL with the proxy's address."""
         user = f"{self._parts.username}@" if self._parts.username else ""
-        return urlunsplit(self._parts._replace(netloc=f"{user}127.0.0.1:{self._port}"))
+        return urlunsplit(self._parts._replace(netloc=f"{user}{self._host}:{self._port}"))
 
     async def open(self) -> None:
         """Take connections, on the same port each time."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._accept, self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
@@ -59,8 +61,14 @@ class Proxy:
         """Let nothing through from the server, though connections stay, until `flow`."""
         self._flowing.clear()
 
+    def separate(self) -> None:
+        """Let nothing through in either direction, though connections stay, until `flow`."""
+        self._separated = True
+        self._flowing.clear()
+
     def flow(self) -> None:
-        """Let replies through."""
+        """Let everything through."""
+        self._separated = False
         self._flowing.set()
 
     def flow_for_new_connections(self) -> None:
@@ -113,6 +121,8 @@ class Proxy:
                         self.cut_done.set()
                         return
                     lost.set()
+                if self._separated:
+                    await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
 

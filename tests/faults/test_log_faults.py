@@ -99,9 +99,12 @@ async def test_a_writer_that_wakes_after_a_takeover_is_fenced_and_writes_nothing
     await assert_history(log.store, [*zombie.acknowledged(), *successor])
 
 
-async def test_a_writer_stopped_with_the_lock_in_its_hands_does_not_hold_up_its_successor(log: EventLog, fresh_database: str) -> None:
+@pytest.mark.parametrize("step", ["append.locked", "append.before"])
+async def test_a_writer_stopped_with_the_lock_in_its_hands_does_not_hold_up_its_successor(
+    log: EventLog, fresh_database: str, step: str
+) -> None:
     await log.append_event(OWNED_AGENT, Event("begun"))
-    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at="append.before") as zombie:
+    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at=step) as zombie:
         await zombie.until("ready")
         await stopped(zombie.process.pid)
         successor = await take_over(log, zombie)

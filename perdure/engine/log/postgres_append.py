@@ -30,7 +30,7 @@ ALONE_AFTER = 16
 """Appends without others' events in between after which the writer takes itself to be alone again."""
 _PARAMETERS = 23
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
-_LOCK = "SELECT pg_advisory_xact_lock(%b, p.partition) FROM unnest(%b::int4[]) p(partition)"
+_LOCK = "BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition)"
 _TAIL = (
     '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM {table} '
     'WHERE "offset" > {after} ORDER BY "offset" LIMIT {limit})'
@@ -205,10 +205,11 @@ class Appender:
     async def _lock(self, known: Mapping[int, Position]) -> list[TailEvent]:
         """Begin, lock the partitions, and what others wrote in them."""
         connection = self._connection
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            await connection.execute(_LOCK, (integer(self._lock_space), integers(sorted(known))), binary=True)
-        # Not in the pipeline: after one, the server does not count the time that a session stands idle in its transaction.
+        # One message, and not a pipeline: after one, the server does not count the time that a session stands idle in its transaction, and a
+        # writer that is cut off just then would keep the lock from all others for as long as nobody ends its session.
+        lock = _LOCK.format(space=int(self._lock_space), partitions=[int(partition) for partition in sorted(known)])
+        await connection.execute(lock.encode(), prepare=False)
+        reach("append.locked")
         cursor = await connection.execute(*self._tail_in_segments(known), binary=True)
         rows = await cursor.fetchall()
         if any(row[1] % self._segments.size == 0 for row in rows):
