@@ -218,3 +218,9 @@ REBUILD_ATTEMPTS_MAX: Final = 64
 """How often an agent is brought forward that is written to while it is cut over."""
 REBUILD_PROBLEMS_MAX: Final = 100
 """Agents that a rebuild names because they could not be built; further ones are counted."""
+
+# --- verifying ---
+VERIFY_PAGE_AGENTS: Final = 200
+"""Agents of which a verification reads rows and cached states at once."""
+VERIFY_NOTE_S: Final = 2.0
+"""How often a verification notes how far it is."""

@@ -72,17 +72,20 @@ class Progress:
         self._task: TaskID | None = None
         self._quiet = quiet
         self._next_s = time.monotonic() + PLAIN_PROGRESS_INTERVAL_S
+        self._started_s = time.monotonic()
+        self._first: int | None = None
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.completed:,} {task.fields[unit]}"),
                 TimeElapsedColumn(),
+                TimeRemainingColumn(),
             )
             self._live = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._live.add_task(self._title, total=None, unit=self._unit)
@@ -100,7 +103,16 @@ class Progress:
         elif not self._quiet and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + PLAIN_PROGRESS_INTERVAL_S
             of = f" of {total}" if total else ""
-            print(f"{self._title}: {done}{of} {self._unit}", file=sys.stderr, flush=True)
+            print(f"{self._title}: {done}{of} {self._unit}{self._rate(done, total)}", file=sys.stderr, flush=True)
+        if self._first is None:
+            self._first, self._started_s = done, time.monotonic()
+
+    def _rate(self, done: int, total: int | None) -> str:
+        """What comes per second, and about how long the rest will take."""
+        per_s = 0.0 if self._first is None else (done - self._first) / max(time.monotonic() - self._started_s, 1e-3)
+        if per_s <= 0:
+            return ""
+        return f", {per_s:.0f} per second" + (f", about {max(0, total - done) / per_s:.0f} s left" if total else "")
 
 
 def plain(value: object) -> Any:

@@ -2,35 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Final
+import secrets
+from typing import Annotated, Final
+
+from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, emit, plain
+from perdure.cli.output import Progress, count, emit, iso, plain
 from perdure.cli.render import pretty
 from perdure.client.verify import VerifyReport
+from perdure.client.verify_order import Looked, VerifyOrder, load_checkpoint, parse_sample
+from perdure.engine.log.contract import LogStore, from_microseconds
+from perdure.errors import NotFound
 
 __all__ = ["verify"]
 
 _INTEGRITY: Final = 5
 
 
-async def verify(*, options: Options = DEFAULTS) -> int:
-    """Check every chain and seal, and that log, topic and cache agree event by event. Exit code 5 when something does not hold.
+async def verify(
+    *,
+    sample: Annotated[str, Parameter(help="Only this part of all agents and partitions, e.g. 5% or 0.05.")] = "100%",
+    seed: Annotated[
+        int | None, Parameter(help="Which part: the same seed chooses the same agents. Told in the report; else a new one.")
+    ] = None,
+    rate: Annotated[float, Parameter(help="Events that are read per second at most; 0: as fast as it goes.")] = 0.0,
+    resume: Annotated[bool, Parameter(help="Go on where the last verification stood, if it did not end.", negative=())] = False,
+    last: Annotated[bool, Parameter(help="Look at nothing: tell what was looked at last, and when.", negative=())] = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Check every chain and seal, and that log, topic, cache and snapshots agree event by event. Exit code 5 when something does not hold.
 
     A relay or projector that is merely behind is no fault: `current` is false then, and `lag` says by how much."""
+    part = parse_sample(sample)
+    order = VerifyOrder(part, _seed(part, seed), rate, keep=True, resume=resume).checked()
     async with session(options) as engine:
+        if last:
+            return await _tell_last(engine.log.store, options)
         with Progress("verifying", quiet=options.json) as progress:
-            report = await engine.verify(progress)
+            report = await engine.verify(progress, order)
     facts = plain(report)
-    emit(facts, as_json=options.json, text=f"{_verdict(report)}\n{pretty(facts)}")
+    emit(facts, as_json=options.json, text=f"{_verdict(report)}\n{_looked(report.looked)}\n{pretty(facts)}")
     return 0 if report.ok else _INTEGRITY
+
+
+def _seed(part: float, seed: int | None) -> int:
+    if seed is not None:
+        return seed
+    return secrets.randbits(32) if part < 1 else 0
+
+
+async def _tell_last(store: LogStore, options: Options) -> int:
+    point = await load_checkpoint(store)
+    if point is None:
+        raise NotFound("nothing was verified yet", hint="perdure verify")
+    looked = point.looked(store.partitions, (point.log or {}).get("agents", 0))
+    facts = {"ok": point.ok if point.ended_us else None, "over": bool(point.ended_us), "looked": plain(looked)}
+    words = ("everything held" if point.ok else "something did not hold") if point.ended_us else "it was interrupted: --resume goes on"
+    emit(facts, as_json=options.json, text=f"{words}\n{_looked(looked)}")
+    return 0 if point.ok or not point.ended_us else _INTEGRITY
 
 
 def _verdict(report: VerifyReport) -> str:
     words = "everything holds" if report.ok else "SOMETHING DOES NOT HOLD"
+    if report.looked.sample < 1:
+        words += " of what was looked at" if report.ok else ""
     lag = report.lag
     if lag.relay_events:
         words += f"; the topic is {lag.relay_events} events behind"
     if lag.cache_agents:
         words += f"; {lag.cache_agents} cached states are {lag.cache_events} events behind"
     return words
+
+
+def _looked(looked: Looked) -> str:
+    words = f"looked at {count(looked.agents)} of {count(looked.agents_total)} agents"
+    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {count(looked.events)} events read"
+    if looked.sample < 1:
+        words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
+    if looked.resumed:
+        words += f"; gone on with {looked.resumed} times"
+    words += f"; begun {iso(from_microseconds(looked.started_us))}"
+    return words + (f", over {iso(from_microseconds(looked.ended_us))}" if looked.ended_us else "")

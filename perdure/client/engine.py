@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from perdure.client.recovery import Recovery
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
+    from perdure.client.verify_order import VerifyOrder
     from perdure.projections.projector import Projector
     from perdure.snapshots.cadence import Cadence
 
@@ -212,24 +213,21 @@ class Engine:
             published[partition] = Position(offset, newest[0].time_us if newest else 0)
         return {"relay": await log_lag(self.log.store, published)}
 
-    async def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    async def verify(self, progress: Callable[[int, int], None] | None = None, order: VerifyOrder | None = None) -> VerifyReport:
         """Check every chain, seal and offset; with a Kafka topic and a Redis cache also that they agree with the log; with a store, that every
-        snapshot is whole and gives the log's state."""
-        from perdure.client.verify import verify
-        from perdure.client.verify_snapshots import verify_snapshots
+        snapshot is whole and gives the log's state. order: only a part of it, slower, gone on with. progress(events read, of about so many)."""
+        from perdure.client.verify import Verification
 
-        report = await verify(
-            self.log.store,
-            self.log.vault,
+        verification = Verification(
+            self.log,
             bus=None if isinstance(self.bus, MemoryBus) else self.bus,
             cache=None if isinstance(self.cache, MemoryCache) else self.cache,
             base=self.snapshots.base,
+            shelf=None if self.snapshots.base is None else self.snapshots.shelf,
+            order=order,
             progress=progress,
         )
-        if self.snapshots.base is not None:
-            report.snapshots = await verify_snapshots(self.log, self.snapshots.shelf)
-            report.ok = report.ok and report.snapshots.ok
-        return report
+        return await verification.run()
 
     async def close(self) -> None:
         """Write what is queued and leave every server; what fails on the way is raised after all others were left too."""

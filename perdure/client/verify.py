@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from perdure import limits
+from perdure.client.verify_order import (
+    Checkpoint,
+    Looked,
+    Pacer,
+    VerifyOrder,
+    is_sampled,
+    load_checkpoint,
+    sampled_partitions,
+    save_checkpoint,
+)
+from perdure.client.verify_snapshots import SnapshotsReport, verify_snapshots_of
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import check_chain
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
-from perdure.engine.log.log import read_pages
-from perdure.engine.topic_check import check_topic
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, Position
+from perdure.engine.log.log import EventLog, read_pages
+from perdure.engine.moves import arrived
+from perdure.engine.steps import reach
+from perdure.engine.topic_check import TopicReport, check_topic
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError
-from perdure.projections.cache_check import check_cache
+from perdure.projections.cache_check import CacheReport, check_cached
 from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base
+from perdure.snapshots.shelf import SnapshotShelf
 
-__all__ = ["Lag", "LogReport", "VerifyReport", "verify"]
+__all__ = ["Lag", "LogReport", "Verification", "VerifyReport", "verify"]
 
-AGENTS_PAGE = 200
 PROBLEMS_KEPT_MAX = 1_000
+
+Progress = Callable[[int, int], None]
+"""progress(events read, events to read, about)"""
+Read = Callable[[int], Awaitable[None]]
 
 
 class LogReport(msgspec.Struct):
@@ -55,7 +75,7 @@ class Lag(msgspec.Struct, frozen=True):
 
 class VerifyReport(msgspec.Struct):
     """ok: everything that was compared holds. current: and nothing is behind; lag: by how much it is. topic, cache, snapshots: None where there
-    is none to compare (an embedded log, no store)."""
+    is none to compare (an embedded log, no store). looked: at what."""
 
     ok: bool
     current: bool
@@ -64,38 +84,148 @@ class VerifyReport(msgspec.Struct):
     topic: Any = None
     cache: Any = None
     snapshots: Any = None
+    looked: Looked = Looked()
+
+
+class Verification:
+    """Looks at agents one by one (chain, seals, cached state, snapshots), then at partitions (offsets, topic).
+
+    bus, cache, shelf: None where there is none to compare. base: gives the states that agents whose first events were removed go on from.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        bus: Bus | None = None,
+        cache: StateCache | None = None,
+        base: Base | None = None,
+        shelf: SnapshotShelf | None = None,
+        order: VerifyOrder | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._log, self._store = log, log.store
+        self._bus, self._cache, self._base, self._shelf = bus, cache, base, shelf
+        self._order = (order or VerifyOrder()).checked()
+        self._progress = progress
+        self._pacer = Pacer(self._order.events_per_s)
+        self._noted_s = time.monotonic()
+        self._total = 0
+        now_us = time.time_ns() // 1_000
+        self._point = Checkpoint(self._order.sample, self._order.seed, now_us, now_us)
+        self._report_of_log, self._snapshots = LogReport(), SnapshotsReport()
+        self._topic, self._cached = TopicReport([]), CacheReport()
+
+    async def run(self) -> VerifyReport:
+        """Look at everything that was ordered. Raises Unavailable where a server is away; what was noted until then can be gone on with."""
+        before = await load_checkpoint(self._store) if self._order.resume else None
+        if before is not None and not before.ended_us:
+            self._go_on(before)
+        await self._measure()
+        if not self._point.agents_over:
+            await self._agents()
+            self._point = replace(self._point, agents_over=True)
+            await self._note()
+        await self._partitions()
+        report = self._report()
+        self._point = replace(self._point, ended_us=time.time_ns() // 1_000, ok=report.ok)
+        await self._note(at_once=True)
+        report.looked = self._looked()
+        return report
+
+    def _go_on(self, before: Checkpoint) -> None:
+        self._point = replace(before, resumed=before.resumed + 1)
+        self._report_of_log = msgspec.convert(before.log, LogReport)
+        self._snapshots = msgspec.convert(before.snapshots, SnapshotsReport)
+        self._topic = msgspec.convert(before.topic, TopicReport)
+        self._cached = msgspec.convert(before.cache, CacheReport)
+
+    async def _measure(self) -> None:
+        """About how many events there are to read, for the time that is left."""
+        point, floors = self._point, await self._store.partition_floors()
+        sizes = {partition: max(0, end.offset - floors[partition]) for partition, end in (await self._store.positions()).items()}
+        chosen = sampled_partitions(self._store.partitions, point.sample, point.seed)
+        passes = 1 if self._bus is None else 2
+        self._total = round(sum(sizes.values()) * point.sample) + passes * sum(sizes.get(partition, 0) for partition in chosen)
+
+    async def _agents(self) -> None:
+        async for page in self._pages():
+            sampled = [record for record in page if is_sampled(record, self._point.sample, self._point.seed)]
+            for record in sampled:
+                await _check_agent(self._store, self._log.vault, record, self._report_of_log, self._read)
+                if self._shelf is not None:
+                    await verify_snapshots_of(self._log, self._shelf, record, self._snapshots)
+            if self._cache is not None and sampled:
+                await check_cached(self._store, self._cache, self._log.vault, sampled, self._cached, base=self._base)
+            last = page[-1]
+            self._point = replace(self._point, after=(last.tenant, last.agent), agents_total=self._point.agents_total + len(page))
+            await self._note()
+
+    async def _pages(self) -> AsyncIterator[Sequence[AgentRecord]]:
+        since = self._point.after
+        for tenant in await self._store.tenants():
+            after = since[1] if tenant == since[0] else ""
+            while tenant >= since[0] and (page := await self._store.list_agents(tenant, after=after, limit=limits.VERIFY_PAGE_AGENTS)):
+                after = page[-1].agent
+                yield page
+
+    async def _partitions(self) -> None:
+        point = self._point
+        for partition in sampled_partitions(self._store.partitions, point.sample, point.seed):
+            if partition in point.partitions_done:
+                continue
+            counted = await _check_offsets(self._store, partition, self._report_of_log, self._read)
+            if self._bus is not None:
+                found = await check_topic(self._store, self._bus, partitions=[partition], read=self._read)
+                self._topic.partitions += found.partitions
+            done = (*self._point.partitions_done, partition)
+            self._point = replace(self._point, partitions_done=done, counted=self._point.counted + counted)
+            await self._note()
+        log = self._report_of_log
+        if log.ok and point.sample >= 1 and self._point.counted < log.events:
+            log.note(f"the partitions hold {self._point.counted} events, the agents {log.events}")
+
+    async def _read(self, events: int) -> None:
+        """So many events were read."""
+        self._point = replace(self._point, events=self._point.events + events)
+        if self._progress is not None:
+            self._progress(self._point.events, max(self._total, self._point.events))
+        await self._pacer.spent(events)
+
+    async def _note(self, *, at_once: bool = False) -> None:
+        """Keep where it stands, now and then; an event that was read since is read again."""
+        if not self._order.keep or (not at_once and time.monotonic() - self._noted_s < limits.VERIFY_NOTE_S):
+            return
+        self._noted_s = time.monotonic()
+        found = {"log": self._report_of_log, "topic": self._topic, "cache": self._cached, "snapshots": self._snapshots}
+        plain = {name: msgspec.to_builtins(report) for name, report in found.items()}
+        self._point = replace(self._point, updated_us=time.time_ns() // 1_000, **plain)
+        await save_checkpoint(self._store, self._point)
+        reach("verify.noted")
+
+    def _looked(self) -> Looked:
+        return self._point.looked(self._store.partitions, self._report_of_log.agents)
+
+    def _report(self) -> VerifyReport:
+        log = self._report_of_log
+        topic = None if self._bus is None else self._topic
+        cached = None if self._cache is None else self._cached
+        snapshots = None if self._shelf is None else self._snapshots
+        ok = log.ok and (topic is None or topic.sound) and (cached is None or cached.sound) and (snapshots is None or snapshots.ok)
+        lag = Lag(topic.behind if topic else 0, cached.behind if cached else 0, cached.behind_events if cached else 0)
+        return VerifyReport(ok, lag == Lag(), lag, log, topic, cached, snapshots)
 
 
 async def verify(
-    store: LogStore,
-    vault: Vault,
-    *,
-    bus: Bus | None = None,
-    cache: StateCache | None = None,
-    base: Base | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    store: LogStore, vault: Vault, *, bus: Bus | None = None, cache: StateCache | None = None, base: Base | None = None
 ) -> VerifyReport:
     """Check every agent's chain and seals, every partition's offsets, and where given that topic and cache agree event by event.
 
     A topic or cache that says nothing wrong and lacks the newest is no fault; it shows in the report's `lag`."""
-    log = LogReport()
-    for tenant in await store.tenants():
-        after = ""
-        while page := await store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
-            after = page[-1].agent
-            for record in page:
-                await _check_agent(store, vault, record, log)
-                if progress is not None:
-                    progress(log.agents, log.events)
-    await _check_offsets(store, log)
-    topic = await check_topic(store, bus) if bus is not None else None
-    cached = await check_cache(store, cache, vault, base=base) if cache is not None else None
-    ok = log.ok and (topic is None or topic.sound) and (cached is None or cached.sound)
-    lag = Lag(topic.behind if topic else 0, cached.behind if cached else 0, cached.behind_events if cached else 0)
-    return VerifyReport(ok, lag == Lag(), lag, log, topic, cached)
+    return await Verification(EventLog(store, vault), bus=bus, cache=cache, base=base).run()
 
 
-async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, report: LogReport) -> None:
+async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, report: LogReport, read: Read) -> None:
     report.agents += 1
     (floor,) = await store.floors([record])
     version, chain = floor.version - 1, floor.chain
@@ -108,25 +238,29 @@ async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, repor
             version, chain = check_chain(page, version=version, chain=chain)
             await vault.open_all(page)
             report.events += len(page)
+            await read(len(page))
     except PerdureError as problem:
         if problem.retryable:
             raise
         report.note(f"{record.tenant}/{record.agent} version {problem.version}: {problem.message}")
 
 
-async def _check_offsets(store: LogStore, report: LogReport) -> None:
-    counted = 0
-    floors = await store.partition_floors()
-    for partition, end in (await store.positions()).items():
-        after = time_us = 0
-        while after < end.offset and (page := await store.read(partition, after, 1_000, sparse=after < floors[partition])):
-            for event in page:
-                # Up to the floor offsets may have been removed.
-                if event.offset <= after or (event.offset != after + 1 and event.offset > floors[partition] + 1):
-                    report.note(f"partition {partition}: offset {event.offset} follows offset {after}")
-                if event.time_us < time_us:
-                    report.note(f"partition {partition}: time goes back at offset {event.offset}")
-                after, time_us = event.offset, event.time_us
-            counted += len(page)
-    if report.ok and counted < report.events:
-        report.note(f"the partitions hold {counted} events, the agents {report.events}")
+async def _check_offsets(store: LogStore, partition: int, report: LogReport, read: Read) -> int:
+    """How many events a partition holds, each after the one before it."""
+    counted = after = time_us = 0
+    floor = (await store.partition_floors())[partition]
+    end = (await store.positions()).get(partition, Position(0, 0))
+    arrivals = await arrived(store)
+    while after < end.offset and (page := await store.read(partition, after, 1_000, sparse=after < floor)):
+        for event in page:
+            # Up to the floor offsets may have been removed.
+            if event.offset <= after or (event.offset != after + 1 and event.offset > floor + 1):
+                report.note(f"partition {partition}: offset {event.offset} follows offset {after}")
+            # An agent that came from another engine brought its times along.
+            came = bool(arrivals) and AgentName(event.tenant, event.agent) in arrivals
+            if event.time_us < time_us and not came:
+                report.note(f"partition {partition}: time goes back at offset {event.offset}")
+            after, time_us = event.offset, time_us if came else event.time_us
+        counted += len(page)
+        await read(len(page))
+    return counted

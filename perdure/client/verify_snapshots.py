@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from perdure.engine.digest import digest
@@ -17,9 +15,8 @@ from perdure.snapshots.independent import check_independently
 from perdure.snapshots.loader import DAMAGE
 from perdure.snapshots.shelf import SnapshotShelf
 
-__all__ = ["SnapshotsReport", "verify_snapshots"]
+__all__ = ["SnapshotsReport", "verify_snapshots_of"]
 
-AGENTS_PAGE = 200
 SNAPSHOTS_PER_AGENT_MAX = 10_000
 PROBLEMS_KEPT_MAX = 1_000
 
@@ -47,22 +44,11 @@ class SnapshotsReport(msgspec.Struct):
             self.problems.append(f"{row.tenant}/{row.agent} snapshot {row.id} at version {row.version}: {problem}")
 
 
-async def verify_snapshots(log: EventLog, shelf: SnapshotShelf, progress: Callable[[int], None] | None = None) -> SnapshotsReport:
-    """Check all snapshots of all tenants; what is damaged is marked. Raises Unavailable where the store or the log is away."""
-    report = SnapshotsReport()
-    for tenant in await log.store.tenants():
-        after = ""
-        while page := await log.store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
-            after = page[-1].agent
-            for record in page:
-                await _check_agent(log, shelf, record, report)
-                if progress is not None:
-                    progress(report.snapshots)
-    return report
+async def verify_snapshots_of(log: EventLog, shelf: SnapshotShelf, record: AgentRecord, report: SnapshotsReport) -> None:
+    """Check all snapshots of an agent; what is damaged is marked, and the report grows. Raises Unavailable where the store or the log is away.
 
-
-async def _check_agent(log: EventLog, shelf: SnapshotShelf, record: AgentRecord, report: SnapshotsReport) -> None:
-    """Oldest first, so that one walk through the log gives the states of all versions."""
+    Oldest first, so that one walk through the log gives the states of all versions.
+    """
     rows = await log.store.snapshots(record, limit=SNAPSHOTS_PER_AGENT_MAX)
     good = sorted((row for row in rows if not row.damage), key=lambda row: row.version)
     report.marked += len(rows) - len(good)

@@ -7,7 +7,7 @@ late duplicate may stand anywhere; so every message is compared with the log's o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -29,6 +29,7 @@ PROBLEMS_MAX: Final = 20
 
 Progress = Callable[[int, int], None]
 """progress(partition, messages compared so far in it)"""
+Read = Callable[[int], Awaitable[None]]
 
 
 class PartitionReport(msgspec.Struct):
@@ -88,19 +89,27 @@ class TopicReport(msgspec.Struct):
         return sum(each.events for each in self.partitions)
 
 
-async def check_topic(store: LogStore, bus: Bus, *, progress: Progress | None = None) -> TopicReport:
+async def check_topic(
+    store: LogStore,
+    bus: Bus,
+    *,
+    partitions: Iterable[int] | None = None,
+    progress: Progress | None = None,
+    read: Read | None = None,
+) -> TopicReport:
     """Compare every event of the log with the topic. A difference is reported, not raised; servers that are away raise Unavailable.
 
-    A topic that was never made is one that the relay is behind with."""
+    A topic that was never made is one that the relay is behind with. partitions: only these; read(messages) is awaited after every page.
+    """
     positions = await store.positions()
     floors = await store.partition_floors()
     kept = {int(document.name): decode_kept(document.value) for document in await store.list_documents(SCOPE)}
     reports = []
-    for partition in range(store.partitions):
+    for partition in range(store.partitions) if partitions is None else partitions:
         mark = await _mark(bus, partition)
         position = positions.get(partition, Position(0, 0))
         comparison = _Comparison(store, bus, partition, position.offset, floors[partition])
-        reports.append(await comparison.run(mark, kept.get(partition), progress))
+        reports.append(await comparison.run(mark, kept.get(partition), progress, read))
     return TopicReport(reports)
 
 
@@ -125,7 +134,7 @@ class _Comparison:
         self._missing: list[tuple[int, int]] = []
         self._pages: OrderedDict[int, dict[int, SealedEvent]] = OrderedDict()
 
-    async def run(self, mark: BusMark, kept: Kept | None, progress: Progress | None) -> PartitionReport:
+    async def run(self, mark: BusMark, kept: Kept | None, progress: Progress | None, read: Read | None) -> PartitionReport:
         after = 0
         while after < mark.end:
             page = await self._bus.read(self._partition, after, READ_PAGE_EVENTS)
@@ -137,6 +146,8 @@ class _Comparison:
             after = page[-1].bus_offset + 1
             if progress is not None:
                 progress(self._partition, self._report.messages)
+            if read is not None:
+                await read(len(page))
         if not self._report.messages and mark.end and kept is not None and kept.incarnation == mark.incarnation:
             # All that was published has expired: how much that was, only the relay knows.
             self._report.expired = kept.offset

@@ -15,7 +15,7 @@ from perdure.errors import PerdureError, Unavailable
 from perdure.projections.contract import CachedState, StateCache
 from perdure.projections.fill import Base, open_cached
 
-__all__ = ["CacheProblem", "CacheReport", "check_cache"]
+__all__ = ["CacheProblem", "CacheReport", "check_cache", "check_cached"]
 
 PAGE_AGENTS: Final = 100
 PROBLEMS_MAX: Final = 1_000
@@ -67,16 +67,23 @@ async def check_cache(
         after = ""
         while page := await store.list_agents(tenant, after=after, limit=PAGE_AGENTS):
             after = page[-1].agent
-            # The cache is read first: what it holds then can only be older than the heads, never newer.
-            states = await cache.get([(record.tenant, record.agent) for record in page])
-            heads = await store.heads(page)
-            for record, state, head in zip(page, states, heads, strict=True):
-                report.agents += 1
-                if state is None:
-                    report.missing += 1
-                else:
-                    await _check(store, vault, record, state, head.version, report, base)
+            await check_cached(store, cache, vault, page, report, base=base)
     return report
+
+
+async def check_cached(
+    store: LogStore, cache: StateCache, vault: Vault, records: Sequence[AgentRecord], report: CacheReport, *, base: Base | None = None
+) -> None:
+    """The same for these agents, at most a page of them; the report grows."""
+    # The cache is read first: what it holds then can only be older than the heads, never newer.
+    states = await cache.get([(record.tenant, record.agent) for record in records])
+    heads = await store.heads(records)
+    for record, state, head in zip(records, states, heads, strict=True):
+        report.agents += 1
+        if state is None:
+            report.missing += 1
+        else:
+            await _check(store, vault, record, state, head.version, report, base)
 
 
 async def _check(
