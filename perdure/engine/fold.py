@@ -66,12 +66,21 @@ def apply(document: dict[str, Any], changes: Iterable[Change], *, own: bool = Fa
 def fold_into(document: dict[str, Any], changes: Iterable[Change], fresh: Fresh | None, warnings: list[str]) -> dict[str, Any]:
     """Fold into a document of which `fresh` names the containers that may be mutated (None: all), the document itself among them."""
     for change in changes:
-        path = change.path
-        # Appending to a list of the top level is what agents do most.
-        if change.op == "append" and len(path) == 1:
+        path, operation = change.path, change.op
+        depth = len(path)
+        # What agents do most: appending to a list of the top level, and setting a member of the root or of what is in it.
+        if depth == 1:
+            if operation == "append":
+                target = document.get(path[0])
+                if type(target) is list and (fresh is None or id(target) in fresh):
+                    target.append(change.value)
+                    continue
+            elif operation == "set":
+                document[path[0]] = change.value
+                continue
+        elif depth == 2 and operation == "set":
             target = document.get(path[0])
-            if type(target) is list and (fresh is None or id(target) in fresh):
-                target.append(change.value)
+            if (fresh is None or id(target) in fresh) and _set_in(target, path[1], change.value):
                 continue
         if path:
             _fold_one(document, change, fresh, warnings)
@@ -95,6 +104,17 @@ def lookup(document: Any, path: Path) -> Any:
         else:
             return MISSING
     return document
+
+
+def _set_in(target: Any, token: str, value: Any) -> bool:
+    """Set a member of a map, or an element that a list has; whether it is one of these."""
+    if type(target) is dict:
+        target[token] = value
+        return True
+    if type(target) is list and is_index(token) and int(token) < len(target):
+        target[int(token)] = value
+        return True
+    return False
 
 
 def _fold_root(document: dict[str, Any], change: Change, fresh: Fresh | None, warnings: list[str]) -> dict[str, Any]:

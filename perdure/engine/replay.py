@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from perdure.engine.cells import shape, touched
-from perdure.engine.fold import apply
+from perdure.engine.changes import Change
+from perdure.engine.fold import fold_into
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
+from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.log import read_pages
 from perdure.engine.vault import Vault
 
@@ -41,18 +43,30 @@ async def fold_log(
     The document of `start` is given away: it is changed in place. cells: gets the names of all cells that were put or removed on the way.
     Raises ChainBroken, SealBroken, KeyUnavailable, Compacted.
     """
-    document, version, epoch, time_us, chain, warnings = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
+    document, version, epoch, time_us, chain, warned = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
+    warnings = list(warned)
     where = EventFilter(from_version=version + 1, to_version=to_version)
     if to_version is not None and to_version <= version:
         return Folded(document, version, epoch, time_us, chain, warnings)
     async for page in read_pages(store, record, where):
         version, chain = check_chain(page, version=version, chain=chain)
-        for event in await vault.open_all(page):
-            before = None if cells is None else shape(document, event.changes)
-            document, surprises = apply(document, event.changes, own=True)
-            if cells is not None and before is not None:
-                cells.update(*touched(event.changes, before, document))
-            if surprises and len(warnings) < WARNINGS_KEPT_MAX:
-                warnings = [*warnings, *(f"version {event.version}: {surprise}" for surprise in surprises)][:WARNINGS_KEPT_MAX]
+        document = _fold_page(document, page, await vault.open_changes(page), cells, warnings)
         epoch, time_us = page[-1].epoch, page[-1].time_us
     return Folded(document, version, epoch, time_us, chain, warnings)
+
+
+def _fold_page(
+    document: dict[str, Any], page: Sequence[SealedEvent], opened: Sequence[Sequence[Change]], cells: set[bytes] | None, warnings: list[str]
+) -> dict[str, Any]:
+    """The document, in place, after what a page of events does."""
+    surprises: list[str] = []
+    for at, changes in enumerate(opened):
+        before = None if cells is None else shape(document, changes)
+        document = fold_into(document, changes, None, surprises)
+        if cells is not None and before is not None:
+            cells.update(*touched(changes, before, document))
+        if surprises:
+            room = WARNINGS_KEPT_MAX - len(warnings)
+            warnings += [f"version {page[at].version}: {surprise}" for surprise in surprises[:room]]
+            surprises.clear()
+    return document

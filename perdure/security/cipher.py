@@ -6,6 +6,7 @@ The bytes are specified in docs/format/sealed-payload.md. Everything here is syn
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -138,27 +139,56 @@ class Cipher:
         be loaded again, because the value names a version that is not known here; and DictionaryNotFound (only for an authentic value) when
         its dictionary has to be loaded first.
         """
+        try:
+            aead, id, start = self._read_header(sealed)
+            body = start + NONCE_BYTES
+            content = aead.decrypt(sealed[start:body], sealed[body:], self._associated(context, sealed[:start]))
+        except (InvalidTag, ValueError) as error:
+            raise self._broken("its authentication failed") from error
+        # Only from here on are the header's fields known to be what was written.
+        (plaintext,) = self._plaintexts(sealed[0], id, (content,))
+        return plaintext
+
+    def open_many(self, prefix: bytes, suffixes: Sequence[bytes], sealed: Sequence[bytes]) -> list[bytes]:
+        """The plaintexts of many values, in order; the context of each is the prefix and its suffix, and all suffixes are of one length.
+
+        For values that were sealed alike one after the other this takes half the time of `open`. Raises what `open` raises for the first that does
+        not open; which one it is, `open` tells.
+        """
+        opened: list[bytes] = []
+        bound = self._bound + (len(prefix) + len(suffixes[0])).to_bytes(4, "big") + prefix if suffixes else b""
+        first = 0
+        while first < len(sealed):
+            try:
+                aead, id, start = self._read_header(sealed[first])
+                header, body, last = sealed[first][:start], start + NONCE_BYTES, first + 1
+                # A header ends where its varint ends, so all that begin with these bytes have the same one.
+                while last < len(sealed) and sealed[last].startswith(header):
+                    last += 1
+                pairs = zip(suffixes[first:last], sealed[first:last], strict=True)
+                contents = [aead.decrypt(value[start:body], value[body:], bound + suffix + header) for suffix, value in pairs]
+            except (InvalidTag, ValueError) as error:
+                raise self._broken("its authentication failed") from error
+            opened += self._plaintexts(header[0], id, contents)
+            first = last
+        return opened
+
+    def _read_header(self, sealed: bytes) -> tuple[AESGCM, int, int]:
+        """What to open a value with, the id of its dictionary, and where its nonce begins. Raises as `open`; ValueError for a broken varint."""
         if len(sealed) < _SIZE_MIN:
             raise self._broken("it is cut off")
         if sealed[0] & ~_COMPRESSED != _VERSION:
             raise self._broken(f"its format {sealed[0]:#04x} is unknown to this release")
         # Under the data key alone the byte says nothing: a changed one is noticed as a part of the header.
         version = self._key_version if self._versions is None else sealed[1]
-        aead = self._aeads.get(version) or self._make_aead(version)
-        try:
-            id, start = read_varint(sealed, 2)
-            body = start + NONCE_BYTES
-            content = aead.decrypt(sealed[start:body], sealed[body:], self._associated(context, sealed[:start]))
-        except (InvalidTag, ValueError) as error:
-            raise self._broken("its authentication failed") from error
-        # Only from here on are the header's fields known to be what was written.
-        if sealed[0] & _COMPRESSED:
-            return self._decompress(id, content)
-        if len(content) > self._plaintext_bytes_max:
-            raise self._broken(f"it holds {len(content)} bytes, the limit is {self._plaintext_bytes_max}")
-        return content
+        return (self._aeads.get(version) or self._make_aead(version), *read_varint(sealed, 2))
 
-    def _decompress(self, id: int, content: bytes) -> bytes:
+    def _plaintexts(self, flags: int, id: int, contents: Sequence[bytes]) -> Sequence[bytes]:
+        if not flags & _COMPRESSED:
+            largest = max(map(len, contents))
+            if largest > self._plaintext_bytes_max:
+                raise self._broken(f"it holds {largest} bytes, the limit is {self._plaintext_bytes_max}")
+            return contents
         dictionary = self._dictionaries.find(id) if id else NO_DICTIONARY
         if dictionary is None:
             raise DictionaryNotFound(
@@ -169,7 +199,7 @@ class Cipher:
                 dictionary=id,
             )
         try:
-            return dictionary.decompress(content, self._plaintext_bytes_max)
+            return dictionary.decompress(contents, self._plaintext_bytes_max)
         except FrameBroken as error:
             raise self._broken(f"its content does not decompress: {error}") from error
 

@@ -6,6 +6,7 @@ A frame always lies inside an authenticated seal that names its dictionary, so t
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import zstandard
 
@@ -14,6 +15,9 @@ __all__ = ["NO_DICTIONARY", "Dictionary", "FrameBroken"]
 _LEVEL = 3
 _SOURCE_BYTES = 16 * 1024
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+_LONG_SIZE = b"\x80"
+"""Frames that begin with less declare their size in at most two bytes, or not at all; zstandard refuses those."""
+_SHORT_SIZE_MAX = 256 + 0xFFFF
 
 
 class FrameBroken(Exception):
@@ -53,18 +57,25 @@ class Dictionary:
         """One frame that declares the size of its content."""
         return self._codecs.compressor.compress(plaintext)
 
-    def decompress(self, frame: bytes, bytes_max: int) -> bytes:
-        """The content of exactly one frame, refused before any memory is taken when it declares more than `bytes_max`.
+    def decompress(self, frames: Sequence[bytes], bytes_max: int) -> list[bytes]:
+        """The contents, of exactly one frame each, refused before any memory is taken when one declares more than `bytes_max`.
 
         zstandard ignores `max_output_size` for a frame that declares its size, hence the look into the header. Raises FrameBroken.
         """
+        decompress = self._codecs.decompressor.decompress
+        # The two highest bits of a frame tell how many bytes its size takes (RFC 8878, 3.1.1.1): most cannot be large.
+        long_size = _LONG_SIZE if bytes_max >= _SHORT_SIZE_MAX else b""
+        contents = []
         try:
-            declared = zstandard.get_frame_parameters(frame, format=_FORMAT).content_size
-            if declared > bytes_max:  # an undeclared size is the largest number there is
-                raise FrameBroken(f"the frame declares {declared} bytes, the limit is {bytes_max}")
-            return self._codecs.decompressor.decompress(frame, allow_extra_data=False)
+            for frame in frames:
+                if frame >= long_size:
+                    declared = zstandard.get_frame_parameters(frame, format=_FORMAT).content_size
+                    if declared > bytes_max:  # an undeclared size is the largest number there is
+                        raise FrameBroken(f"the frame declares {declared} bytes, the limit is {bytes_max}")
+                contents.append(decompress(frame, allow_extra_data=False))
         except zstandard.ZstdError as error:
             raise FrameBroken(str(error)) from error
+        return contents
 
 
 NO_DICTIONARY = Dictionary(0)

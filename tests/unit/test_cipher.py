@@ -49,6 +49,30 @@ def test_edges_of_size_and_entropy_open_again(plaintext: bytes) -> None:
     assert cipher.open(CONTEXT, cipher.seal(CONTEXT, plaintext)) == plaintext
 
 
+ID = st.binary(min_size=16, max_size=16)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ID, st.sampled_from([b"", b"x", TEXT, TEXT[:40], bytes(range(256))]), st.integers(1, 3)), max_size=12), st.data())
+def test_many_open_as_each_does_and_none_when_one_is_broken(values: list[tuple[bytes, bytes, int]], data: st.DataObject) -> None:
+    """With and without compression, a dictionary of the tenant's, and several versions of the key in one list."""
+    learned = DictionarySet()
+    learned.learn(Dictionary(300, TEXT * 10))
+    sealing = {1: make_cipher(), 2: make_cipher(dictionaries=learned), 3: make_cipher(key_version=9)}
+    opening = make_cipher(dictionaries=learned)
+    sealed = [sealing[which].seal(b"event" + id, plaintext) for id, plaintext, which in values]
+    ids = [id for id, _, _ in values]
+    assert opening.open_many(b"event", ids, sealed) == [plaintext for _, plaintext, _ in values]
+    if values:
+        number = data.draw(st.integers(0, len(values) - 1))
+        broken = bytearray(sealed[number])
+        broken[data.draw(st.integers(0, len(broken) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        with pytest.raises(SealBroken):
+            opening.open_many(b"event", ids, [*sealed[:number], bytes(broken), *sealed[number + 1 :]])
+        with pytest.raises(SealBroken):
+            opening.open_many(b"event", [*ids[:number], bytes(16), *ids[number + 1 :]] if ids[number] != bytes(16) else ids[:-1], sealed)
+
+
 @pytest.mark.parametrize("plaintext", [b"", b"x", TEXT, os.urandom(40)])
 def test_every_flipped_bit_is_noticed(plaintext: bytes) -> None:
     cipher = make_cipher()

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perdure import limits
+from perdure.engine import fold
 from perdure.engine.changes import Change, append, delete, insert, merge, set_value
 from perdure.engine.checks import check_changes
 from perdure.engine.digest import canonical
@@ -17,6 +19,18 @@ from perdure.engine.values import check_value
 from perdure.errors import InvalidEvent
 
 from .strategies import CHANGES, DOCUMENTS
+
+
+def fold_step_by_step(document: dict[str, Any], changes: tuple[Change, ...], fresh: fold.Fresh | None) -> tuple[dict[str, Any], list[str]]:
+    """The fold as its table says, without the short ways that are taken for what is frequent."""
+    warnings: list[str] = []
+    for change in changes:
+        if change.path:
+            fold._fold_one(document, change, fresh, warnings)
+        else:
+            document = fold._fold_root(document, change, fresh, warnings)
+    return document, warnings
+
 
 TABLE = [
     # document, change, result, warnings
@@ -141,3 +155,17 @@ def test_lookup_finds_what_a_path_names() -> None:
     assert lookup(document, ("a", "x")) is MISSING
     assert lookup(document, ("a", "0", "b", "c")) is MISSING
     assert lookup(document, ()) is document
+
+
+@settings(deadline=None, max_examples=80)
+@given(DOCUMENTS, st.lists(CHANGES, max_size=3))
+def test_the_short_ways_lead_where_the_long_ones_do(document: dict[str, Any], history: list[tuple[Change, ...]]) -> None:
+    short, long, shared = copy.deepcopy(document), copy.deepcopy(document), document
+    kept = copy.deepcopy(document)
+    for event in history:
+        short, warnings = apply(short, copy.deepcopy(event), own=True)
+        long, expected = fold_step_by_step(long, copy.deepcopy(event), None)
+        assert (canonical(short), warnings) == (canonical(long), expected)
+        shared, warnings = apply(shared, event)
+        assert (canonical(shared), warnings) == (canonical(long), expected)
+    assert canonical(document) == canonical(kept)

@@ -6,7 +6,8 @@ else is inside it: changes, data, metadata, source, actor, schema version, repla
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -18,10 +19,12 @@ from perdure.engine.log.contract import SealedEvent, from_microseconds
 from perdure.errors import IntegrityError, InvalidEvent, LimitExceeded
 
 __all__ = [
+    "EVENT_CONTEXT",
     "Draft",
     "Payload",
     "StoredPayload",
     "check_size",
+    "decode_changes",
     "decode_payload",
     "encode_payload",
     "event_context",
@@ -47,6 +50,19 @@ class StoredPayload(Payload, frozen=True, array_like=True, gc=False):
     references: int = 0
 
 
+class _Folded(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A payload for who folds: of everything but the changes only the places."""
+
+    changes: tuple[Change, ...]
+    data: msgspec.Raw
+    metadata: msgspec.Raw
+    source: msgspec.Raw
+    actor: msgspec.Raw
+    schema_version: msgspec.Raw
+    replayable: msgspec.Raw
+    references: int = 0
+
+
 class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event that is sealed and waits for its place in the log."""
 
@@ -60,8 +76,12 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
+EVENT_CONTEXT: Final = b"event"
+"""How the context of every event's seal begins."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredPayload)
+_folded_decoder = msgspec.msgpack.Decoder(_Folded)
 
 
 def encode_payload(event: Event, references: int = 0) -> bytes:
@@ -89,6 +109,15 @@ def decode_payload(sealed: SealedEvent, plaintext: bytes) -> StoredPayload:
     except msgspec.MsgspecError as problem:
         message = f"the payload of event {sealed.id} is not an event: {problem}"
         raise IntegrityError(message, tenant=sealed.tenant, agent=sealed.agent, version=sealed.version) from problem
+
+
+def decode_changes(plaintexts: Sequence[bytes]) -> list[tuple[Change, ...] | None]:
+    """What the events do to a state, of each payload; None where values of it stand outside. The rest is not decoded.
+
+    Raises msgspec.MsgspecError when one of them is no payload; which one it is, `decode_payload` tells.
+    """
+    decode = _folded_decoder.decode
+    return [None if folded.references else folded.changes for folded in map(decode, plaintexts)]
 
 
 def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
@@ -121,4 +150,4 @@ def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
 
 def event_context(identifier: UUID) -> bytes:
     """What an event's seal is bound to besides tenant, agent and key: its id."""
-    return b"event" + identifier.bytes
+    return EVENT_CONTEXT + identifier.bytes

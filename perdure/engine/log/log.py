@@ -235,6 +235,7 @@ async def read_pages(store: LogStore, record: AgentRecord, where: EventFilter) -
         if len(page) == limit:
             following = msgspec.structs.replace(where, from_version=page[-1].version + 1)
             ahead = asyncio.ensure_future(store.read_agent(record, following, limit))
+            await asyncio.sleep(0)  # the query is sent, and the server works on it while the caller works on this page
         try:
             yield page
         except GeneratorExit:

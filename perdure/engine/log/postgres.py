@@ -27,6 +27,7 @@ from perdure.engine.log.postgres_arrays import texts
 from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
+from perdure.engine.log.postgres_pages import fetch_page, page_query
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, agent_of, conditions, event_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
@@ -278,15 +279,24 @@ class PostgresStore(PostgresArchive):
         order = "DESC" if descending else "ASC"
         found: list[SealedEvent] = []
         for table in await self._tables(agent, where, descending=descending):
+            if len(found) >= limit:
+                break
+            page = page_query(table, agent, where, limit - len(found), descending=descending)
+            if page is not None:
+                found += await self._page(agent, page)
+                continue
             sql = f"""SELECT {EVENT_COLUMNS} FROM {table} e WHERE e.tenant_key = %s AND e.agent_key = %s{filters}
                       ORDER BY e.version {order} LIMIT %s"""  # noqa: S608 - table names of integers, filters of constants
             rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, *values, limit - len(found))
             found += [event_of(agent.tenant, agent.agent, row) for row in rows]
-            if len(found) >= limit:
-                break
         if not descending and where.from_version != (found[0].version if found else 0):
             check_floor(agent, where, await self._floor(agent))
         return found
+
+    async def _page(self, agent: AgentRecord, query: bytes) -> list[SealedEvent]:
+        setting = f"SELECT set_config('perdure.tenant_key', '{agent.tenant_key:d}', false)"
+        async with self._answering(self._tenant_pool, limits.ANSWER_TIMEOUT_S) as connection:
+            return await fetch_page(connection, setting.encode(), query, lambda row: event_of(agent.tenant, agent.agent, row))
 
     async def _tables(self, agent: AgentRecord, where: EventFilter, *, descending: bool) -> list[str]:
         if self._segments.newest(agent.partition) < FEW_SEGMENTS:
