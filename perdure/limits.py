@@ -103,6 +103,22 @@ TRAINING_BYTES_MAX: Final = 16 * MIB
 STORE_NAME_LENGTH_MAX: Final = 512
 STORE_OBJECT_BYTES_MAX: Final = 256 * MIB
 STORE_LIST_PAGE_OBJECTS: Final = 1_000
+# --- moving agents between engines ---
+MOVES_FRESH_S: Final = 0.5
+"""A process looks for agents that are leaving this often while it serves reads; who moves one waits for it before the agent is fenced."""
+TRANSFER_AGENTS_AT_ONCE_MAX: Final = 64
+TRANSFER_AGENTS_AT_ONCE_DEFAULT: Final = 4
+TRANSFER_PAGE_BYTES: Final = 8 * MIB
+"""About what a page of an agent's history has; two are in hands at once."""
+TRANSFER_PAGE_EVENTS_MAX: Final = 10_000
+TRANSFER_LAG_EVENTS: Final = 256
+"""Once the target lacks no more than this, the source is fenced."""
+TRANSFER_ROUNDS_MAX: Final = 20
+"""Rounds in which an agent that is written to faster than it is copied is followed; then it is fenced as it is."""
+TRANSFER_LIST_PAGE: Final = 500
+TRANSFER_REPORT_MAX: Final = 1_000
+"""Agents of one run that a report names."""
+
 STORE_THREADS: Final = 16
 """That one local store works with."""
 STORE_REQUESTS_MAX: Final = 32
