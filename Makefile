@@ -25,9 +25,9 @@ check: $(READY)  ## linters, types, import rules, and the wheel by way of the so
 	rm -rf dist && $(BIN)/python -m build --outdir dist .
 	$(BIN)/python .ci/compare_wheel.py
 
-bench: $(READY) servers  ## the figures, in a minute or two
-	$(BIN)/python -m benchmarks append --quick
-	$(BIN)/python -m benchmarks pipeline --quick
+bench: $(READY) servers  ## all figures, beside peers and limits, in ten minutes; docs/performance.md anew
+	$(BIN)/python -m benchmarks all --quick --out benchmarks/results
+	$(BIN)/python -m benchmarks.page
 
 services: $(READY) servers  ## Postgres, Redis and Kafka for development; prints their URLs
 	@$(BIN)/perdure services up

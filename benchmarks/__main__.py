@@ -1,16 +1,18 @@
-"""`python -m benchmarks list|append|pipeline|snapshot|compression|recovery|replay|backup [--json] [--quick]`."""
+"""`python -m benchmarks list|NAME|all [--json] [--quick] [--out DIR]`; `python -m benchmarks.page` makes docs/performance.md of what is kept."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, backup, bytes, compression, embedded, load, pipeline, recovery, replay, snapshot
+from benchmarks import append, backup, bytes, compression, embedded, load, pipeline, recovery, replay, results, snapshot
 from benchmarks.measuring import run
-from benchmarks.report import print_report
+from benchmarks.report import note, print_report
 from benchmarks.settings import Settings
 
 _MODULES: dict[str, Any] = {
@@ -30,22 +32,51 @@ KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.i
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one benchmark and print what it found."""
+    """Run one benchmark, or one after another, and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("benchmark", choices=["list", *BENCHMARKS])
+    parser.add_argument("benchmark", choices=["list", "all", *BENCHMARKS])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="within a minute, with shorter measurements")
     parser.add_argument("--root", type=Path, help="folder of the servers (default: as `perdure services`)")
     parser.add_argument("--scale", type=float, default=1.0, help="lengthen or shorten every measurement by this factor")
     parser.add_argument("--no-peers", action="store_true", help="perdure and the limits alone; nothing is installed")
+    parser.add_argument("--out", type=Path, help="keep the results in this folder, a JSON file per benchmark")
     given = parser.parse_args(arguments)
     if given.benchmark == "list":
         for name, keys in KEYS.items():
             print(f"{name}: {', '.join(keys)}")
         return 0
     settings = Settings(quick=given.quick, root=given.root, scale=given.scale, peers=not given.no_peers)
-    print_report(run(BENCHMARKS[given.benchmark](settings)), as_json=given.json)
+    if given.benchmark == "all":
+        return _all(settings, given.out, as_json=given.json)
+    report = run(BENCHMARKS[given.benchmark](settings))
+    if given.out:
+        results.save(given.out, given.benchmark, report, settings)
+    print_report(report, as_json=given.json)
     return 0
+
+
+def _all(settings: Settings, folder: Path | None, *, as_json: bool) -> int:
+    """Each in a process of its own, so that none runs in what another left behind. One that fails is told, and the others go on."""
+    reports: dict[str, Any] = {}
+    for name in BENCHMARKS:
+        note(f"== {name}")
+        done = subprocess.run([*_command(name, settings)], stdout=subprocess.PIPE, text=True, check=False)
+        reports[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": f"it ended with {done.returncode}"}
+        if folder:
+            results.save(folder, name, reports[name], settings)
+        if not as_json:
+            print(f"== {name}", flush=True)
+            print_report(reports[name], as_json=False)
+    if as_json:
+        print(json.dumps(reports, indent=2))
+    return int(any("failed" in report for report in reports.values()))
+
+
+def _command(name: str, settings: Settings) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks", name, "--json", "--scale", str(settings.scale)]
+    command += ["--root", str(settings.root)] if settings.root else []
+    return command + ["--quick"] * settings.quick + ["--no-peers"] * (not settings.peers)
 
 
 if __name__ == "__main__":

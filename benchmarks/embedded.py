@@ -45,6 +45,6 @@ async def measure(settings: Settings) -> dict[str, Any]:
         beside.found["figures.appends_per_s"] = await run(ours, *LOADS[0])
         beside.found["figures.appends32_per_s"] = await run(ours, *LOADS[2])
         await beside.peers(embedded(), compare)
-    beside.found["figures.appends_p50_ms"] = latency["perdure"].percentile(0.5) * 1000
+    beside.found["figures.appends_p50_ms"] = latency[ours.facts.name].percentile(0.5) * 1000
     details = {"beside": table, "latency_ms": {name: found.percentiles_ms() for name, found in latency.items()}}
     return shape(beside.found, KEYS, details, machine(), beside)

@@ -76,8 +76,11 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    for part in ("ratios", "figures"):
-        for name, value in report[part].items():
+    for part in ("failed", "ratios", "figures"):
+        if part == "failed" and part in report:
+            print(report[part])
+            return
+        for name, value in report.get(part, {}).items():
             print(f"{part}.{name:<32}" + ("     missing" if value is None else f"{value:>12,.4g}"))
     for name, value in report["details"].items():
         print(f"  {name}: {value}")

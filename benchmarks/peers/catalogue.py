@@ -28,7 +28,7 @@ _NO_IDS = ("idempotent retries", *_PLAIN)
 
 OURS = {
     "postgres": SideFacts("perdure", "perdure", "postgres", "perdure"),
-    "sqlite": SideFacts("perdure", "perdure", "sqlite", "perdure, embedded"),
+    "sqlite": SideFacts("perdure_embedded", "perdure", "sqlite", "perdure, embedded"),
 }
 SIDES: dict[str, SideFacts] = {
     each.name: each

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import page, results
 from benchmarks.__main__ import KEYS
 from benchmarks.measuring import closed_load, open_load, percentile
 from benchmarks.peers.catalogue import OURS, SIDES, SideFacts
@@ -120,6 +122,39 @@ async def test_pairs_alternate_which_side_is_first() -> None:
     pairs = await rounds(3, runs("ours", [10.0, 30.0, 80.0]), runs("theirs", [10.0, 10.0, 20.0]))
     assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert pairs == Pairs(ratio=3.0, least=1.0, most=4.0, ours=30.0, theirs=10.0)
+
+
+def report_of(**parts: Any) -> dict[str, Any]:
+    """A report as it is kept, of two sides of which one is missing."""
+    about = {"benchmark": "append", "when": "2030-01-02 03:04 UTC", "quick": True, "scale": 1.0, "figures": {}}
+    machine = {"processors": 2, "processor": "fast", "memory_gib": 8, "system": "some", "python": "3.11"}
+    sides = {name: {"title": name.upper(), "version": "1.2", "settings": {"pool": 32}, "lacks": ["ids"]} for name in ("perdure", "emmett")}
+    return about | {"machine": machine, "sides": sides, "missing": {"langgraph": "no network"}} | parts
+
+
+def test_the_page_tells_targets_losses_and_what_is_missing_with_its_reason(tmp_path: Path) -> None:
+    cell = {"ratio": 7.5, "least": 6.0, "most": 9.0, "ours": 7500.0, "theirs": 1000.0}
+    latency = {"perdure": {"32": {"p50": 1.0, "p90": 2.0, "p99": 3.0, "p99.9": 4.0, "max": 5.0}}}
+    details = {"beside": {"emmett": {"1": cell, "256": cell}}, "latency_ms": latency}
+    ratios = {"emmett": 7.5, "emmett_alone": 0.5, "langgraph": None}
+    load = report_of(
+        benchmark="load", ratios={}, details={"lengths": [50], "beside": {"perdure": {"load50_ms": 2.0}, "emmett": {"50": cell}}}
+    )
+    kept = {"append": report_of(ratios=ratios, details=details), "load": load, "scale": {"failed": "it ended with 1"}}
+    for name, report in kept.items():
+        results.save(tmp_path / "results", name, report, Settings(quick=True))
+    page.write(tmp_path, results.load_all(tmp_path / "results"))
+    text = (tmp_path / "performance.md").read_text()
+    assert "| append | `ratios.emmett` | ≥ 10 | 7.5 | **missed** |" in text
+    assert "| append | `ratios.emmett_alone` | 0.5 | no reason is known yet |" in text
+    assert "| EMMETT | 7,500 : 1,000 = **7.5** (6 … 9) | — | 7,500" in text
+    assert "Missing: langgraph: no network." in text
+    assert "Not measured: it ended with 1." in text
+    assert "{{" not in text
+    for name in ("append", "latency", "load"):
+        assert f"(performance/{name}.svg)" in text
+        drawn = ElementTree.parse(tmp_path / "performance" / f"{name}.svg").getroot()
+        assert drawn.tag.endswith("svg")
 
 
 def test_a_histogram_keeps_percentiles_to_within_a_hundredth_and_adds_up() -> None:

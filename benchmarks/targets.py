@@ -1,0 +1,45 @@
+"""What the benchmarks are held against, and why a target is missed where it is: a page without the second would be an advertisement."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["REASONS", "TARGETS", "Target"]
+
+
+class Target(NamedTuple):
+    """A key of a benchmark and its bound."""
+
+    benchmark: str
+    key: str
+    bound: float
+    at_least: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether a value keeps to it."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+TARGETS = (
+    Target("append", "ratios.eventsourcing", 25),
+    Target("append", "ratios.langgraph", 25),
+    Target("append", "ratios.emmett", 10),
+    Target("append", "ratios.eventsourcing_alone", 1.5),
+    Target("append", "ratios.langgraph_alone", 1.5),
+    Target("append", "ratios.emmett_alone", 1.5),
+    Target("embedded", "ratios.openai_sqlite", 1),
+    Target("embedded", "ratios.raw_sqlite", 0.5),
+    Target("bytes", "ratios.raw", 0.9, at_least=False),
+    Target("load", "ratios.growth", 3, at_least=False),
+    *(Target("load", f"ratios.{name}", 1) for name in ("eventsourcing", "langgraph", "emmett", "message_db", "openai")),
+    Target("growth", "ratios.append_at_end", 0.95),
+    Target("replay", "figures.replay_per_s", 150_000),
+)
+
+REASONS: dict[tuple[str, str], str] = {
+    ("load", "ratios.growth"): (
+        "A state is decoded anew for every caller, so that no caller can change another's: that is linear in its messages. "
+        "What is asked of the log is not: one question, however long the history."
+    ),
+}
+"""Only causes that were looked for and found, in a profile or a plan; a page says of all others that none is known."""
