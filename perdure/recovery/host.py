@@ -175,11 +175,13 @@ class AgentHost:
             raise went
         if self._openings.locked() and (told := self._elsewhere.get(name)) is not None and time.monotonic() - told[0] < NODES_FRESH_S:
             raise NotServed(*told[1].args, hint=told[1].hint, tenant=name.tenant, agent=name.agent, **told[1].details)
-        opening = self._opening.get(name)
-        if opening is None:
-            opening = self._opening[name] = asyncio.create_task(self._take(name, None), name=f"perdure-open-{name.agent}")
-            opening.add_done_callback(lambda _: self._opening.pop(name, None))
-        return await asyncio.shield(opening)
+        return await asyncio.shield(self._opening.get(name) or self._begin(name, None))
+
+    def _begin(self, name: AgentName, from_epoch: int | None) -> asyncio.Task[ServedAgent]:
+        """Take it, one take-over of an agent at a time: two would fence each other."""
+        opening = self._opening[name] = asyncio.create_task(self._take(name, from_epoch), name=f"perdure-open-{name.agent}")
+        opening.add_done_callback(lambda _: self._opening.pop(name, None))
+        return opening
 
     async def _take(self, name: AgentName, from_epoch: int | None) -> ServedAgent:
         """Take the agent under a new epoch; from_epoch: it is somebody else's, and was decided to be taken from them."""
@@ -368,8 +370,11 @@ class AgentHost:
 
     async def _take_over(self, wanted: Assignment) -> None:
         name = AgentName(wanted.tenant, wanted.agent)
+        while (opening := self._opening.get(name)) is not None:
+            # A caller's may be refused what this one may do; callers from here on share this one.
+            await asyncio.wait([opening])
         if name not in self._served:
-            await self._take(name, wanted.epoch)
+            await asyncio.shield(self._begin(name, wanted.epoch))
 
 
 async def _run(companion: Companion, host: AgentHost) -> None:
