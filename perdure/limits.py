@@ -33,6 +33,8 @@ KEY_LENGTH_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 64 * KIB
 
 # --- the log ---
+FORK_DEPTH_MAX: Final = 64
+"""Forks of forks of forks …: agents in one line, whose rows are read with an agent's own."""
 PARTITIONS_DEFAULT: Final = 16
 PARTITIONS_MAX: Final = 256
 SEGMENT_OFFSETS: Final = 100_000

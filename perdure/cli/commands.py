@@ -40,7 +40,7 @@ COMMANDS: Final = (
     Command("export", "export:export", "Events as JSON lines, as `import --format events` reads them.", _READ),
     Command("replay", "replay:replay", "Go back to a version or a moment; or watch events as they happened.", _READ),
     Command("rollback", "replay:rollback", "Lead an agent back to a version, by an event.", _WRITE),
-    Command("fork", "replay:fork", "Make a new agent that begins as another one was.", _WRITE),
+    Command("fork", "fork:app", "Make a new agent that goes on from another one's version; list those that were made.", _WRITE),
     Command("run", "run:run", "Relay, projector and snapshotter in one process.", _OPERATE),
     Command("relay", "run:relay", "Publish the log to the bus.", _OPERATE),
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),

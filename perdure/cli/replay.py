@@ -1,4 +1,4 @@
-"""perdure replay | rollback | fork"""
+"""perdure replay | rollback"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.errors import InvalidInput
 from perdure.recovery.timeline import parse_speed
 from perdure.recovery.travel import Arrived
 
-__all__ = ["fork", "replay", "rollback"]
+__all__ = ["replay", "rollback"]
 
 PARALLEL = 8
 _FAILED = 1
@@ -125,37 +125,4 @@ async def rollback(
     must_mean_it(yes, False, "leading an agent back")
     async with session(options) as engine:
         done = await engine.recovery.rollback_to_version(AgentName(options.tenant_name, agent), version, actor=actor, reason=reason)
-    emit(plain(done), as_json=options.json, text=_one(done))
-
-
-async def fork(
-    agent: str,
-    new_agent: str,
-    /,
-    *,
-    at_version: int | None = None,
-    at_time: str | None = None,
-    actor: str = "cli",
-    reason: str = "",
-    options: Options = DEFAULTS,
-) -> None:
-    """Make a new agent that begins as another one was.
-
-    Parameters
-    ----------
-    agent
-        Whose state.
-    new_agent
-        The new agent's id.
-    at_version
-        At this version [default: the newest].
-    at_time
-        At this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
-    """
-    if at_version is not None and at_time is not None:
-        raise InvalidInput("--at-version and --at-time exclude each other")
-    async with session(options) as engine:
-        time = None if at_time is None else parse_time(at_time)
-        name = AgentName(options.tenant_name, agent)
-        done = await engine.recovery.fork(name, new_agent, version=at_version, time=time, actor=actor, reason=reason)
     emit(plain(done), as_json=options.json, text=_one(done))

@@ -8,6 +8,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain
 from perdure.cli.render import pretty
 from perdure.cli.times import parse_time
+from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["show"]
@@ -44,5 +45,9 @@ async def show(
     async with session(options) as engine:
         handle = engine.agent(agent, tenant=options.tenant_name)
         state = await handle.state(at_version=at_version, at_time=time, consistency=consistency, at_least=at_least)
+        origin = await engine.recovery.origin(AgentName(state.tenant, state.agent))
     head = f"# {state.tenant}/{state.agent} version {state.version}" + (f", {iso(state.time)}" if state.time else "")
-    emit({**plain(state), "digest": state.digest.hex()}, as_json=options.json, text=f"{head}\n{pretty(state.document)}")
+    if origin is not None:
+        head += f"; goes on from version {origin.version} of {origin.agent}"
+    facts = {**plain(state), "digest": state.digest.hex(), "forked_from": plain(origin)}
+    emit(facts, as_json=options.json, text=f"{head}\n{pretty(state.document)}")

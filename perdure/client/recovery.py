@@ -17,6 +17,7 @@ from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.arrivals import arrivals
 from perdure.recovery.diagnosis import Diagnosis
+from perdure.recovery.forks import FORKS_PAGE, Fork, Forked, Origin, list_forks, origin_of
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
 from perdure.recovery.journal import Entry, Journal
 from perdure.recovery.ladder import RecoveredState, Validation
@@ -154,11 +155,20 @@ class Recovery:
         time: datetime | None = None,
         actor: str = "",
         reason: str = "",
-    ) -> Arrived:
-        """Make a new agent that begins with the state at a version or a moment, the newest where none is named. Raises AlreadyExists."""
-        if version is None and time is None:
-            version = await self._log.version(name)
-        return await self.replay_to(name, version=version, time=time, into="fork", new_agent=new_agent, actor=actor, reason=reason)
+    ) -> Forked:
+        """Make a new agent that goes on from a version or a moment, the newest where none is named, whatever the length of the history.
+
+        Raises AlreadyExists, VersionNotFound, LimitExceeded (a fork of forks too deep).
+        """
+        return await self._traveller.fork(name, new_agent, version=version, time=time, actor=actor, reason=reason)
+
+    async def forks(self, name: AgentName, *, after: str = "", limit: int = FORKS_PAGE) -> list[Fork]:
+        """A page of the agents that were forked from this one, in order of their names, after the name `after`. Raises AgentNotFound."""
+        return await list_forks(self._log, await self._vault.record(*name), after=after, limit=limit)
+
+    async def origin(self, name: AgentName) -> Origin | None:
+        """What the agent goes on from; None where it is no fork. Raises AgentNotFound."""
+        return origin_of(await self._vault.record(*name))
 
     async def timeline(
         self,

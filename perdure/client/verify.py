@@ -24,6 +24,7 @@ from perdure.client.verify_snapshots import SnapshotsReport, verify_snapshots_of
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, Position
+from perdure.engine.log.fork_rows import begins_at, owner_of
 from perdure.engine.log.log import EventLog, read_pages
 from perdure.engine.moves import arrived
 from perdure.engine.steps import reach
@@ -230,14 +231,15 @@ async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, repor
     (floor,) = await store.floors([record])
     version, chain = floor.version - 1, floor.chain
     if version:
-        anchor = await store.snapshots(record, to_version=version, limit=1, good=True)
+        anchor = await store.snapshots(owner_of(record, version), to_version=version, limit=1, good=True)
         if not anchor or (anchor[0].version, anchor[0].chain) != (version, chain):
             report.note(f"{record.tenant}/{record.agent} version {version}: no whole snapshot stands for the events that were removed")
     try:
         async for page in read_pages(store, record, EventFilter(from_version=floor.version)):
             version, chain = check_chain(page, version=version, chain=chain)
             await vault.open_all(page)
-            report.events += len(page)
+            # What a fork shares is counted with the agents that wrote it.
+            report.events += sum(event.version > begins_at(record) for event in page)
             await read(len(page))
     except PerdureError as problem:
         if problem.retryable:

@@ -86,6 +86,16 @@ class Vault:
             self._creator = asyncio.create_task(self._create(), name="perdure-agents")
         return await done
 
+    async def fork(self, parent: AgentRecord, version: int, agent: str) -> AgentRecord:
+        """The row of a new agent of the same tenant that goes on from the parent's version; one that is there already is given as it stands.
+
+        Raises VersionNotFound, Compacted, LimitExceeded, KeyUnavailable.
+        """
+        key = await self.ring.tenant_key(parent.tenant)
+        (row,) = self._new_rows([AgentName(parent.tenant, agent)], key, {})
+        made = await self.store.create_fork(msgspec.structs.replace(row, type=parent.type, labels=parent.labels), parent, version)
+        return (await self._remember(made))[0]
+
     async def opening(self, tenant: str, work: Callable[[], Result]) -> Result:
         """Run what opens sealed values of a tenant. What it misses, because another process has made it since, is loaded, and it runs again.
 

@@ -15,6 +15,7 @@ import msgspec
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.log.fork_rows import has_own_floor
 from perdure.engine.topic_check import TopicReport
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, IntegrityError
@@ -162,6 +163,9 @@ class Repairer:
     async def _agent(self, agent: AgentRecord) -> None:
         (floor,) = await self._store.floors([agent])
         version, chain = floor.version - 1, floor.chain
+        if agent.parent is not None and not has_own_floor(agent, floor):
+            # What it shares is put right with the agents that wrote it; its own follows what its row says.
+            version, chain = agent.parent.version, agent.parent.chain
         before: SealedEvent | None = None
         while True:
             page = await self._store.read_agent(agent, EventFilter(from_version=version + 1), PAGE)

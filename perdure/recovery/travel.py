@@ -1,5 +1,8 @@
 """Time travel: the state of an agent at a version or a moment, to look at, as a new agent, or as an event that leads back.
 
+A fork shares its parent's history (`perdure.recovery.forks`); only from a version whose event was removed, and that a snapshot still has, it
+begins with one event that sets the state.
+
 A moment is resolved by the log's own times; of events at the same microsecond the last counts. The answer always names the version that was
 chosen. Nothing of the past is rewritten, and no sink is told: a replay is a read.
 """
@@ -15,10 +18,12 @@ from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, to_microseconds
 from perdure.engine.log.log import EventLog
 from perdure.engine.replay import Folded
-from perdure.errors import InvalidInput, VersionNotFound
+from perdure.errors import Compacted, InvalidInput, VersionNotFound
 from perdure.projections.fill import Base
 from perdure.projections.reader import StateReader
-from perdure.snapshots.undertaken import Origin, Undertaken, fork, rollback
+from perdure.recovery import forks
+from perdure.recovery.forks import Forked
+from perdure.snapshots.undertaken import Origin, fork, rollback
 
 __all__ = ["Arrived", "Into", "Traveller", "check_moment"]
 
@@ -92,18 +97,50 @@ class Traveller:
         record = await self._log.vault.record(*name)
         chosen = await self._resolve(record, version, time)
         read = await self._reader.state_at_version(*name, chosen)
-        done: Undertaken | None = None
-        if into != "view":
+        target, appended = "", 0
+        if new_agent is not None:
+            made = await self._fork(record, chosen, new_agent, actor, reason)
+            target, appended = made.target, made.appended
+        elif into == "rollback":
             origin = Origin(record, await self._folded(record, read.document, chosen, read.epoch, read.time))
-            if new_agent is not None:
-                done = await fork(self._log, origin, new_agent, actor=actor, reason=reason)
-            else:
-                done = await rollback(self._log, origin, self._base, actor=actor, reason=reason, epoch=epoch)
-        target, appended = (done.agent, done.version) if done else ("", 0)
+            done = await rollback(self._log, origin, self._base, actor=actor, reason=reason, epoch=epoch)
+            target, appended = done.agent, done.version
         return Arrived(name.tenant, name.agent, chosen, read.time, digest(read.document).hex(), read.document, into, target, appended)
 
+    async def fork(
+        self,
+        name: AgentName,
+        new_agent: str,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> Forked:
+        """Make a new agent that goes on from a version or a moment, the newest version where none is named; no state is read for it.
+
+        Raises as `go`, and LimitExceeded (a fork of forks too deep).
+        """
+        record = await self._log.vault.record(*name)
+        if version is None and time is None:
+            (head,) = await self._log.store.heads([record])
+            version = head.version
+        return await self._fork(record, await self._resolve(record, version, time), new_agent, actor, reason)
+
+    async def _fork(self, record: AgentRecord, version: int, new_agent: str, actor: str, reason: str) -> Forked:
+        try:
+            return await forks.fork(self._log, record, version, new_agent, actor=actor, reason=reason)
+        except Compacted:
+            read = await self._reader.state_at_version(record.tenant, record.agent, version)
+        origin = Origin(record, await self._folded(record, read.document, version, read.epoch, read.time))
+        done = await fork(self._log, origin, new_agent, actor=actor, reason=reason)
+        return Forked(record.tenant, record.agent, version, read.time, done.agent, done.version)
+
     async def _folded(self, record: AgentRecord, document: dict[str, Any], version: int, epoch: int, time: datetime | None) -> Folded:
-        """The state with the chain hash of its version, which the event that is appended names."""
-        events = await self._log.store.read_agent(record, EventFilter(from_version=version, to_version=version), 1) if version else []
+        """The state with the chain hash of its version, where the log has it, which the event that is appended names."""
+        try:
+            events = await self._log.store.read_agent(record, EventFilter(from_version=version, to_version=version), 1) if version else []
+        except Compacted:
+            events = []
         chain = events[0].chain if events else bytes(32)
         return Folded(document, version, epoch, to_microseconds(time) if time else 0, chain, [])

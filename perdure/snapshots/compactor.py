@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, to_microseconds
+from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotRow
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
@@ -22,7 +23,7 @@ from perdure.engine.steps import reach
 from perdure.errors import Conflict, IntegrityError, InvalidInput
 from perdure.limits import COMPACTION_PAGE_EVENTS, SNAPSHOTS_PER_AGENT_MAX
 from perdure.projections.custom import checkpoints
-from perdure.snapshots.compaction import CompactionPlan, Strategy, plan_compaction
+from perdure.snapshots.compaction import HELD, CompactionPlan, Strategy, plan_compaction
 from perdure.snapshots.holds import compacting, held_versions
 from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.shelf import SnapshotShelf
@@ -120,21 +121,31 @@ class Compactor:
         )
 
     async def _plan(self, agent: AgentRecord, keep: Keep, strategy: Strategy, step_versions: int | None) -> CompactionPlan:
-        (floor,), (head,) = await self._store.floors([agent]), await self._store.heads([agent])
+        floor, (head,) = await self._own_floor(agent), await self._store.heads([agent])
         wanted = min(await self._wanted(agent, keep, head.version), max(1, head.version))
+        forked, held = await self._store.first_forked(agent), await held_versions(self._store, agent)
+        if any(version < floor - 1 for version in held) and floor == begins_at(agent) + 1:
+            forked = floor  # of what the agent shares with its past something is being restored now
         followed, who = await self._followed(agent, wanted)
         plan = plan_compaction(
             await self._store.snapshots(agent, limit=SNAPSHOTS_PER_AGENT_MAX, good=True),
-            floor=floor.version,
+            floor=floor,
             head=head.version,
-            wanted=min(wanted, followed),
+            wanted=min(wanted, followed, wanted if forked is None else forked),
             strategy=strategy,
-            held_versions=await held_versions(self._store, agent),
+            held_versions=held,
             step_versions=step_versions,
         )
+        if forked is not None and forked < min(wanted, followed):
+            return msgspec.structs.replace(plan, limited_by=plan.limited_by or HELD)
         if followed >= wanted:
             return plan
         return msgspec.structs.replace(plan, limited_by=plan.limited_by or NOT_FOLLOWED.format(who=who))
+
+    async def _own_floor(self, agent: AgentRecord) -> int:
+        """The first version that is there of the agent's own: what it shares with its past is not its own to remove."""
+        (floor,) = await self._store.floors([agent])
+        return max(floor.version, begins_at(agent) + 1)
 
     async def _wanted(self, agent: AgentRecord, keep: Keep, head: int) -> int:
         if keep.last is not None:
@@ -152,8 +163,8 @@ class Compactor:
         offset, who = await self._least(agent.partition)
         if offset is None or wanted <= 1:
             return wanted, who
-        (floor,) = await self._store.floors([agent])
-        low, high = floor.version, max(wanted, floor.version)
+        low = await self._own_floor(agent)
+        high = max(wanted, low)
         while low < high:  # the greatest version whose predecessor is handled
             middle = (low + high + 1) // 2
             where = EventFilter(from_version=middle - 1, to_version=middle - 1)

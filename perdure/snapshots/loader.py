@@ -3,6 +3,7 @@
 What always holds: a state that is returned has been authenticated, its digest is the one that was written, and the log, where it still has
 the event at that version, says the same chain hash. Everything else is a step down: to the next older snapshot, and from the last one to the log
 alone. A step down costs time; it is never an error where the log can serve. What was found damaged is marked in the registry and not read again.
+A fork's states before its own first event are its past's, and so are the snapshots that they come from.
 A store that does not answer is waited for a short time, once, and then left alone for a while: reads go on from the log at its own speed.
 """
 
@@ -18,6 +19,7 @@ import msgspec
 from perdure import limits
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
 from perdure.engine.log.floor_rows import NO_FLOOR
+from perdure.engine.log.fork_rows import line
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.errors import (
@@ -97,7 +99,7 @@ class SnapshotLoader:
 
     async def _load(self, agent: AgentRecord, to_version: int | None, skipped: list[str]) -> tuple[Loaded | None, PerdureError | None]:
         problem: PerdureError | None = None
-        for row in await self._store.snapshots(agent, to_version=to_version, limit=LADDER_MAX, good=True):
+        for row in await self._rows(agent, to_version):
             try:
                 loaded = await self._try(agent, row)
             except Unavailable as away:
@@ -116,6 +118,14 @@ class SnapshotLoader:
                 return loaded, None
         self.status.misses += 1
         return None, problem
+
+    async def _rows(self, agent: AgentRecord, to_version: int | None) -> list[SnapshotRow]:
+        """The newest sound snapshots at or before a version: the agent's own, and those of its past, whose states were its own."""
+        rows: list[SnapshotRow] = []
+        for record, _, last in line(agent):
+            until = min((version for version in (to_version, last) if version is not None), default=None)
+            rows += await self._store.snapshots(record, to_version=until, limit=LADDER_MAX, good=True)
+        return sorted(rows, key=lambda row: -row.version)[:LADDER_MAX] if agent.past else rows
 
     async def _try(self, agent: AgentRecord, row: SnapshotRow) -> Loaded:
         if time.monotonic() < self._away_until_s and await self._log_can_serve(agent):

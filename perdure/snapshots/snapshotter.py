@@ -23,6 +23,7 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName, LogStore
 from perdure.engine.log.floor_rows import Written
+from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.steps import reach
 from perdure.engine.stopping import rest
@@ -204,7 +205,8 @@ class Snapshotter:
         agents = [agent for agent in found if agent is not None]
         rows = await self._store.newest_snapshots(agents)
         for agent, row in zip(agents, rows, strict=True):
-            self._tally.learn(agent.agent_key, row.version if row else 0, row.plain_bytes if row else 0)
+            # A fork reads what it shares with the help of its past's snapshots.
+            self._tally.learn(agent.agent_key, row.version if row else begins_at(agent), row.plain_bytes if row else 0)
 
     def _let_wait(self, written: Written, partition: int, trigger: Trigger, after: int) -> None:
         weight = STATE_WEIGHT * self._tally.state_bytes(written.agent_key)

@@ -21,7 +21,7 @@ from perdure.snapshots.holds import keep_version
 __all__ = ["FORKED", "ROLLED_BACK", "Origin", "Undertaken", "fork", "rollback"]
 
 FORKED: Final = "forked"
-"""Type of the first event of an agent that was made from another one's state."""
+"""Type of the first own event of an agent that was made from another one: it sets the whole state, or shares the history and has no changes."""
 ROLLED_BACK: Final = "rolled_back"
 """Type of the event that leads an agent back to an earlier state."""
 ROLLBACK_ATTEMPTS_MAX: Final = 5

@@ -101,6 +101,16 @@ class SnapshotWriter:
             async with self._turns.writing() as turn:
                 return await self._write(agent, version, before, order, turn)
 
+    async def keep(self, agent: AgentRecord, folded: Folded, order: SnapshotOrder) -> Created:
+        """Make a whole snapshot of a state that was verified elsewhere, e.g. of an agent that comes from another engine. Raises as `create`."""
+        async with self._turns.writing() as turn:
+            keys = await self._contents.keys(agent.tenant, agent.agent)
+            stored = await self._put(agent, _State(folded, None, None, ()), order, keys, None)
+            sealed = await asyncio.to_thread(seal_manifest, stored.manifest, keys)
+            row = _row(agent, stored, sealed, keys, order)
+            await self._contents.put_manifest(row, sealed, stored.manifest)
+            return await self._register(row, stored, turn, ())
+
     async def _version(self, agent: AgentRecord, at_version: int | None) -> int:
         (head,) = await self._store.heads([agent])
         if head.version == 0:
@@ -159,9 +169,11 @@ class SnapshotWriter:
     async def _fold(self, agent: AgentRecord, version: int, before: list[SnapshotRow]) -> _State:
         skipped: list[str] = []
         base: Loaded | _Base | None = self._base(agent, version, before)
-        if base is None and before:
+        if base is None and (before or agent.past):
             base = await self._loader.start(agent, version, skipped=skipped)
         start, cells = (base.folded, set[bytes]()) if base else (None, None)
+        if base is not None and base.row.agent != agent.agent:
+            base = cells = None  # a fork's past: a state to fold on from, but sealed for another agent
         folded = await fold_log(self._store, self._vault, agent, start=start, to_version=version, cells=cells)
         if folded.version != version:
             message = f"the log of agent {agent.agent!r} ends at version {folded.version}"

@@ -20,6 +20,7 @@ from perdure.testing import (
     log_event_cases,
     log_event_process_cases,
     log_floor_cases,
+    log_fork_cases,
     log_process_cases,
     log_read_cases,
     log_snapshot_cases,
@@ -38,6 +39,7 @@ STORE_CASES: tuple[Case, ...] = (
     *log_control_cases.CASES,
     *log_snapshot_cases.CASES,
     *log_floor_cases.CASES,
+    *log_fork_cases.CASES,
     *log_archive_cases.CASES,
     *log_process_cases.CASES,
 )

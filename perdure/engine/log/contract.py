@@ -22,6 +22,7 @@ import msgspec
 
 from perdure.engine.log.archive_rows import ArchiveRows
 from perdure.engine.log.floor_rows import FloorRows
+from perdure.engine.log.fork_rows import ForkRows, Parent, Past
 from perdure.engine.log.snapshot_rows import SnapshotRows
 
 __all__ = [
@@ -80,7 +81,10 @@ class Position(NamedTuple):
 
 
 class AgentRecord(msgspec.Struct, frozen=True, gc=False):
-    """An agent's row: its interned keys, ownership, directory facts and its wrapped data key (empty: erased)."""
+    """An agent's row: its interned keys, ownership, directory facts and its wrapped data key (empty: erased).
+
+    parent: what a fork goes on from. past: whose events its first versions are, the nearest first (see `ForkRows`).
+    """
 
     tenant: str
     agent: str
@@ -93,6 +97,8 @@ class AgentRecord(msgspec.Struct, frozen=True, gc=False):
     labels: dict[str, str]
     data_key: bytes
     created_us: int
+    parent: Parent | None = None
+    past: tuple[Past, ...] = ()
 
 
 class StaleWriter(Exception):
@@ -142,7 +148,8 @@ class Proposal(msgspec.Struct):
     """What one commit shall write.
 
     rows: in the order of their offsets within each partition. lookups: (partition, agent key, event id) whose absence from the log the
-    rows rely on; the store looks before it inserts. ownership: (agent key, owner, epoch) changes that go with the rows.
+    rows rely on; the store looks before it inserts. Those of a fork's past lie in other partitions, where nothing that counts can change.
+    ownership: (agent key, owner, epoch) changes that go with the rows.
     """
 
     rows: list[SealedEvent]
@@ -185,7 +192,7 @@ class Lease(NamedTuple):
     expires_in_s: float
 
 
-class LogStore(SnapshotRows, FloorRows, ArchiveRows, Protocol):
+class LogStore(SnapshotRows, FloorRows, ForkRows, ArchiveRows, Protocol):
     """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
 
     partitions: int
@@ -204,7 +211,7 @@ class LogStore(SnapshotRows, FloorRows, ArchiveRows, Protocol):
         ...
 
     async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
-        """Where these agents stand."""
+        """Where these agents stand; a fork without events of its own at what it goes on from."""
         ...
 
     async def list_agents(
@@ -266,12 +273,12 @@ class LogStore(SnapshotRows, FloorRows, ArchiveRows, Protocol):
         ...
 
     async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
-        """The agent's events with these ids, in order of version."""
+        """The agent's events with these ids, those of its past too, in order of version."""
         ...
 
     async def version_at(self, agent: AgentRecord, time_us: int) -> int:
-        """The newest version whose time is at or before `time_us`; 0 where there is none. Raises Compacted where it was removed, with all
-        before the one that the floor follows."""
+        """The newest version whose time is at or before `time_us`, one of its past where its own are later; 0 where there is none. Raises
+        Compacted where it was removed, with all before the one that the floor follows."""
         ...
 
     def look_before_ms(self, partition: int, offset: int, count: int) -> int:

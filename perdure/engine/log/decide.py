@@ -4,7 +4,8 @@ Invariants (each is attacked by tests):
 
 1. Within an agent, versions are 1, 2, 3 …, and each event's chain hash covers the one before.
 2. Within a partition, offsets follow the newest one without a hole; time never goes back.
-3. An agent holds an event id once: an append whose ids are all there already is answered with where they stand, whatever it expected.
+3. An agent holds an event id once: an append whose ids are all there already is answered with where they stand, whatever it expected. The
+   versions that a fork shares with its past count.
 4. An append under an older epoch than the agent's, or to a fenced agent, writes nothing.
 5. A request is written whole or not at all, also across agents; one request's refusal changes nothing for its neighbours.
 """
@@ -185,7 +186,16 @@ class _Planner:
         here: dict[UUID, int] = {}
         for drafts, first in self.written.get(agent, ()):
             here.update((draft.id, first + number) for number, draft in enumerate(drafts))
-        return [self.found.get((agent, draft.id)) or here.get(draft.id) for draft in item.drafts]
+        return [self._known(item.record, draft.id) or here.get(draft.id) for draft in item.drafts]
+
+    def _known(self, record: AgentRecord, id: UUID) -> int | None:
+        """The version that holds an id in the log: the agent's own, or of its past as far as it is shared."""
+        version = self.found.get((record.agent_key, id))
+        for past in record.past:
+            there = self.found.get((past.agent_key, id), 0)
+            if 0 < there <= past.version:
+                return there
+        return version
 
     def _refusal(self, number: int, item: Item) -> Outcome | None:
         head = self.head(item.record.agent_key)
@@ -210,6 +220,7 @@ class _Planner:
                 number = draft.id.int
                 if everything or (since_ms and (number >> 76 & 0xF != 7 or number >> 80 < since_ms)):
                     self.proposal.lookups.append((partition, item.record.agent_key, draft.id))
+                    self.proposal.lookups += [(past.partition, past.agent_key, draft.id) for past in item.record.past]
 
     def _write(self, item: Item) -> tuple[int, int, int, int, bytes]:
         record = item.record

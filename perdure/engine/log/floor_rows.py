@@ -57,14 +57,15 @@ class FloorRows(Protocol):
         ...
 
     async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
-        """Where these agents' events begin, in order."""
+        """Where these agents' events begin, in order; of a fork without a floor of its own, where its past's do."""
         ...
 
     async def raise_floor(self, agent: AgentRecord, version: int, chain: bytes) -> Floor:
         """Let the agent's events begin at `version`; the floor that then stands, which is a higher one where somebody else was ahead.
 
         chain: what the caller holds to be the chain hash of version - 1. With nothing done raises IntegrityError when the log's is another,
-        VersionNotFound when the agent has no event `version`, and Conflict when the snapshots are not there that must be."""
+        VersionNotFound when the agent has no event `version`, and Conflict when the snapshots are not there that must be, when a fork needs
+        what would go, and for a fork's floor that is not behind its own first event."""
         ...
 
     async def remove_events(self, agent: AgentRecord, limit: int) -> int:

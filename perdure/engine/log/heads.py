@@ -10,13 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import Head, Position, TailEvent
+from perdure.engine.log.contract import AgentRecord, Head, Position, TailEvent
 from perdure.engine.log.decide import head_after
 
-__all__ = ["NOTHING", "KnownHeads"]
+__all__ = ["NOTHING", "KnownHeads", "first_head"]
 
 NOTHING = Head(0, 0, EMPTY_CHAIN)
 """Where an agent stands before its first event."""
+
+
+def first_head(agent: AgentRecord) -> Head:
+    """Where an agent stands before its first own event: a fork at what it goes on from."""
+    parent = agent.parent
+    return NOTHING if parent is None else Head(parent.version, parent.epoch, parent.chain)
 
 
 class KnownHeads:

@@ -17,10 +17,10 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
-from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, Propose, SealedEvent
 from perdure.engine.log.decide import head_after
-from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
+from perdure.engine.log.floor_rows import check_floor, compacted_offsets
+from perdure.engine.log.heads import first_head
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_arrays import texts
@@ -28,7 +28,7 @@ from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
 from perdure.engine.log.postgres_pages import fetch_page, page_query
-from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, agent_of, conditions, event_of, packed_agents
+from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
@@ -125,7 +125,7 @@ class PostgresStore(PostgresArchive):
         rows = await self._rows(
             sql, texts([name.tenant for name in names]), texts([name.agent for name in names]), limit_s=limits.COMMIT_TIMEOUT_S
         )
-        found = {AgentName(row[0], row[1]): agent_of(row) for row in rows}
+        found = {AgentName(record.tenant, record.agent): record for record in await self._agents_of(rows)}
         return [found.get(name) for name in names]
 
     async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
@@ -133,7 +133,7 @@ class PostgresStore(PostgresArchive):
         if tenants:
             await self._rows("INSERT INTO tenants (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", sorted(tenants))
             self._tenants |= tenants
-        segments = [self._segments.of(self._ends.get(record.partition, 0) + 1) for record in records]
+        segments = [self._first_segment(record) for record in records]
         rows = await self._rows(CREATE_AGENTS, *packed_agents(records, segments), limit_s=limits.COMMIT_TIMEOUT_S)
         if len(rows) == len(records):
             keys = {(tenant, agent): (tenant_key, agent_key) for tenant, agent, tenant_key, agent_key in rows}
@@ -141,6 +141,10 @@ class PostgresStore(PostgresArchive):
         made = await self.agents([AgentName(record.tenant, record.agent) for record in records])
         assert None not in made
         return [record for record in made if record is not None]
+
+    def _first_segment(self, record: AgentRecord) -> int:
+        """The first that can hold an event of an agent that is made now."""
+        return self._segments.of(self._ends.get(record.partition, 0) + 1)
 
     async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
         by_partition: dict[int, list[int]] = {}
@@ -156,7 +160,7 @@ class PostgresStore(PostgresArchive):
                 values.append(chosen)
         rows = await self._rows(" UNION ALL ".join(parts), *values, limit_s=limits.COMMIT_TIMEOUT_S) if parts else []
         heads = {agent: head_after(version, epoch, type, chain) for agent, version, epoch, type, chain in rows}
-        return [heads.get(record.agent_key) or Head(0, 0, EMPTY_CHAIN) for record in agents]
+        return [heads.get(record.agent_key) or first_head(record) for record in agents]
 
     async def _last_segments(self, partition: int, keys: Sequence[int]) -> dict[int | None, list[int]]:
         if self._segments.newest(partition) < FEW_SEGMENTS:
@@ -175,7 +179,7 @@ class PostgresStore(PostgresArchive):
                   WHERE t.name = %s AND a.agent > %s AND (%s::text IS NULL OR a.type = %s) AND a.labels @> %s::jsonb
                   ORDER BY a.agent LIMIT %s"""  # noqa: S608
         wanted = msgspec.json.encode(dict(labels or {})).decode()
-        return [agent_of(row) for row in await self._rows(sql, tenant, after, type, type, wanted, limit)]
+        return await self._agents_of(await self._rows(sql, tenant, after, type, type, wanted, limit))
 
     async def tenants(self) -> list[str]:
         sql = "SELECT t.name FROM tenants t WHERE EXISTS (SELECT FROM agents a WHERE a.tenant_key = t.tenant_key)"
@@ -184,7 +188,7 @@ class PostgresStore(PostgresArchive):
     async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
         sql = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
                   WHERE a.owner = %s AND a.owner <> '' AND a.agent_key > %s ORDER BY a.agent_key LIMIT %s"""  # noqa: S608
-        return [agent_of(row) for row in await self._rows(sql, owner, after, limit)]
+        return await self._agents_of(await self._rows(sql, owner, after, limit))
 
     async def count_owned(self, owner: str) -> int:
         ((count,),) = await self._rows("SELECT count(*) FROM agents WHERE owner = %s AND owner <> ''", owner)
@@ -275,6 +279,8 @@ class PostgresStore(PostgresArchive):
         return await self._tails.read(self._segments, after, limit) if after else []
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
+        if agent.past and where.from_version <= agent.past[0].version:
+            return await self._read_line(agent, where, limit, descending=descending)
         filters, values = conditions(where)
         order = "DESC" if descending else "ASC"
         found: list[SealedEvent] = []
@@ -330,20 +336,8 @@ class PostgresStore(PostgresArchive):
         sql = f"""SELECT {EVENT_COLUMNS} FROM events_{agent.partition:d} e
                   WHERE e.tenant_key = %s AND e.agent_key = %s AND e.id = ANY(%s) ORDER BY e.version"""  # noqa: S608
         rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, list(ids))
-        return [event_of(agent.tenant, agent.agent, row) for row in rows]
-
-    async def version_at(self, agent: AgentRecord, time_us: int) -> int:
-        # Time never goes back within a partition, so versions can be halved.
-        (head,) = await self.heads([agent])
-        floor = await self._floor(agent)
-        if floor.version > 1 and time_us < floor.time_us:
-            raise compacted(agent, floor.version - 1, floor)
-        low, high = floor.version - 1, head.version
-        while low < high:
-            middle = (low + high + 1) // 2
-            (event,) = await self.read_agent(agent, EventFilter(from_version=middle, to_version=middle), 1)
-            low, high = (middle, high) if event.time_us <= time_us else (low, middle - 1)
-        return low
+        found = [event_of(agent.tenant, agent.agent, row) for row in rows]
+        return await self._find_past(agent, ids) + found if agent.past else found
 
     def signal(self) -> Signal:
         return Signal(self._hub)

@@ -11,7 +11,7 @@ from perdure.engine.log.contract import AgentRecord, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.postgres_arrays import bigints, integers
 from perdure.engine.log.postgres_errors import translated
-from perdure.engine.log.postgres_floors import PostgresFloors
+from perdure.engine.log.postgres_forks import PostgresForks
 from perdure.engine.log.postgres_rows import packed_rows
 from perdure.engine.log.postgres_segments import Segments
 
@@ -27,7 +27,7 @@ _FLOOR: Final = """INSERT INTO floors (agent_key, tenant_key, partition, version
                    VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
 
 
-class PostgresArchive(PostgresFloors):
+class PostgresArchive(PostgresForks):
     """The part of `LogStore` that is `ArchiveRows`."""
 
     generation: int

@@ -7,6 +7,7 @@ from typing import Final
 
 from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
+from perdure.engine.log.fork_rows import begins_at, floor_of_line, needed_by_a_fork, shared_beginning
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_snapshots import PostgresSnapshots
 from perdure.engine.log.versions import no_version
@@ -16,8 +17,10 @@ __all__ = ["PostgresFloors"]
 
 _COLUMNS: Final = 'version, chain, epoch, time_us, "offset"'
 _GOOD: Final = "SELECT version FROM snapshots WHERE agent_key = %s AND damage = '' ORDER BY version DESC"
-# A floor is raised under the agent's row lock, so that two that shorten one agent come one after the other.
-_LOCK: Final = "SELECT agent_key FROM agents WHERE tenant_key = %s AND agent_key = %s FOR NO KEY UPDATE"
+# A floor is raised under the agent's row lock, so that two that shorten one agent come one after the other, and whoever forks it beside.
+_LOCK: Final = "SELECT agent_key FROM agents WHERE tenant_key = %s AND agent_key = %s FOR UPDATE"
+_FIRST_FORKED: Final = """SELECT min(a.parent_version) FROM agents a WHERE a.past_key = %s
+    AND NOT EXISTS (SELECT FROM floors f WHERE f.agent_key = a.agent_key)"""
 _PUT: Final = f"""INSERT INTO floors (agent_key, tenant_key, partition, {_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (agent_key) DO UPDATE SET version = excluded.version, chain = excluded.chain, epoch = excluded.epoch,
       time_us = excluded.time_us, "offset" = excluded."offset" """  # noqa: S608 - constants
@@ -40,9 +43,14 @@ class PostgresFloors(PostgresSnapshots):
 
     async def floors(self, agents: Sequence[AgentRecord]) -> list[Floor]:
         sql = f"SELECT agent_key, {_COLUMNS} FROM floors WHERE agent_key = ANY(%s)"  # noqa: S608 - constants
-        rows = await self._rows(sql, [agent.agent_key for agent in agents]) if agents else []
+        keys = {agent.agent_key for agent in agents} | {past.agent_key for agent in agents for past in agent.past}
+        rows = await self._rows(sql, list(keys)) if agents else []
         found = {agent_key: Floor(*floor) for agent_key, *floor in rows}
-        return [found.get(agent.agent_key, NO_FLOOR) for agent in agents]
+        return [floor_of_line(agent, found) for agent in agents]
+
+    async def first_forked(self, agent: AgentRecord) -> int | None:
+        ((version,),) = await self._rows(_FIRST_FORKED, agent.agent_key)
+        return None if version is None else int(version)
 
     async def raise_floor(self, agent: AgentRecord, version: int, chain: bytes) -> Floor:
         keys = (agent.agent_key, agent.tenant_key, agent.partition)
@@ -55,6 +63,12 @@ class PostgresFloors(PostgresSnapshots):
                 standing = Floor(*row) if (row := await cursor.fetchone()) else NO_FLOOR
                 if version <= standing.version:
                     return standing
+                if agent.parent is not None and version <= begins_at(agent) + 1:
+                    raise shared_beginning(agent, version)
+                cursor = await connection.execute(_FIRST_FORKED, (agent.agent_key,), binary=True)
+                ((forked,),) = await cursor.fetchall()
+                if forked is not None and version > forked:
+                    raise needed_by_a_fork(agent, version, forked)
                 cursor = await connection.execute(event.encode(), (*keys[:2], version - 1, version), binary=True)
                 rows = await cursor.fetchall()
                 if not rows or rows[-1][0] != version + 1:

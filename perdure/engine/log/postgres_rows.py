@@ -13,7 +13,7 @@ from perdure.engine.log.postgres_arrays import Packed, bigints, byteas, integers
 __all__ = ["AGENT_COLUMNS", "CREATE_AGENTS", "EVENT_COLUMNS", "agent_of", "conditions", "event_of", "packed_agents", "packed_rows"]
 
 AGENT_COLUMNS = (
-    "t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us, a.first_segment"
+    "t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us, a.parent_key"
 )
 EVENT_COLUMNS = (
     'e.tenant_key, e.agent_key, e.partition, e."offset", e.version, e.epoch, e.id, e.type, e.time_us, e.causation, e.correlation, '
@@ -22,7 +22,7 @@ EVENT_COLUMNS = (
 
 
 def agent_of(row: Sequence[Any]) -> AgentRecord:
-    """An agent's row, selected as AGENT_COLUMNS."""
+    """An agent's row, selected as AGENT_COLUMNS; of a fork without its line."""
     return AgentRecord(*row[:-1])
 
 

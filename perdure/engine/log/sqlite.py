@@ -21,6 +21,7 @@ from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_archive import SqliteArchive
 from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, transaction, translated
 from perdure.engine.log.sqlite_floors import SqliteFloors
+from perdure.engine.log.sqlite_forks import SqliteForks
 from perdure.engine.log.sqlite_snapshots import SqliteSnapshots
 from perdure.errors import Unavailable
 from perdure.limits import PARTITIONS_DEFAULT
@@ -34,7 +35,7 @@ T = TypeVar("T")
 Work = Callable[Concatenate[sqlite3.Connection, P], T]
 
 
-class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteArchive):
+class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive):
     """A `LogStore` in a folder. Made by `open`; used on the event loop that it was opened on."""
 
     def __init__(self, file: Path) -> None:

@@ -15,7 +15,7 @@ from perdure.engine.log import migrations
 from perdure.errors import ConfigurationError, IntegrityError, LimitExceeded, PerdureError, Unavailable
 from perdure.limits import APPEND_TIMEOUT_S, MIB, PARTITIONS_MAX
 
-__all__ = ["DATABASE", "connect", "prepare", "transaction", "translated"]
+__all__ = ["DATABASE", "connect", "prepare", "reading", "transaction", "translated"]
 
 DATABASE: Final = "log.db"
 PAGE_BYTES: Final = 8192
@@ -121,6 +121,19 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # SQLite has rolled back by itself after some failures
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def reading(connection: sqlite3.Connection) -> Iterator[None]:
+    """Within, all reads see one moment of the log."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _begin(connection: sqlite3.Connection) -> None:

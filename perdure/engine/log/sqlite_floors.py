@@ -7,15 +7,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
+from perdure.engine.log.floor_rows import Floor, Written, broken_anchor, no_anchor
+from perdure.engine.log.fork_rows import begins_at, floor_of_line, needed_by_a_fork, shared_beginning
 from perdure.engine.log.versions import no_version
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
 
-__all__ = ["SqliteFloors", "floor_of", "partition_floor"]
+__all__ = ["SqliteFloors", "first_forked", "floor_of", "partition_floor"]
 
 T = TypeVar("T")
 
 _FLOOR: Final = "SELECT version, chain, epoch, time_us, offset FROM floors WHERE agent_key = ? AND tenant_key = ?"
+_FIRST_FORKED: Final = """SELECT min(a.parent_version) FROM agents a WHERE a.past_key = ?
+    AND NOT EXISTS (SELECT 1 FROM floors f WHERE f.agent_key = a.agent_key)"""
 _BEFORE: Final = "SELECT chain, epoch, time_us, offset FROM events WHERE agent_key = ? AND tenant_key = ? AND version = ?"
 _GOOD: Final = "SELECT version FROM snapshots WHERE agent_key = ? AND damage = '' ORDER BY version DESC"
 # SQLite knows the length of a blob without reading it.
@@ -67,8 +70,16 @@ def _written(connection: sqlite3.Connection, partition: int, after: int, limit: 
 
 def floor_of(connection: sqlite3.Connection, agent: AgentRecord) -> Floor:
     """Where the agent's events begin."""
-    rows = connection.execute(_FLOOR, (agent.agent_key, agent.tenant_key)).fetchall()
-    return Floor(*rows[0]) if rows else NO_FLOOR
+    floors: dict[int, Floor] = {}
+    for agent_key in (agent.agent_key, *(past.agent_key for past in agent.past)):
+        floors.update((agent_key, Floor(*row)) for row in connection.execute(_FLOOR, (agent_key, agent.tenant_key)).fetchall())
+    return floor_of_line(agent, floors)
+
+
+def first_forked(connection: sqlite3.Connection, agent: AgentRecord) -> int | None:
+    """See `ForkRows.first_forked`."""
+    ((version,),) = connection.execute(_FIRST_FORKED, (agent.agent_key,)).fetchall()
+    return None if version is None else int(version)
 
 
 def partition_floor(connection: sqlite3.Connection, partition: int, tenant: str | None = None) -> int:
@@ -91,6 +102,11 @@ def _raise(connection: sqlite3.Connection, agent: AgentRecord, version: int, cha
     standing = floor_of(connection, agent)
     if version <= standing.version:
         return standing
+    if agent.parent is not None and version <= begins_at(agent) + 1:
+        raise shared_beginning(agent, version)
+    forked = first_forked(connection, agent)
+    if forked is not None and version > forked:
+        raise needed_by_a_fork(agent, version, forked)
     key = (agent.agent_key, agent.tenant_key)
     if not connection.execute(_BEFORE, (*key, version)).fetchall():
         raise no_version(agent, version)

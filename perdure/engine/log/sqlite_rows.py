@@ -13,10 +13,14 @@ from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
+from perdure.engine.log.fork_rows import line, pieces
+from perdure.engine.log.sqlite_connection import reading
 from perdure.engine.log.sqlite_floors import floor_of, partition_floor
+from perdure.engine.log.sqlite_lines import line_of
 from perdure.errors import IntegrityError
 
 __all__ = [
+    "agents_of",
     "count_owned",
     "create_agents",
     "describe_agent",
@@ -38,7 +42,7 @@ __all__ = [
 
 # The types are literals, so that SQLite sees that the little index of ownership events answers it.
 _HEAD = f"""
-SELECT a.epoch, e.version, e.chain, '{FENCED}' IS
+SELECT a.epoch, coalesce(e.version, a.parent_version), coalesce(e.chain, a.parent_chain), '{FENCED}' IS
   (SELECT type FROM events WHERE agent_key = a.agent_key AND type IN ('{OWNED}', '{FENCED}') ORDER BY version DESC LIMIT 1)
 FROM agents a LEFT JOIN events e
   ON e.agent_key = a.agent_key AND e.version = (SELECT max(version) FROM events WHERE agent_key = a.agent_key)
@@ -46,9 +50,10 @@ WHERE a.agent_key = ? AND a.tenant_key = ?
 """  # noqa: S608
 
 _AGENT = """
-SELECT t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us
+SELECT t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us, a.parent_key
 FROM agents a JOIN tenants t USING (tenant_key)
 """
+_NO_END = 1 << 62
 # CROSS JOIN keeps SQLite from driving a query from the agents: events come in the order of their index, and a page stops at its limit.
 _EVENT = """
 SELECT t.name, a.agent, e.tenant_key, e.agent_key, e.partition, e.offset, e.version, e.epoch, e.id, e.type, e.time_us,
@@ -57,10 +62,16 @@ FROM events e CROSS JOIN agents a USING (agent_key) CROSS JOIN tenants t ON t.te
 """
 
 
-def _agent(row: tuple[Any, ...]) -> AgentRecord:
-    tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, labels, data_key, created_us = row
+def agents_of(connection: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[AgentRecord]:
+    """The agents' rows that a condition names; those of forks with their line."""
+    return [_agent(connection, row) for row in connection.execute(_AGENT + where, values).fetchall()]
+
+
+def _agent(connection: sqlite3.Connection, row: tuple[Any, ...]) -> AgentRecord:
+    tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, labels, data_key, created_us, parent_key = row
     decoded = msgspec.json.decode(labels, type=dict[str, str])
-    return AgentRecord(tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, decoded, data_key, created_us)
+    parent, past = line_of(connection, agent_key) if parent_key is not None else (None, ())
+    return AgentRecord(tenant, agent, tenant_key, agent_key, partition, owner, epoch, type_, decoded, data_key, created_us, parent, past)
 
 
 def _event(row: tuple[Any, ...]) -> SealedEvent:
@@ -78,8 +89,8 @@ def get_agents(connection: sqlite3.Connection, names: Sequence[AgentName]) -> li
     """The rows of these agents, in order; None where there is none."""
     found: list[AgentRecord | None] = []
     for name in names:
-        rows = connection.execute(_AGENT + "WHERE t.name = ? AND a.agent = ?", name).fetchall()
-        found.append(_agent(rows[0]) if rows else None)
+        rows = agents_of(connection, "WHERE t.name = ? AND a.agent = ?", name)
+        found.append(rows[0] if rows else None)
     return found
 
 
@@ -130,16 +141,14 @@ def list_agents(
     for key, value in labels.items():
         clauses.append("EXISTS (SELECT 1 FROM json_each(a.labels) label WHERE label.key = ? AND label.value = ?)")
         values += [key, value]
-    rows = connection.execute(f"{_AGENT} WHERE {' AND '.join(clauses)} ORDER BY a.agent LIMIT ?", (*values, limit)).fetchall()
-    return [_agent(row) for row in rows]
+    return agents_of(connection, f"WHERE {' AND '.join(clauses)} ORDER BY a.agent LIMIT ?", (*values, limit))
 
 
 def list_owned(connection: sqlite3.Connection, owner: str, after: int, limit: int) -> list[AgentRecord]:
     """Agents of every tenant that belong to an owner, in order of their keys."""
-    rows = connection.execute(
-        _AGENT + "WHERE a.owner = ? AND a.owner <> '' AND a.agent_key > ? ORDER BY a.agent_key LIMIT ?", (owner, after, limit)
+    return agents_of(
+        connection, "WHERE a.owner = ? AND a.owner <> '' AND a.agent_key > ? ORDER BY a.agent_key LIMIT ?", (owner, after, limit)
     )
-    return [_agent(row) for row in rows.fetchall()]
 
 
 def count_owned(connection: sqlite3.Connection, owner: str) -> int:
@@ -183,8 +192,9 @@ def position(connection: sqlite3.Connection, partition: int) -> Position:
 
 
 def positions(connection: sqlite3.Connection, partitions: int) -> dict[int, Position]:
-    """Where every partition stands."""
-    return {partition: position(connection, partition) for partition in range(partitions)}
+    """Where every partition stands, at one moment."""
+    with reading(connection):
+        return {partition: position(connection, partition) for partition in range(partitions)}
 
 
 def read(connection: sqlite3.Connection, partition: int, after: int, limit: int, sparse: bool) -> list[SealedEvent]:
@@ -210,6 +220,8 @@ def read_tails(connection: sqlite3.Connection, after: Mapping[int, int], limit: 
 
 def read_agent(connection: sqlite3.Connection, agent: AgentRecord, where: EventFilter, limit: int, descending: bool) -> list[SealedEvent]:
     """A page of one agent's events in order of version."""
+    if agent.past and where.from_version <= agent.past[0].version:
+        return _read_line(connection, agent, where, limit, descending)
     first, last = where.from_version, where.to_version
     if where.since_us is not None:
         first = max(first, version_at(connection, agent, where.since_us - 1) + 1)
@@ -228,6 +240,20 @@ def read_agent(connection: sqlite3.Connection, agent: AgentRecord, where: EventF
     if not descending and not (events and events[0].version == where.from_version):
         check_floor(agent, where, floor_of(connection, agent))
     return events
+
+
+def _read_line(connection: sqlite3.Connection, agent: AgentRecord, where: EventFilter, limit: int, descending: bool) -> list[SealedEvent]:
+    """A page that begins or ends in the agent's past."""
+    floor = floor_of(connection, agent)
+    if not descending:
+        check_floor(agent, where, floor)
+    where = msgspec.structs.replace(where, from_version=max(where.from_version, floor.version))
+    found: list[SealedEvent] = []
+    for record, narrowed in pieces(agent, where, descending=descending):
+        found += read_agent(connection, record, narrowed, limit - len(found), descending)
+        if len(found) >= limit:
+            break
+    return found
 
 
 def read_tenant(
@@ -268,22 +294,31 @@ def _narrow(where: EventFilter) -> tuple[list[str], list[Any]]:
 
 def find(connection: sqlite3.Connection, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
     """The agent's events with these ids, in order of version."""
-    sql = f"{_EVENT} WHERE e.agent_key = ? AND e.id = ? AND e.tenant_key = ?"
+    sql = f"{_EVENT} WHERE e.agent_key = ? AND e.id = ? AND e.tenant_key = ? AND e.version BETWEEN ? AND ?"
+    floor = floor_of(connection, agent).version if agent.past else 1
     found = []
-    for id_ in set(ids):
-        found += connection.execute(sql, (agent.agent_key, id_.bytes, agent.tenant_key)).fetchall()
+    for record, _, last in line(agent):
+        for id_ in set(ids):
+            values = (record.agent_key, id_.bytes, agent.tenant_key, floor, _NO_END if last is None else last)
+            found += connection.execute(sql, values).fetchall()
     return sorted((_event(row) for row in found), key=lambda event: event.version)
 
 
 def version_at(connection: sqlite3.Connection, agent: AgentRecord, time_us: int) -> int:
-    """The newest version whose time is at or before `time_us`: a binary search, because an agent's times never go back."""
+    """The newest version whose time is at or before `time_us`: a binary search, because times never go back, in each agent of the line."""
     newest = "SELECT max(version) FROM events WHERE agent_key = ?"
     (high,) = connection.execute(newest, (agent.agent_key,)).fetchall()[0]
     floor = floor_of(connection, agent)
     if floor.version > 1 and time_us < floor.time_us:
         raise compacted(agent, floor.version - 1, floor)
     time_of = "SELECT time_us FROM events WHERE agent_key = ? AND version = ? AND tenant_key = ?"
-    return _bisect(connection, time_of, agent.agent_key, (agent.tenant_key,), high or 0, time_us, floor.version - 1)
+    for record, first, last in reversed(list(line(agent))):
+        low, end = max(first, floor.version) - 1, (high or 0) if last is None else last
+        if (found := _bisect(connection, time_of, record.agent_key, (agent.tenant_key,), end, time_us, low)) > low:
+            return found
+        if first <= floor.version:
+            break
+    return floor.version - 1
 
 
 def _offset_at(connection: sqlite3.Connection, partition: int, newest: int, time_us: int) -> int:

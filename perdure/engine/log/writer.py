@@ -21,6 +21,7 @@ import msgspec
 from perdure import limits
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, StaleWriter, TailEvent
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
+from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
 from perdure.engine.steps import reach
 from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -216,6 +217,7 @@ class Writer:
         decided: list[Plan] = []
         self._alone = True
         events = sum(len(item.drafts) for request in requests for item in request)
+        forks = [record for record in records.values() if record.past]
 
         def propose(now_us: int, tail: Sequence[TailEvent], found: Mapping[tuple[int, UUID], int]) -> Proposal:
             if tail:
@@ -224,6 +226,8 @@ class Writer:
             heads: dict[int, Head] = known.view(records)
             positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
             look = {partition: self._store.look_before_ms(partition, at.offset, events) for partition, at in positions.items()}
+            for record in forks:
+                look[record.partition] = max(look[record.partition], ids_known_before_ms(record))
             decided[:] = [plan(now_us, requests, heads, positions, found, look)]
             return decided[0].proposal
 

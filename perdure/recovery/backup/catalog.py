@@ -168,6 +168,11 @@ class Catalog:
         return Pruned(tuple(go), objects, size, dry_run)
 
 
+def _before(agent: AgentRecord) -> tuple[int, bytes]:
+    """What an agent's own first event follows."""
+    return (0, EMPTY_CHAIN) if agent.parent is None else (agent.parent.version, agent.parent.chain)
+
+
 class _Check:
     """One backup being read."""
 
@@ -219,7 +224,7 @@ class _Check:
         if agent is None:
             self._tell(f"agent {event.agent!r} of tenant {event.tenant!r} is not in the backup")
             return
-        version, chain = self.heads.get(name) or self._floors.get(name) or (0, EMPTY_CHAIN)
+        version, chain = self.heads.get(name) or self._floors.get(name) or _before(agent)
         try:
             self.heads[name] = check_chain([event.sealed(agent)], version=version, chain=chain)
         except IntegrityError as problem:

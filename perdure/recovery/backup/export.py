@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +18,7 @@ import msgspec
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentRecord, LogStore, Position, SealedEvent
 from perdure.engine.log.floor_rows import NO_FLOOR
+from perdure.engine.log.fork_rows import has_own_floor
 from perdure.errors import IntegrityError
 from perdure.identifiers import uuid7
 from perdure.recovery.backup.manifest import FORMAT, BackupManifest, Part, Segment, manifest_object
@@ -50,6 +51,12 @@ async def log_id(store: LogStore) -> str:
     return document.value.decode()
 
 
+def _is_whole(agent: AgentRecord, positions: Mapping[int, Position]) -> bool:
+    """Whether the backup has what a fork goes on from. One that was made since the positions were noted may lack it, and has no event in it."""
+    parent = agent.parent
+    return parent is None or not parent.version or parent.offset <= positions[parent.partition].offset
+
+
 class Exporter:
     """Takes one backup of a log."""
 
@@ -72,7 +79,7 @@ class Exporter:
         for partition, position in sorted(positions.items()):
             segments += await self._partition(partition, position, self._kept(identity, partition, position), total)
         steps.reach("backup.segments")
-        parts = [part async for part in self._parts()]
+        parts = [part async for part in self._parts(positions)]
         steps.reach("backup.parts")
         manifest = BackupManifest(
             FORMAT,
@@ -149,13 +156,13 @@ class Exporter:
         return Segment(partition, first, last, len(events), events[-1].time_us, name, digest, size)
 
     # --- everything else ---
-    async def _parts(self) -> AsyncIterator[Part]:
+    async def _parts(self, positions: Mapping[int, Position]) -> AsyncIterator[Part]:
         agents: list[AgentRecord] = []
         for tenant in await self._store.tenants():
             after = ""
             while page := await self._store.list_agents(tenant, after=after, limit=PAGE):
                 after = page[-1].agent
-                agents += page
+                agents += [agent for agent in page if _is_whole(agent, positions)]
                 if len(agents) >= PART_RECORDS:
                     for part in await self._agents(agents):
                         yield part
@@ -180,7 +187,7 @@ class Exporter:
         keys = [KeyEntry(agent.tenant, agent.agent, agent.data_key) for agent in agents]
         floors = []
         for agent, floor in zip(agents, await self._store.floors(agents), strict=True):
-            if floor != NO_FLOOR:
+            if floor != NO_FLOOR and has_own_floor(agent, floor):
                 floors.append(FloorEntry(agent.tenant, agent.agent, floor, await self._store.removed_ids(agent)))
         parts = [await self._part("agents", facts), await self._part("keys", keys)]
         if floors:

@@ -140,18 +140,51 @@ class Restorer:
     async def _make_agents(self) -> None:
         keys = {AgentName(key.tenant, key.agent): key.data_key async for key in self._all("keys", KeyEntry)}
         rows: list[AgentRecord] = []
+        forks: list[AgentRecord] = []
         async for agent in self._all("agents", AgentRecord):
             # Nodes of the old world own nothing here.
             wrapped = keys.get(AgentName(agent.tenant, agent.agent), b"")
-            rows.append(msgspec.structs.replace(agent, tenant_key=0, agent_key=0, data_key=wrapped, owner=""))
+            row = msgspec.structs.replace(agent, tenant_key=0, agent_key=0, data_key=wrapped, owner="")
+            if row.parent is not None:
+                forks.append(row)
+                continue
+            rows.append(row)
             if len(rows) >= CREATE_AGENTS:
                 await self._create(rows)
                 rows = []
         await self._create(rows)
+        await self._fork(forks)
 
     async def _create(self, rows: list[AgentRecord]) -> None:
-        for record in await self._store.create_agents(rows) if rows else []:
+        self._know(await self._store.create_agents(rows) if rows else [])
+
+    def _know(self, records: list[AgentRecord]) -> None:
+        for record in records:
             self._agents[AgentName(record.tenant, record.agent)] = record
+
+    async def _fork(self, rows: list[AgentRecord]) -> None:
+        """Make forks, each after what it was forked from. Left out is what did not exist at the moment: it goes on from a later event."""
+        waiting = {AgentName(row.tenant, row.agent): row for row in rows if self._existed(row)}
+        while waiting:
+            ready = [row for row in waiting.values() if row.parent and AgentName(row.tenant, row.parent.agent) not in waiting]
+            for start in range(0, len(ready), CREATE_AGENTS):
+                placed = [self._placed(row) for row in ready[start : start + CREATE_AGENTS]]
+                await self._create([row for row in placed if row.parent is None])
+                self._know(await self._store.load_forks([row for row in placed if row.parent is not None]))
+            for row in ready:
+                del waiting[AgentName(row.tenant, row.agent)]
+            if not ready:
+                raise IntegrityError("the backup's forks go on from one another in a ring")
+
+    def _existed(self, row: AgentRecord) -> bool:
+        return self._until_us is None or row.parent is None or row.parent.time_us <= self._until_us
+
+    def _placed(self, row: AgentRecord) -> AgentRecord:
+        """A fork of one that is left out goes on from the agent whose event it is; from version 0 it is none."""
+        if row.parent is None or AgentName(row.tenant, row.parent.agent) in self._agents:
+            return row
+        parent = msgspec.structs.replace(row.parent, agent=row.past[0].agent) if row.past else None
+        return msgspec.structs.replace(row, parent=parent)
 
     async def _blobs(self) -> None:
         async for blob in self._all("blobs", BlobEntry):

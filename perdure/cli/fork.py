@@ -1,0 +1,75 @@
+"""perdure fork AGENT NEW_AGENT | fork list"""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from perdure.cli.options import DEFAULTS, Options, session
+from perdure.cli.output import emit, iso, plain, table
+from perdure.cli.times import parse_time
+from perdure.engine.log.contract import AgentName
+from perdure.errors import InvalidInput
+
+__all__ = ["app"]
+
+app = App(name="fork", help="Make a new agent that goes on from another one's version, in constant time; or list those that were made.")
+
+
+@app.default
+async def fork(
+    agent: str,
+    new_agent: str,
+    /,
+    *,
+    at_version: int | None = None,
+    at_time: str | None = None,
+    actor: str = "cli",
+    reason: str = "",
+    options: Options = DEFAULTS,
+) -> None:
+    """Make a new agent that goes on from another one's version; their histories are one up to there.
+
+    Parameters
+    ----------
+    agent
+        Whose state.
+    new_agent
+        The new agent's id.
+    at_version
+        At this version [default: the newest].
+    at_time
+        At this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
+    actor
+        Who does it; stands in the event.
+    reason
+        Why; stands in the event.
+    """
+    if at_version is not None and at_time is not None:
+        raise InvalidInput("--at-version and --at-time exclude each other")
+    async with session(options) as engine:
+        time = None if at_time is None else parse_time(at_time)
+        name = AgentName(options.tenant_name, agent)
+        done = await engine.recovery.fork(name, new_agent, version=at_version, time=time, actor=actor, reason=reason)
+    text = f"{done.target} goes on from version {done.version} of {done.agent}, with version {done.appended}"
+    emit(plain(done), as_json=options.json, text=text)
+
+
+@app.command(name="list")
+async def list_(agent: str, /, *, after: str = "", limit: int = 100, options: Options = DEFAULTS) -> None:
+    """The agents that were forked from one, in order of their ids.
+
+    Parameters
+    ----------
+    agent
+        Which agent.
+    after
+        Begin after this id: the last of the page before.
+    limit
+        Length of the page.
+    """
+    async with session(options) as engine:
+        forks = await engine.recovery.forks(AgentName(options.tenant_name, agent), after=after, limit=limit)
+    cells = ((fork.agent, fork.version, iso(fork.time), fork.actor, fork.reason) for fork in forks)
+    text = table(("AGENT", "FROM VERSION", "TIME", "ACTOR", "REASON"), cells) if forks else "no forks"
+    next_after = forks[-1].agent if len(forks) == limit else None
+    emit({"agent": agent, "forks": plain(forks), "next_after": next_after}, as_json=options.json, text=text)
