@@ -224,6 +224,10 @@ TRAINING_OWN_BYTES_MAX: Final = 4 * MIB
 """Training by itself learns from this much, so that it takes a second of one core, not ten."""
 
 # --- migration between nodes ---
+ARRIVALS_AT_ONCE_MAX: Final = 4
+"""Migrations that one target drives at once; the others wait for their turn."""
+MIGRATIONS_AT_ONCE_MAX: Final = 64
+"""Agents that a drain, a rebalance or a rolling migration may move at once."""
 PARKED_COMMANDS_MAX: Final = 10_000
 """Commands that wait on a node for agents which are about to come to it."""
 MOVED_REMEMBERED_MAX: Final = 100_000

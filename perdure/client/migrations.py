@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName
-from perdure.errors import KeyUnavailable, PerdureError
+from perdure.errors import KeyUnavailable, NotFound, PerdureError
 from perdure.identifiers import uuid7
 from perdure.migration.coordinator import Coordinator
 from perdure.migration.planning import (
@@ -19,13 +19,13 @@ from perdure.migration.planning import (
     Impact,
     MigrationPlan,
     Obstacle,
-    Rates,
     estimate,
     obstacles,
     phases_of,
     prerequisites_of,
     risks_of,
 )
+from perdure.migration.rates import read_rates
 from perdure.migration.records import Migration, Strategy, Transfer
 from perdure.recovery.nodes import list_nodes
 
@@ -78,7 +78,7 @@ class Migrations:
             prerequisites_of(target),
             risks_of(strategy, size),
             ROLLBACK_STEPS,
-            estimate(size, 0, await self._rates(), strategy),
+            estimate(size, 0, await read_rates(self._store), strategy),
             reason,
             actor,
             group,
@@ -109,7 +109,7 @@ class Migrations:
 
     async def estimate_migration_impact(self, plan: MigrationPlan) -> Impact:
         """What it will cost, from what migrations of this log took."""
-        return estimate(plan.impact.bytes, plan.impact.events, await self._rates(), plan.strategy)
+        return estimate(plan.impact.bytes, plan.impact.events, await read_rates(self._store), plan.strategy)
 
     # --- doing ---
     async def execute_migration(self, plan: MigrationPlan, *, seen: Callable[[Migration], None] | None = None) -> Migration:
@@ -130,8 +130,9 @@ class Migrations:
         return kept.migration
 
     async def monitor_migration(self, migration: str) -> Migration:
-        """As it stands. Raises NotFound."""
-        return (await self._ledger.find(migration)).migration
-
-    async def _rates(self) -> Rates:
-        return Rates()
+        """As it stands, or as it ended. Raises NotFound."""
+        told = await self._coordinator.journal.find(migration)
+        if told is None:
+            raise NotFound(f"there is no migration {migration!r}", hint="`perdure migrate list` lists them")
+        kept = await self._ledger.get(told.name) if told.open else None
+        return kept.migration if kept is not None and kept.migration.id == migration else told

@@ -16,6 +16,8 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.arrivals import arrivals
+from perdure.migration.copy import Copying
+from perdure.migration.keeping import Keeper
 from perdure.recovery.diagnosis import Diagnosis
 from perdure.recovery.forks import FORKS_PAGE, Fork, Forked, Origin, list_forks, origin_of
 from perdure.recovery.host import AGENTS_MAX_DEFAULT, AgentHost
@@ -55,7 +57,7 @@ class Recovery:
         self, node: str, handler: Handler, *, address: str = "", agents_max: int = AGENTS_MAX_DEFAULT, lease_s: float = LEASE_S
     ) -> AgentHost:
         """A node that serves agents with `handler(state, command) -> events`; `async with` it. See `AgentHost`."""
-        companions = (arrivals(self._log, self._engine.snapshots.base),)
+        companions = (arrivals(Copying(self._log, self._engine.snapshots.base, self._engine.cache)),)
         return AgentHost(
             self._log, self._reader, node, handler, address=address, agents_max=agents_max, lease_s=lease_s, companions=companions
         )
@@ -65,8 +67,8 @@ class Recovery:
         return await list_nodes(self._store)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Give the agents of lost nodes to others until `stop` is set; several may watch, one leads."""
-        await Supervisor(self._log, self._reader).run(stop)
+        """Give the agents of lost nodes to others, and end migrations that lost their target, until `stop` is set; several may watch, one leads."""
+        await asyncio.gather(Supervisor(self._log, self._reader).run(stop), Keeper(self._log).run(stop))
 
     # --- one agent ---
     async def detect_agent_failure(self, name: AgentName) -> Failure | None:

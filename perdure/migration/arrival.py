@@ -1,12 +1,12 @@
 """One agent's way to this node: copied beside its work, compared, flipped, served.
 
-The target does the flip itself: it has the state in memory and serves at once. Steps, after the reference in ADR 13:
+The target does the flip itself: it has the state in memory and serves at once. ADR 13 says why each step is as it is:
 
 1. The copy is loaded and follows the log. It is compared with the coordinator's own fold, and with what the source has in memory.
 2. The record says `flipping`; only from then on may the agent be touched.
 3. The source holds the agent, if it answers; its callers are sent here and wait. The copy takes the rest, and the log gives the agent to this
    node where it still stands exactly at the copy's epoch, version and chain hash. Refused because somebody appended: again, `FLIPS_MAX` times.
-4. Refused every time, or the source does not answer: a fence (nobody may append), the rest of the tail, the same comparison, and the commit.
+4. Refused every time, or the source is to stand still: a fence (nobody may append), the rest of the tail, the same comparison, and the commit.
 5. This node serves; the source is told; the end is told and written down.
 
 A copy that differs stops the migration before anything was taken from the source.
@@ -16,56 +16,56 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from perdure.engine import steps
-from perdure.engine.log.log import EventLog, Owned
-from perdure.errors import Conflict, DeadlineExceeded, Denied, Fenced, IntegrityError, LimitExceeded, Overloaded, Unavailable
-from perdure.migration.copy import Copy
-from perdure.migration.ledger import Kept, Ledger
+from perdure.engine.log.log import Owned
+from perdure.errors import Conflict, Fenced, Overloaded, PerdureError, Unavailable
+from perdure.migration.copy import Copy, Copying
+from perdure.migration.ledger import Kept
 from perdure.migration.records import Migration, Phase, advanced
-from perdure.migration.settling import COMMIT, FENCE, Settler, event, now_us
+from perdure.migration.settling import COMMIT, FENCE, Settler, event, now_us, surely
 from perdure.migration.source import Links, SourceLink
-from perdure.projections.fill import Base
 from perdure.recovery.handover import Handed
 from perdure.recovery.host import AgentHost
 from perdure.recovery.serving import Loaded
 
-__all__ = ["Aborted", "Arrival"]
+__all__ = ["Aborted", "Arrival", "Superseded"]
 
 FLIPS_MAX: Final = 3
-ROUNDS_MAX: Final = 64
-LAG_EVENTS_MAX: Final = 64
-"""Converged: a round of following found no more events than this, in no more time than `ROUND_S_MAX`."""
-ROUND_S_MAX: Final = 0.05
-FENCED_LAG_EVENTS_MAX: Final = 5_000
-"""Not converged after all rounds, and more events than this in the last one: the agent would stand still for too long."""
 HOLD_DIGEST_BYTES_MAX: Final = 64 * 1024
-"""States up to this size are compared once more while the source holds; larger ones were compared a moment before."""
+"""States up to this size are compared once more while the source holds; larger ones were compared a moment before, and are once more after."""
 LOOK_S: Final = 0.05
-TELL_S: Final = 0.5
-"""Pause between two notes of how far a waiting copy is."""
-UNKNOWN_S: Final = 20.0
-"""How long an answer that was lost is asked for again."""
+BEAT_S: Final = 2.0
+"""Pause between two signs of life while a large agent is copied."""
+COMPARE_S: Final = 0.5
+"""Pause between two comparisons of a copy that waits."""
+SHADOW_COMPARISONS_MIN: Final = 3
+"""How often a blue-green migration compares before it flips."""
+
+Result = TypeVar("Result")
 
 
 class Aborted(Exception):
     """The migration cannot go on; why."""
 
 
+class Superseded(Exception):
+    """Another process drives this migration, or it has ended."""
+
+
 class Arrival:
     """One migration, driven by its target."""
 
-    def __init__(
-        self, host: AgentHost, log: EventLog, ledger: Ledger, settler: Settler, links: Links, base: Base | None, kept: Kept
-    ) -> None:
+    def __init__(self, host: AgentHost, settler: Settler, links: Links, copying: Copying, kept: Kept) -> None:
         self._host = host
-        self._log = log
-        self._ledger = ledger
+        self._log = settler.log
+        self._ledger = settler.ledger
         self._settler = settler
-        self._base = base
+        self._copying = copying
         self._kept = kept
         self._facts: dict[str, Any] = {}
         migration = kept.migration
@@ -80,66 +80,84 @@ class Arrival:
         """As it stands here."""
         return self._kept.migration
 
-    async def run(self) -> Migration:
+    async def run(self) -> None:
         """To the end. Raises Unavailable when the log is away; the migration is then settled when it is back."""
+        copy: Copy | None = None
         try:
             try:
-                owned = await self._move()
+                copy = await self._prepare()
+                owned = await self._move(copy)
+            except Superseded:
+                return
             except Aborted as problem:
                 return await self._abort(str(problem))
-            except (IntegrityError, Conflict, Overloaded, Denied) as problem:
+            except PerdureError as problem:
+                if isinstance(problem, Unavailable) and not isinstance(problem, Overloaded):
+                    raise
                 return await self._abort(f"{problem.code}: {problem.message}")
-            return await self._served(owned)
+            except Exception as problem:
+                # A fold that fails on what the agent holds, e.g. of another version: the source goes on.
+                return await self._abort(f"{type(problem).__name__}: {problem}")
+            await self._served(copy, owned)
         finally:
             self._host.expect_no_more(self._name)
 
-    async def _move(self) -> Owned:
-        await self._accept()
+    async def _prepare(self) -> Copy:
+        if self.migration.phase == "planned":
+            await self._enter("preparing")
+        await self._write(session=self._host.session)
+        steps.reach("migration.target.accepted")
         self._log.vault.forget(self._name)
         record = await self._log.vault.record(*self._name)
         if (record.owner, record.epoch) != (self.migration.source, self.migration.epoch):
             raise Aborted(f"the agent belongs to node {record.owner!r} under epoch {record.epoch} meanwhile")
         self._host.check_room(self._name)
-        copy = Copy(self._log, record, self._base)
-        if self.migration.strategy == "cold":
-            await self._enter("flipping")
-            return await self._fence(copy)
-        await self._copy(copy)
-        await self._compare(copy)
-        if self.migration.wait:
+        return self._copying.of(record)
+
+    async def _move(self, copy: Copy) -> Owned:
+        stands_still = self.migration.strategy in ("cold", "emergency")
+        if not stands_still:
+            await self._copy(copy)
+            await self._compare(copy)
             await self._shadow(copy)
         await self._enter("flipping", **self._facts)
         steps.reach("migration.target.flipping")
-        return await self._flip(copy)
+        self._host.expect(self._name, self.migration.source, self.migration.source_address)
+        self._began_at = time.monotonic()
+        self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX)
+        steps.reach("migration.target.held")
+        return (None if stands_still else await self._flip(copy)) or await self._fence(copy)
 
     # --- before anything is touched ---
-    async def _accept(self) -> None:
-        if self.migration.phase == "planned":
-            await self._enter("preparing")
-        await self._ledger_change(session=self._host.session)
-        steps.reach("migration.target.accepted")
-
     async def _copy(self, copy: Copy) -> None:
-        """Load, then follow until what is left is small."""
         if self.migration.phase != "pre_copy":  # as an earlier session of this node has left it
             await self._enter("pre_copy")
-        witness = self.migration.witness_version
-        await copy.load(to_version=witness or None)
+        await self._load(copy)
+        events, rounds, converged = await self._beside(copy.catch_up())
+        self._facts.update(events=copy.loaded_events + events, rounds=rounds, copied_version=copy.version)
+        if not converged:
+            raise Aborted(f"the copy does not catch up: it is still behind after {rounds} rounds")
+
+    async def _load(self, copy: Copy) -> None:
+        """Up to where the coordinator has looked, and compare with what it saw."""
+        migration = self.migration
+        began_at = time.monotonic()
+        await self._beside(copy.load(to_version=migration.witness_version or None, transfer=migration.transfer))
         steps.reach("migration.target.copied")
-        if witness and copy.digest() != self.migration.witness_digest:
-            raise Aborted(f"this node's copy at version {witness} is not what the coordinator folds")
-        events, rounds = copy.version, 0
-        while True:
-            began_at = time.monotonic()
-            more = await copy.follow()
-            events, rounds = events + more, rounds + 1
-            if more <= LAG_EVENTS_MAX and time.monotonic() - began_at <= ROUND_S_MAX:
-                break
-            if rounds >= ROUNDS_MAX:
-                if more > FENCED_LAG_EVENTS_MAX:
-                    raise Aborted(f"the copy does not catch up: {more} events in the last of {rounds} rounds")
-                break
-        self._facts.update(events=events, rounds=rounds, copied_version=copy.version)
+        if copy.version == migration.witness_version and migration.witness_digest and copy.digest() != migration.witness_digest:
+            raise Aborted(f"digest mismatch: this node's copy at version {copy.version} is not what the coordinator folds")
+        self._facts.update(copy_s=round(time.monotonic() - began_at, 6), events=copy.loaded_events)
+
+    async def _beside(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do what may take long, and meanwhile show that it goes on and look whether it was aborted."""
+        task = asyncio.create_task(work, name=f"perdure-copy-{self._name.agent}")
+        try:
+            while not (await asyncio.wait([task], timeout=BEAT_S))[0]:
+                await self._write(beats=self.migration.beats + 1)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _compare(self, copy: Copy) -> None:
         """With what the source has in memory, at exactly its version."""
@@ -152,99 +170,88 @@ class Arrival:
             await copy.follow(stand.version)
             if copy.version < stand.version:
                 raise Aborted(f"the source is at version {stand.version}, which the log does not have")
-            found = copy.digest()
-            self._facts.update(digest_source=stand.digest, digest_target=found, verified_version=copy.version)
-            if found != stand.digest:
-                raise Aborted(f"this node's copy at version {copy.version} is not what the source has")
+            self._same(copy, stand.digest)
             steps.reach("migration.target.verified")
             return
 
+    def _same(self, copy: Copy, digest: str) -> None:
+        found = copy.digest()
+        self._facts.update(digest_source=digest, digest_target=found, verified_version=copy.version)
+        if found != digest:
+            raise Aborted(f"digest mismatch: this node's copy at version {copy.version} is not what the source has")
+
     async def _shadow(self, copy: Copy) -> None:
         """Follow until it is told to go on; every now and then the copy is compared again."""
-        told_at = time.monotonic()
-        while not self.migration.go:
+        left = SHADOW_COMPARISONS_MIN - 1 if self.migration.strategy == "blue_green" else 0
+        compared_at = time.monotonic()
+        while left > 0 or not self.migration.go:
             await self._log.store.signal().wait(LOOK_S)
-            await copy.follow()
-            if time.monotonic() - told_at >= TELL_S:
+            await copy.catch_up()
+            if time.monotonic() - compared_at >= COMPARE_S:
                 await self._compare(copy)
-                await self._ledger_change(copied_version=copy.version, verified_version=self._facts.get("verified_version", 0))
-                told_at = time.monotonic()
+                left -= 1
+                await self._write(copied_version=copy.version, verified_version=self._facts.get("verified_version", 0))
+                compared_at = time.monotonic()
             else:
-                await self._refresh()
+                self._believe(await self._ledger.get(self._name))
 
     # --- the flip ---
-    async def _flip(self, copy: Copy) -> Owned:
-        self._host.expect(self._name, self.migration.source, self.migration.source_address)
-        self._began_at = time.monotonic()
-        self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX)
-        steps.reach("migration.target.held")
+    async def _flip(self, copy: Copy) -> Owned | None:
+        """None when somebody appended every time between the look and the lock."""
         for attempt in range(1, FLIPS_MAX + 1):
             await copy.follow()
-            self._check_held(copy)
-            self._facts.update(attempts=attempt, path="held" if self._held else "flip")
-            steps.reach("migration.target.committing")
+            held = self._held
+            if held is not None and held.digest and held.version == copy.version:
+                self._same(copy, held.digest)
+            self._facts.update(attempts=attempt, path="held" if held else "flip")
             try:
                 return await self._commit(copy, self.migration.epoch)
             except Fenced as problem:
                 raise Aborted(f"the agent was taken by others: {problem.message}") from problem
             except Conflict:
-                continue  # somebody appended between the last look and the lock
-        return await self._fence(copy)
-
-    def _check_held(self, copy: Copy) -> None:
-        held = self._held
-        if held is not None and held.digest and held.version == copy.version:
-            found = copy.digest()
-            self._facts.update(digest_source=held.digest, digest_target=found, verified_version=copy.version)
-            if found != held.digest:
-                raise Aborted(f"this node's copy at version {copy.version} is not what the source has")
+                continue
+        return None
 
     async def _fence(self, copy: Copy) -> Owned:
         """Nobody may append from here on, until the commit or the abort."""
-        if not self._began_at:
-            self._began_at = time.monotonic()
-            self._host.expect(self._name, self.migration.source, self.migration.source_address)
         migration = self.migration
         fence = event(migration, FENCE, "fence")
         try:
             fenced = await self._surely(lambda: self._log.fence_for(self._name, epoch=migration.epoch, event=fence))
         except Fenced as problem:
             raise Aborted(f"the agent was taken by others: {problem.message}") from problem
+        self._touched = True
         self._note("fenced")
         steps.reach("migration.target.fenced")
-        if migration.strategy == "cold":
-            await copy.load()
-            steps.reach("migration.target.copied")
-        else:
-            await copy.follow()
+        if not copy.loaded:
+            await self._load(copy)
+        await copy.follow()
         steps.reach("migration.target.applied")
         self._note("verifying")
         if (copy.version, copy.chain) != (fenced.version, fenced.chain):
             raise Aborted(f"this node's copy at version {copy.version} is not where the fence stands, at {fenced.version}")
-        self._check_witness(copy)
+        held = self._held
+        if held is not None and held.digest and held.version == copy.version - 1:  # the fence itself changes no state
+            self._same(copy, held.digest)
         self._facts.update(path="fence")
-        steps.reach("migration.target.committing")
         try:
             return await self._commit(copy, fenced.epoch)
         except Conflict as problem:
             raise Aborted(f"the migration was aborted, or the agent taken by others: {problem.message}") from problem
 
-    def _check_witness(self, copy: Copy) -> None:
-        """The coordinator's digest, where the log has nothing newer than the fence."""
-        migration = self.migration
-        if migration.witness_version == copy.version - 1 and migration.witness_digest != copy.digest():
-            raise Aborted(f"this node's copy at version {copy.version} is not what the coordinator folds")
-
     async def _commit(self, copy: Copy, epoch: int) -> Owned:
         commit = event(self.migration, COMMIT, "commit")
+        steps.reach("migration.target.committing")
         if not self._host.holds_lease():
             raise Aborted("this node has lost its lease")
         owned = await self._surely(
             lambda: self._log.hand_over(self._name, self._host.name, epoch=epoch, version=copy.version, chain=copy.chain, event=commit)
         )
         steps.reach("migration.target.committed")
-        # The commit changes no state: the copy is what the agent is at the commit's version, too.
-        self._host.adopt(self._name, owned.epoch, Loaded(copy.document, owned.version))
+        # The commit changes no state: the copy is what the agent is at the commit's version, too; unless an earlier try of this very commit
+        # was written at a place of its own.
+        state = Loaded(copy.document, owned.version) if owned.version == copy.version + 1 else None
+        self._host.adopt(self._name, owned.epoch, state)
         self._facts.update(
             downtime_target_ms=round((time.monotonic() - self._began_at) * 1000, 3),
             version=owned.version,
@@ -255,67 +262,64 @@ class Arrival:
         return owned
 
     async def _surely(self, ask: Any) -> Owned:
-        """Ask until the answer is known: a lost one is asked for again, under the same event id."""
-        deadline = time.monotonic() + UNKNOWN_S
         before, self._touched = self._touched, True
-        while True:
-            try:
-                owned: Owned = await ask()
-                return owned
-            except (Conflict, LimitExceeded):
-                self._touched = before
-                raise
-            except (Unavailable, DeadlineExceeded):
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(LOOK_S)
+        try:
+            owned: Owned = await surely(ask)
+        except Conflict:
+            self._touched = before  # refused: the log has nothing of it
+            raise
+        return owned
 
     # --- the end ---
-    async def _served(self, owned: Owned) -> Migration:
-        held_s = await self._source.left(owned.epoch)
+    async def _served(self, copy: Copy, owned: Owned) -> None:
+        left = await self._source.left(owned.epoch)
         steps.reach("migration.target.told")
         integrity = "verified" if self._facts.get("digest_source") else "chain"
-        facts = {**self._facts, "integrity": integrity, "downtime_source_ms": round((held_s or 0.0) * 1000, 3)}
-        return await self._settler.close(self._kept, "committed", **facts)
+        if left is not None and left.digest and left.version == copy.version:
+            integrity = "verified" if copy.digest() == left.digest else "mismatch"
+            self._facts.update(digest_source=left.digest, digest_target=copy.digest(), verified_version=copy.version)
+        held_s = left.held_s if left is not None else 0.0
+        facts = {**self._facts, "integrity": integrity, "downtime_source_ms": round(held_s * 1000, 3)}
+        await self._settler.close(self._kept.migration, "committed", **facts)
 
-    async def _abort(self, reason: str) -> Migration:
+    async def _abort(self, reason: str) -> None:
         """Nothing more is done for it here; what the log says decides, and is brought about where it says nothing."""
         try:
             now = await self._ledger.get(self._name)
-            if now is None or now.migration.id != self.migration.id:
-                return self.migration
-            if not self._touched and now.migration.open:
+            if now is None or now.migration.id != self.migration.id or not now.migration.open:
+                return
+            if self._touched:
+                await self._settler.settle(now, reason)
+            else:
                 # All that was asked of the log was refused: the source may go on as it is.
-                return await self._settler.close(now, "aborted", reason=reason, **self._facts)
-            return await self._settler.settle(now, reason)
+                await self._settler.close(now.migration, "aborted", reason=reason, **self._facts)
         finally:
             await self._source.go_on()
 
     # --- the record ---
     async def _enter(self, phase: Phase, **facts: Any) -> None:
-        try:
-            self._kept = await self._ledger.change(self._kept, advanced(self.migration, phase, now_us(), **facts))
-        except Conflict:
-            await self._refresh()
-            self._kept = await self._ledger.change(self._kept, advanced(self.migration, phase, now_us(), **facts))
+        """The next phase, wherever the record has got to meanwhile by facts alone."""
+        self._believe(
+            await self._ledger.amend(
+                self._name, self.migration.id, lambda now: advanced(self._own(now), phase, now_us(), **facts) if now.open else None
+            )
+        )
 
     def _note(self, phase: Phase) -> None:
-        """As `_enter`, written down with the next one: there is no time for it now."""
+        """As `_enter`, written down with the end: there is no time for it now."""
         self._kept = self._kept._replace(migration=advanced(self.migration, phase, now_us()))
 
-    async def _ledger_change(self, **facts: Any) -> None:
-        def how(now: Migration) -> Migration | None:
-            return replace(now, **facts) if now.open else None
+    async def _write(self, **facts: Any) -> None:
+        self._believe(await self._ledger.amend(self._name, self.migration.id, lambda now: replace(now, **facts) if now.open else None))
 
-        kept = await self._ledger.amend(self._name, self.migration.id, how)
-        self._believe(kept)
-
-    async def _refresh(self) -> None:
-        self._believe(await self._ledger.get(self._name))
+    def _own(self, now: Migration) -> Migration:
+        if now.session not in (0, self._host.session):
+            raise Superseded(f"session {now.session} of this node drives it")
+        return now
 
     def _believe(self, kept: Kept | None) -> None:
         if kept is None or kept.migration.id != self.migration.id:
-            raise Aborted("the record is not there any more")
+            raise Superseded("the record is not there any more")
         if not kept.migration.open:
             raise Aborted(kept.migration.error or "it was aborted")
-        self._kept = kept
+        self._kept = Kept(self._own(kept.migration), kept.revision)

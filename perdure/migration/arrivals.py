@@ -1,4 +1,4 @@
-"""What a host does about migrations beside its work: it takes on those that it is the target of, and settles those whose processes are gone."""
+"""What a host does about migrations beside its work: it takes on those that it is the target of, and settles those whose target is gone."""
 
 from __future__ import annotations
 
@@ -7,51 +7,62 @@ import contextlib
 import time
 from typing import Final
 
-from perdure.engine.log.log import EventLog
-from perdure.errors import Unavailable
+from perdure.errors import PerdureError, Unavailable
+from perdure.limits import ARRIVALS_AT_ONCE_MAX
 from perdure.migration.arrival import Arrival
-from perdure.migration.journal import MigrationJournal
-from perdure.migration.ledger import Entry, Kept, Ledger
+from perdure.migration.copy import Copying
+from perdure.migration.keeping import Keeper
+from perdure.migration.ledger import Entry, Kept
+from perdure.migration.nodes import is_drained
+from perdure.migration.records import can_abort_quietly
 from perdure.migration.settling import Settler
 from perdure.migration.source import Links
-from perdure.projections.fill import Base
 from perdure.recovery.host import AgentHost, Companion
 
-__all__ = ["ARRIVALS_AT_ONCE_MAX", "arrivals"]
+__all__ = ["arrivals"]
 
 POLL_S: Final = 0.05
-ARRIVALS_AT_ONCE_MAX: Final = 4
-"""Migrations that one target drives at once; the others wait for their turn."""
+KEEP_S: Final = 1.0
+"""Pause between two looks at migrations of others, and at whether this node is being drained."""
+AGAIN_S: Final = 2.0
+"""A migration that could not be worked on, e.g. without its key, is not tried again before this."""
 UNRECORDED_S: Final = 30.0
 """How long a node waits for the record of a migration that it was told of."""
 
 
-def arrivals(log: EventLog, base: Base | None) -> Companion:
-    """The companion of a host. base: gives snapshots."""
+def arrivals(copying: Copying) -> Companion:
+    """The companion of a host."""
 
     async def companion(host: AgentHost) -> None:
-        await _Arrivals(log, base, host).run()
+        await _Arrivals(copying, host).run()
 
     return companion
 
 
 class _Arrivals:
-    def __init__(self, log: EventLog, base: Base | None, host: AgentHost) -> None:
-        self._log = log
-        self._base = base
+    def __init__(self, copying: Copying, host: AgentHost) -> None:
         self._host = host
-        self._ledger = Ledger(log.store)
-        self._settler = Settler(log, self._ledger, MigrationJournal(log), "target")
+        self._copying = copying
+        self._store = copying.log.store
+        self._settler = Settler(copying.log, "target")
+        self._ledger = self._settler.ledger
+        self._keeper = Keeper(copying.log)
         self._links = Links()
         self._running: dict[Entry, asyncio.Task[None]] = {}
+        self._not_before: dict[Entry, float] = {}
         self._unrecorded: dict[Entry, float] = {}
 
     async def run(self) -> None:
+        kept_at = 0.0
         try:
             while True:
                 # With the log away nothing can be moved; the host's lease tells when to stop.
                 with contextlib.suppress(Unavailable):
                     await self._look()
+                    if time.monotonic() - kept_at >= KEEP_S:
+                        kept_at = time.monotonic()
+                        self._host.drained = await is_drained(self._store, self._host.name)
+                        await self._keeper.look(besides=self._host.name)
                 await asyncio.sleep(POLL_S)
         finally:
             for task in self._running.values():
@@ -61,17 +72,19 @@ class _Arrivals:
 
     async def _look(self) -> None:
         told = await self._ledger.told(self._host.name)
+        now = time.monotonic()
         self._unrecorded = {entry: since for entry, since in self._unrecorded.items() if entry in told}
+        self._not_before = {entry: until for entry, until in self._not_before.items() if until > now}
         for entry in told:
             if len(self._running) >= ARRIVALS_AT_ONCE_MAX:
                 return
-            if entry in self._running or not self._host.holds_lease():
+            if entry in self._running or entry in self._not_before or not self._host.holds_lease():
                 continue
             kept = await self._ledger.get(entry.name)
             if kept is None or kept.migration.id != entry.id:
                 await self._wait_for_record(entry, kept)
                 continue
-            task = asyncio.create_task(self._drive(kept), name=f"perdure-migration-{entry.agent}")
+            task = asyncio.create_task(self._drive(entry, kept), name=f"perdure-migration-{entry.agent}")
             self._running[entry] = task
             task.add_done_callback(lambda _, entry=entry: self._running.pop(entry, None))  # type: ignore[misc]
 
@@ -81,13 +94,16 @@ class _Arrivals:
         if time.monotonic() - since > UNRECORDED_S or (kept is not None and kept.migration.id > entry.id):
             await self._ledger.untell(self._host.name, [entry])
 
-    async def _drive(self, kept: Kept) -> None:
+    async def _drive(self, entry: Entry, kept: Kept) -> None:
         migration = kept.migration
-        with contextlib.suppress(Unavailable):
+        try:
             if not migration.open:
-                await self._settler.tell_again(migration)
-            elif migration.phase in ("planned", "preparing", "pre_copy"):
-                await Arrival(self._host, self._log, self._ledger, self._settler, self._links, self._base, kept).run()
+                await self._settler.tell(migration)
+            elif can_abort_quietly(migration):
+                await Arrival(self._host, self._settler, self._links, self._copying, kept).run()
             else:
-                # This node's earlier session died in the middle of the flip: what the log says is what happened.
-                await self._settler.settle(kept, "the target was started again in the middle of the flip")
+                # An earlier session of this node, or a log that was away, ended in the middle of the flip: what the log says is what happened.
+                await self._settler.settle(kept, "the target was broken off in the middle of the flip")
+        except PerdureError:
+            # Not now, e.g. the log or a key is away. It stays in the list: it is tried again, or somebody else settles it.
+            self._not_before[entry] = time.monotonic() + AGAIN_S

@@ -15,18 +15,17 @@ from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, LogStore
 from perdure.engine.log.log import EventLog
 from perdure.errors import NotFound
-from perdure.migration.journal import MigrationJournal
-from perdure.migration.ledger import Entry, Kept, Ledger
+from perdure.migration.keeping import Keeper
+from perdure.migration.ledger import Entry, Kept
 from perdure.migration.planning import MigrationPlan
 from perdure.migration.records import Migration
 from perdure.migration.settling import Settler, now_us
-from perdure.recovery.nodes import list_nodes
 
-__all__ = ["STALLED_S", "Coordinator", "lost_target"]
+__all__ = ["Coordinator"]
 
 LOOK_S: Final = 0.02
-STALLED_S: Final = 30.0
-"""An open migration whose record nobody has changed for so long, by the watcher's own clock, is settled."""
+KEEP_S: Final = 0.25
+"""Pause between two looks at whether somebody has to settle it."""
 
 
 class Coordinator:
@@ -34,9 +33,10 @@ class Coordinator:
 
     def __init__(self, log: EventLog) -> None:
         self._store: LogStore = log.store
-        self.ledger = Ledger(log.store)
-        self.journal = MigrationJournal(log)
-        self.settler = Settler(log, self.ledger, self.journal)
+        self.settler = Settler(log)
+        self.ledger = self.settler.ledger
+        self.journal = self.settler.journal
+        self._keeper = Keeper(log)
 
     async def begin(self, plan: MigrationPlan, *, wait: bool = False, source_address: str = "", target_address: str = "") -> Kept:
         """Write it down, and tell the target. Raises AlreadyExists while another one of the agent is open."""
@@ -79,35 +79,27 @@ class Coordinator:
         self, name: AgentName, id: str, *, until: Callable[[Migration], bool] | None = None, seen: Callable[[Migration], None] | None = None
     ) -> Migration:
         """Wait for its end (or until it is as wanted), settling it when its target is gone. seen: is told of every change."""
-        revision, since, looked_at = -1, time.monotonic(), 0.0
+        revision, looked_at = -1, 0.0
         while True:
-            kept = await self.ledger.get(name)
-            if kept is None or kept.migration.id != id:
-                raise NotFound(f"migration {id} is not the agent's newest any more", tenant=name.tenant, agent=name.agent)
-            now = time.monotonic()
+            kept = await self._get(name, id)
             if kept.revision != revision:
-                revision, since = kept.revision, now
+                revision = kept.revision
                 if seen is not None:
                     seen(kept.migration)
             if not kept.migration.open or (until is not None and until(kept.migration)):
                 steps.reach("migration.coordinator.watched")
                 return kept.migration
-            if now - looked_at > 1.0:
-                looked_at = now
-                if await lost_target(self._store, kept.migration) or (now - since > STALLED_S and not kept.migration.wait):
-                    await self.settler.settle(kept, "the target does not live, or has not gone on")
-                    continue
+            if time.monotonic() - looked_at > KEEP_S:
+                looked_at = time.monotonic()
+                await self._keeper.look()
             await self._store.signal().wait(LOOK_S)
+
+    async def _get(self, name: AgentName, id: str) -> Kept:
+        kept = await self.ledger.get(name)
+        if kept is None or kept.migration.id != id:
+            raise NotFound(f"migration {id} is not the agent's newest any more", tenant=name.tenant, agent=name.agent)
+        return kept
 
     async def tell_go(self, migration: Migration) -> None:
         """Let a migration that waits go on to its flip."""
         await self.ledger.amend(migration.name, migration.id, lambda now: replace(now, go=True, wait=now.wait) if now.open else None)
-
-
-async def lost_target(store: LogStore, migration: Migration) -> bool:
-    """Whether the target does not live, or is another session than the one that took the migration on."""
-    for node, alive in await list_nodes(store):
-        if node.name == migration.target:
-            # One that was started again settles its earlier session's migrations by itself, too.
-            return not alive
-    return True

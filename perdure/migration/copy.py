@@ -5,29 +5,59 @@ Invariant: the document is the fold of the log up to `version`, whose hash is `c
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, Final, NamedTuple
 
 from perdure.engine.cells import split
 from perdure.engine.digest import IncrementalDigest
 from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.replay import Folded, fold_log
-from perdure.projections.fill import Base, fold_on
+from perdure.errors import ChainBroken, PerdureError
+from perdure.migration.records import Transfer
+from perdure.projections.contract import StateCache
+from perdure.projections.fill import Base, fold_on, open_cached
 
-__all__ = ["Copy"]
+__all__ = ["Copy", "Copying"]
+
+ROUNDS_MAX: Final = 64
+LAG_EVENTS_MAX: Final = 64
+ROUND_S_MAX: Final = 0.05
+"""Converged: a round of following found no more than `LAG_EVENTS_MAX` events, or took no longer than this."""
+LAST_LAG_EVENTS_MAX: Final = 5_000
+"""Not converged after `ROUNDS_MAX` rounds: up to this many events in the last one are left to the fence; with more the agent would stand still
+for too long."""
+
+
+class Copying(NamedTuple):
+    """What copies are made from. base: gives snapshots. cache: copies of states that others keep."""
+
+    log: EventLog
+    base: Base | None
+    cache: StateCache | None
+
+    def of(self, record: AgentRecord) -> Copy:
+        """A copy of this agent, not loaded yet."""
+        return Copy(self, record)
 
 
 class Copy:
-    """base: gives snapshots to begin with."""
+    """One agent's."""
 
-    def __init__(self, log: EventLog, record: AgentRecord, base: Base | None) -> None:
-        self._store = log.store
-        self._vault = log.vault
+    def __init__(self, source: Copying, record: AgentRecord) -> None:
+        self._source = source
+        self._store = source.log.store
+        self._vault = source.log.vault
         self._record = record
-        self._base = base
         self._folded: Folded | None = None
         self._digest: IncrementalDigest | None = None
         self._touched: set[bytes] = set()
+        self.loaded_events = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is something in it."""
+        return self._folded is not None
 
     @property
     def version(self) -> int:
@@ -46,10 +76,34 @@ class Copy:
         assert self._folded is not None
         return self._folded.document
 
-    async def load(self, to_version: int | None = None) -> None:
-        """From a snapshot and what follows it. Raises what stands against it."""
+    async def load(self, to_version: int | None = None, *, transfer: Transfer = "streaming") -> None:
+        """From a snapshot and what follows it; incremental: from the cache's copy, where the log goes on from it. Raises what stands against it."""
         self._drop()
-        self._folded = await fold_on(self._store, self._vault, self._record, self._base, to_version=to_version)
+        start = await self._cached(to_version) if transfer == "incremental" else None
+        if start is not None:
+            since = start.version
+            try:
+                self._folded = await fold_log(self._store, self._vault, self._record, start=start, to_version=to_version)
+                self.loaded_events = self._folded.version - since
+                return
+            except ChainBroken:
+                pass  # the cache held another history; the log is asked for all of it
+        base = self._source.base
+        start = await base(self._record, to_version) if base is not None else None
+        since = start.version if start is not None else 0
+        self._folded = await fold_on(self._store, self._vault, self._record, base, start=start, to_version=to_version)
+        self.loaded_events = self._folded.version - since
+
+    async def catch_up(self) -> tuple[int, int, bool]:
+        """Follow, round by round, until little is left; (events, rounds, whether what is left is little enough for a fence)."""
+        events = 0
+        for number in range(1, ROUNDS_MAX + 1):
+            began_at = time.monotonic()
+            more = await self.follow()
+            events += more
+            if more <= LAG_EVENTS_MAX or time.monotonic() - began_at <= ROUND_S_MAX:
+                return events, number, True
+        return events, ROUNDS_MAX, more <= LAST_LAG_EVENTS_MAX
 
     async def follow(self, to_version: int | None = None) -> int:
         """Fold what the log has more; how many events. Raises ChainBroken and what opening events raises; then it must be loaded anew."""
@@ -73,6 +127,23 @@ class Copy:
             self._digest.update(put, [name for name in self._touched if name not in cells])
         self._touched.clear()
         return self._digest.digest().hex()
+
+    async def _cached(self, to_version: int | None) -> Folded | None:
+        """The cache's copy, where it is not newer than wanted. Whether it is right, the chain of the events that follow it tells."""
+        cache, name = self._source.cache, (self._record.tenant, self._record.agent)
+        if cache is None:
+            return None
+        try:
+            (cached,) = await cache.get([name])
+            if cached is None or cached.token.generation != self._store.generation:
+                return None
+            opened = await open_cached(self._vault, *name, cached)
+        except PerdureError:
+            return None  # a cache that is away, or damaged, only saves time
+        token = cached.token
+        if to_version is not None and token.version > to_version:
+            return None
+        return Folded(opened.document, token.version, token.epoch, opened.time_us, opened.chain, [])
 
     def _drop(self) -> None:
         self._folded = self._digest = None

@@ -14,7 +14,7 @@ from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.log import EventLog
 from perdure.errors import AgentNotFound
-from perdure.migration.records import Migration, Phase, event_id
+from perdure.migration.records import Migration, event_id
 from perdure.recovery.journal import SYSTEM_TENANT, Entry
 
 __all__ = ["JOURNAL", "MigrationJournal"]
@@ -44,6 +44,14 @@ class MigrationJournal:
         """It had been completed, and was undone by another."""
         await self._write(migration, "migration_rolled_back", ROLLED_BACK, plain(migration), ())
 
+    async def find(self, migration: str) -> Migration | None:
+        """What was last told of a migration; None when nothing was."""
+        (record,) = await self._log.store.agents([JOURNAL])
+        if record is None:
+            return None
+        told = await self._log.store.find(record, [event_id(migration, number) for number in (BEGUN, ENDED, ROLLED_BACK)])
+        return msgspec.convert((await self._log.vault.open(told[-1])).data, Migration) if told else None
+
     async def entries(self, *, limit: int = 100, migration: str | None = None) -> list[Entry]:
         """The newest entries, newest first."""
         try:
@@ -61,8 +69,3 @@ def plain(migration: Migration) -> dict[str, Any]:
     """The record as plain values."""
     values: dict[str, Any] = msgspec.to_builtins(migration)
     return values
-
-
-def phase_of(entry: Entry) -> Phase | None:
-    """The phase that an entry tells of."""
-    return entry.data.get("phase")

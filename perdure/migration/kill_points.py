@@ -37,7 +37,7 @@ SOURCE: Final = (
 )
 SETTLER: Final = (
     "migration.settler.deciding",  # the record is open and its processes are gone
-    "migration.settler.aborted",  # the log has refused the target, or given the agent back
+    "migration.settler.decided",  # the log, or the record, says what happened
     "migration.settler.journaled",
     "migration.settler.closed",
 )

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from perdure.engine.log.contract import AgentName, Document, LogStore
-from perdure.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from perdure.errors import AlreadyExists, Conflict, Unavailable
 from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
 from perdure.migration.records import Migration, document_of
 
@@ -58,14 +58,6 @@ class Ledger:
         """The agent's newest migration."""
         document = await self._store.get_document(SCOPE, document_of(name))
         return _kept(document) if document else None
-
-    async def find(self, id: str) -> Kept:
-        """The migration with this id, where it is its agent's newest. Raises NotFound."""
-        for document in await self._store.list_documents(SCOPE):
-            kept = _kept(document)
-            if kept.migration.id == id:
-                return kept
-        raise NotFound(f"there is no migration {id!r} that is its agent's newest", hint="`perdure migrate list` lists them")
 
     async def newest(self) -> list[Migration]:
         """Every agent's newest migration, newest first."""
@@ -118,9 +110,9 @@ class Ledger:
         document = await self._store.get_document(ARRIVALS, node)
         return _decode_entries(document.value) if document else []
 
-    async def entries(self) -> list[Entry]:
-        """Those of all nodes."""
-        return [entry for document in await self._store.list_documents(ARRIVALS) for entry in _decode_entries(document.value)]
+    async def lists(self) -> dict[str, list[Entry]]:
+        """Those of all nodes, by node."""
+        return {document.name: _decode_entries(document.value) for document in await self._store.list_documents(ARRIVALS)}
 
     async def tell(self, node: str, wanted: Collection[Entry]) -> None:
         """Add to what the node is told."""

@@ -9,32 +9,14 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName
 from perdure.errors import AlreadyExists, Conflict, InvalidInput, NotServed, Overloaded, PerdureError
+from perdure.migration.rates import Rates
 from perdure.migration.records import Migration, Strategy, Transfer
 from perdure.recovery.nodes import NodeState
 
-__all__ = ["Facts", "Impact", "MigrationPlan", "Obstacle", "Rates", "estimate", "obstacles", "phases_of", "prerequisites_of", "risks_of"]
+__all__ = ["Facts", "Impact", "MigrationPlan", "Obstacle", "estimate", "obstacles", "phases_of", "prerequisites_of", "risks_of"]
 
 _OVERHEAD_S: Final = 0.15
 """Until the target looks, and the record's own writes."""
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """What migrations of this log took, as a moving mean: bytes and events a second of copying, and milliseconds of downtime."""
-
-    bytes_per_s: float = 50e6
-    events_per_s: float = 20_000.0
-    downtime_ms: float = 5.0
-    measured: int = 0
-
-    def with_measured(self, bytes: int, events: int, copy_s: float, downtime_ms: float) -> Rates:
-        """The rates with one more migration taken into account."""
-        weight = 1 / min(self.measured + 1, 20)
-        fresh = Rates(bytes / copy_s, events / copy_s, downtime_ms) if copy_s > 0 else self
-        mean = {
-            field: getattr(self, field) * (1 - weight) + getattr(fresh, field) * weight
-            for field in ("bytes_per_s", "events_per_s", "downtime_ms")
-        }
-        return Rates(**mean, measured=self.measured + 1)
 
 
 class Impact(msgspec.Struct, frozen=True):

@@ -64,6 +64,7 @@ class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: a UUIDv7 as hexadecimal. epoch: under which the source owned the agent when it was planned. session: the target's lease epoch once it has
     taken the migration on. witness_*: where the coordinator's own fold of the log stood, and its digest. wait: the flip waits until `go`.
+    beats: signs of life of a long copy.
 
     What came of it: bytes of the state, events and rounds copied, attempts at the flip and the path taken (`flip`, `held`, `fence`), version,
     chain hash and digest at the hand-over, final_epoch, and the downtime in milliseconds: source, from when it held (or was fenced) until it knew;
@@ -92,7 +93,9 @@ class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
     marks: tuple[Mark, ...] = ()
     witness_version: int = 0
     witness_digest: str = ""
+    beats: int = 0
     copied_version: int = 0
+    copy_s: float = 0.0
     bytes: int = 0
     events: int = 0
     rounds: int = 0

@@ -12,7 +12,7 @@ import msgspec
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Unavailable
 from perdure.recovery.connections import Connections
-from perdure.recovery.handover import Handed, Stand
+from perdure.recovery.handover import Handed, Left, Stand
 
 __all__ = ["Links", "SourceLink"]
 
@@ -62,9 +62,9 @@ class SourceLink:
         """It stays there after all."""
         await self._ask("go_on", None, LEFT_TIMEOUT_S)
 
-    async def left(self, epoch: int) -> float | None:
-        """The log has given it to us; for how many seconds it was held."""
-        return await self._ask("left", float, LEFT_TIMEOUT_S, epoch=epoch)
+    async def left(self, epoch: int) -> Left | None:
+        """The log has given it to us; what it was there at last."""
+        return await self._ask("left", Left, LEFT_TIMEOUT_S, epoch=epoch)
 
     async def _ask(self, do: Do, type: type[Answered] | None, timeout_s: float, **more: Any) -> Answered | None:
         if not self._address:

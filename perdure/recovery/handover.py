@@ -22,7 +22,7 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import NotServed, Overloaded
 from perdure.limits import MOVED_REMEMBERED_MAX, PARKED_COMMANDS_MAX
 
-__all__ = ["HOLD_S", "MOVED_FRESH_S", "PARK_S", "Coming", "Handed", "Leaving", "Stand", "moved_to"]
+__all__ = ["HOLD_S", "MOVED_FRESH_S", "PARK_S", "Coming", "Handed", "Leaving", "Left", "Stand", "moved_to"]
 
 HOLD_S: Final = 1.0
 """How long an agent is held for a node that takes it over, and is not heard of again."""
@@ -45,6 +45,14 @@ class Handed(msgspec.Struct, frozen=True):
 
     version: int | None
     epoch: int
+    digest: str = ""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """An agent that is gone: how long it was held, and where it stood in memory (version 0: it was not there, or is back)."""
+
+    held_s: float = 0.0
+    version: int = 0
     digest: str = ""
 
 
@@ -120,6 +128,10 @@ class Coming:
         """From now on callers wait. otherwise: what they are told when it does not come."""
         if name not in self._arrivals:
             self._arrivals[name] = (asyncio.get_running_loop().create_future(), otherwise)
+
+    def expects(self, name: AgentName) -> bool:
+        """Whether it is about to come."""
+        return name in self._arrivals
 
     def settled(self, name: AgentName) -> None:
         """It has come, or will not: callers go on, and find out which."""

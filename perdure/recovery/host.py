@@ -29,7 +29,7 @@ from perdure.errors import AlreadyExists, Fenced, NotServed, Overloaded, Perdure
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
-from perdure.recovery.handover import Coming, Handed, Leaving, Stand, moved_to
+from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, moved_to
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.nodes import Node, NodeState, announce, check_node_name, list_nodes, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
@@ -83,6 +83,8 @@ class AgentHost:
         self._companions = companions
         self._leaving = Leaving()
         self._coming = Coming()
+        self.drained = False
+        """Set: it takes no agent that nobody decided to give to it."""
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
         self._nodes: tuple[float, list[NodeState]] = (0.0, [])
         self._elsewhere: dict[AgentName, tuple[float, NotServed]] = {}
@@ -191,8 +193,15 @@ class AgentHost:
                 return self._served[name]
             self._log.vault.forget(name)  # the owner may have changed elsewhere
             record, _ = await self._log.vault.obtain(name)
+            if self._coming.expects(name):
+                # It comes by itself, under an epoch that a take-over would end.
+                await self._coming.wait(name)
+                if name in self._served:
+                    return self._served[name]
             if from_epoch is None and record.owner not in ("", self.name):
                 raise await self._served_by(record)
+            if self.drained and not record.owner:
+                raise NotServed(f"node {self.name!r} is being drained", hint="ask another node", tenant=name.tenant, agent=name.agent)
             expected = record.epoch if from_epoch is None else from_epoch
             try:
                 # A fenced agent is being handed over: only who decided to end that may take it.
@@ -250,16 +259,19 @@ class AgentHost:
         if (served := self._served.get(name)) is not None:
             served.go_on()
 
-    async def leave(self, name: AgentName, node: str, address: str, epoch: int) -> float:
-        """The log has given the agent to another node under this epoch; for how many seconds it was held here."""
+    async def leave(self, name: AgentName, node: str, address: str, epoch: int) -> Left:
+        """The log has given the agent to another node under this epoch; what it was here at last."""
         served = self._served.get(name)
         steps.reach("host.leaving")
         if served is not None and served.epoch >= epoch:
-            return 0.0  # it is back already
+            return Left()  # it is back already
         why = moved_to(name, node, address)
         held_s = self._leaving.gone(name, why)
         await self._close(name, why)
-        return held_s
+        state = served.in_memory if served is not None else None
+        if state is None:
+            return Left(held_s)
+        return Left(held_s, state.version, (await asyncio.to_thread(digest, state.document)).hex())
 
     def expect(self, name: AgentName, node: str, address: str) -> None:
         """Callers of this agent wait until `adopt` or `expect_no_more`; otherwise they are told of the node that has it."""
@@ -269,8 +281,8 @@ class AgentHost:
         """It does not come."""
         self._coming.settled(name)
 
-    def adopt(self, name: AgentName, epoch: int, state: Loaded) -> None:
-        """Serve an agent that the log has given to this node under this epoch, from the state that it has at this moment."""
+    def adopt(self, name: AgentName, epoch: int, state: Loaded | None) -> None:
+        """Serve an agent that the log has given to this node under this epoch, from the state that it has at this moment (None: it is read)."""
         if name not in self._served and self.holds_lease():
             self._log.vault.forget(name)
             self._serve(name, epoch, state)

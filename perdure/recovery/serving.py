@@ -95,6 +95,11 @@ class ServedAgent:
         return None if self._state is None else self._state.version
 
     @property
+    def in_memory(self) -> Loaded | None:
+        """The state that the next command is decided on; None when it will be read first."""
+        return self._state
+
+    @property
     def waiting(self) -> int:
         """Commands in the mailbox."""
         return self._mailbox.qsize()
