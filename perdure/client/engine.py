@@ -44,8 +44,8 @@ from perdure.snapshots.store.contract import SnapshotStore
 
 if TYPE_CHECKING:
     from perdure.client.backups import Backups
-    from perdure.client.rebuilds import Rebuilds
     from perdure.client.migrations import Migrations
+    from perdure.client.rebuilds import Rebuilds
     from perdure.client.recovery import Recovery
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
