@@ -35,6 +35,7 @@
     │   └── NotServed                another node serves the agent, or none does at the moment
     ├── CommandFailed                the handler of an agent host refused a command, or failed
     └── Denied                       a tenant, a key or a grant forbids it
+        ├── ApprovalRequired         another person must approve it first; approval is the id of what was asked for
         └── KeyUnavailable           the key is missing or was destroyed
 
 Catch `PerdureError` for all of them. Each class has a stable `code` (used by the HTTP API as the problem type), an `exit_code` (used by the
@@ -48,6 +49,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AgentNotFound",
     "AlreadyExists",
+    "ApprovalRequired",
     "ChainBroken",
     "CommandFailed",
     "Compacted",
@@ -335,6 +337,12 @@ class Denied(PerdureError):
 
     code = "denied"
     exit_code = 7
+
+
+class ApprovalRequired(Denied):
+    """Another person must approve it first. `approval` is the id of what was asked for."""
+
+    code = "approval_required"
 
 
 class KeyUnavailable(Denied):

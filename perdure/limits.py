@@ -246,3 +246,9 @@ VERIFY_PAGE_AGENTS: Final = 200
 """Agents of which a verification reads rows and cached states at once."""
 VERIFY_NOTE_S: Final = 2.0
 """How often a verification notes how far it is."""
+
+# --- approvals and the audit trail ---
+APPROVALS_OPEN_MAX: Final = 1_000
+"""Approvals that may wait for a decision at once."""
+AUDIT_TEXT_LENGTH_MAX: Final = 500
+"""Why an operation failed, in characters."""

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from perdure.cli.chosen import ApprovalId
+from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, emit_line, iso, plain, size, table
 from perdure.cli.run import stop_signals
@@ -163,13 +165,17 @@ async def prune(
     keep: Annotated[int, Parameter(help="How many of the newest stay; the newest proven one always does.")],
     yes: Annotated[bool, Parameter(help="Do it.", negative=())] = False,
     dry_run: Annotated[bool, Parameter(help="Say what would go.", negative=())] = False,
+    approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Forget old backups and what nothing needs any more."""
-    if yes == dry_run:
+    if (yes or approval is not None) == dry_run:
         raise InvalidInput("prune takes backups away", hint="give --dry-run to see which, --yes to do it")
     async with session(options) as engine:
-        done = await engine.backups.prune(to, keep=keep, dry_run=dry_run)
+        told = {"to": masked(to), "keep": keep}
+        async with engine.approvals.guard("backups.prune", told, yes=yes, approval=approval, dry_run=dry_run) as passage:
+            done = await engine.backups.prune(to, keep=keep, dry_run=dry_run)
+            passage.outcome = {"backups": list(done.backups), "objects": done.objects, "bytes": done.bytes}
     verb = "would go" if done.dry_run else "are gone"
     text = f"{len(done.backups)} backups and {count(done.objects)} objects ({size(done.bytes)}) {verb}"
     emit(plain(done), as_json=options.json, text="\n".join([text, *(f"  {id}" for id in done.backups)]))

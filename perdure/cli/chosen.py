@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from perdure.cli.output import Progress
     from perdure.client.engine import Engine
 
-__all__ = ["Done", "DryRun", "Parallel", "Yes", "chosen", "for_each", "must_mean_it"]
+__all__ = ["ApprovalId", "Done", "DryRun", "Parallel", "Yes", "chosen", "for_each", "must_mean_it"]
 
 AGENTS_PAGE: Final = 500
 PARALLEL_MAX: Final = 64
 FAILURES_KEPT_MAX: Final = 1_000
 
 Yes = Annotated[bool, Parameter(help="Do it: without this nothing is removed.", negative=())]
+ApprovalId = Annotated[str | None, Parameter(help="In place of --yes: id of an approval by another person.")]
 DryRun = Annotated[bool, Parameter(help="Show what would be done, and do nothing.", negative=())]
 Parallel = Annotated[int, Parameter(help="Agents that are worked on at once.")]
 
@@ -38,9 +39,9 @@ class Done(msgspec.Struct):
     code: int = 0
 
 
-def must_mean_it(yes: bool, dry_run: bool, what: str) -> None:
+def must_mean_it(yes: bool, dry_run: bool, what: str, approval: str | None = None) -> None:
     """Raises InvalidInput unless somebody said so."""
-    if not yes and not dry_run:
+    if not yes and not dry_run and approval is None:
         raise InvalidInput(f"{what} cannot be undone", hint="add --yes to do it, or --dry-run to see what would go")
 
 

@@ -60,6 +60,9 @@ COMMANDS: Final = (
     Command("repair", "repair:repair", "Put right what does not hold, from a copy that the hash chain proves.", _OPERATE),
     Command("rebuild", "rebuild:app", "Put states into the cache anew while they are read; status, abort.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
+    Command("approve", "approvals:approve", "Let an operation through that somebody else asked for.", _OPERATE),
+    Command("approvals", "approvals:app", "What waits for another person's approval, and which operations need one.", _OPERATE),
+    Command("audit", "approvals:audit", "Who took what away, when, and what came of it.", _OPERATE),
 )
 
 GLOBAL_FLAGS: Final = (

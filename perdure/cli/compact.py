@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from perdure.cli.chosen import Done, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
+from perdure.cli.chosen import ApprovalId, Done, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain, table
 from perdure.cli.times import parse_time
@@ -35,6 +35,7 @@ async def compact(
     step_versions: int | None = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    approval: ApprovalId = None,
     parallel: Parallel = 4,
     options: Options = DEFAULTS,
 ) -> int:
@@ -65,12 +66,23 @@ async def compact(
         raise InvalidInput("which events shall stay?", hint="one of --keep-last, --keep-since, --before-version, --critical-only")
     if before_version is not None and strategy == "merge":
         raise InvalidInput("--before-version goes with the strategies snapshot and delete")
-    must_mean_it(yes, dry_run, "removing events")
+    must_mean_it(yes, dry_run, "removing events", approval)
+    told = {
+        "tenant": options.tenant_name,
+        "agents": sorted(agents) or "all",
+        "strategy": strategy,
+        "keep_last": keep_last,
+        "keep_since": keep_since,
+        "before_version": before_version,
+        "critical_only": critical_only,
+        "step_versions": step_versions,
+    }
     wanted = _Wanted(strategy, keep_last, since, before_version, critical_only, step_versions, dry_run)
-    async with session(options) as engine:
+    async with session(options) as engine, engine.approvals.guard("events.compact", told, yes=yes, approval=approval, dry_run=dry_run) as passage:
         with Progress("compacting", quiet=options.json, unit="agents") as progress:
             names = chosen(engine, options.tenant_name, agents, every=all)
             done = await for_each(names, lambda name: wanted.work(engine, name), parallel=parallel, progress=progress)
+        passage.outcome = {"agents": len(done.results), "events": sum(each.events for each in done.results), "failures": done.failures}
     _report(done, options, dry_run=dry_run, every=all)
     return done.code
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cyclopts import App
 
+from perdure.cli.chosen import ApprovalId
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain, table
 
@@ -28,10 +29,12 @@ async def list_(*, options: Options = DEFAULTS) -> None:
 
 
 @app.command
-async def resolve(agent: str, /, *, options: Options = DEFAULTS) -> None:
+async def resolve(agent: str, /, *, approval: ApprovalId = None, options: Options = DEFAULTS) -> None:
     """Let the agent's projection go on, from the log."""
-    async with session(options) as engine:
+    told = {"tenant": options.tenant_name, "agents": [agent]}
+    async with session(options) as engine, engine.approvals.guard("quarantine.resolve", told, yes=True, approval=approval) as passage:
         version = await engine.quarantine.resolve(options.tenant_name, agent)
+        passage.outcome = {"version": version}
     emit(
         {"tenant": options.tenant_name, "agent": agent, "version": version},
         as_json=options.json,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from perdure.cli.chosen import Parallel, chosen, for_each
+from perdure.cli.chosen import ApprovalId, Parallel, chosen, for_each
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, emit_line, plain
 from perdure.client.rebuilds import RebuildStatus
@@ -29,6 +29,7 @@ async def rebuild(
     every: Annotated[bool, Parameter(name="--all", help="Every agent of the tenant.", negative=())] = False,
     every_tenant: Annotated[bool, Parameter(help="Every agent of every tenant.", negative=())] = False,
     parallel: Parallel = 8,
+    approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> int:
     """Fold states anew, from snapshots and the log, beside those that are read; then these take their place, agent by agent, never an older
@@ -39,13 +40,13 @@ async def rebuild(
         raise InvalidInput(f"{parallel} at once", hint="1 to 64")
     if agents:
         return await _named(agents, parallel, options)
-    async with session(options) as engine:
+    tenant = None if every_tenant else options.tenant_name
+    async with session(options) as engine, engine.approvals.guard("cache.rebuild", {"tenant": tenant}, yes=True, approval=approval) as passage:
         with Progress("rebuild", quiet=options.json) as progress:
             build = await engine.rebuilds.run(
-                None if every_tenant else options.tenant_name,
-                parallel=parallel,
-                progress=lambda build: progress(build.events_done, build.events),
+                tenant, parallel=parallel, progress=lambda build: progress(build.events_done, build.events)
             )
+        passage.outcome = {"build": build.number, "agents": build.agents_cut, "failures": build.failures}
     emit(_facts(build), as_json=options.json, text="\n".join([_line(build), *build.problems]))
     return _INTEGRITY if build.failures else 0
 

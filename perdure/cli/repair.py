@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from perdure.cli.chosen import ApprovalId
+from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, emit, plain
 from perdure.errors import InvalidInput
@@ -20,17 +22,21 @@ async def repair(
     backup: Annotated[str | None, Parameter(help="Where backups are kept, as a source of good events.", env_var="PERDURE_BACKUP")] = None,
     yes: Annotated[bool, Parameter(help="Do it.", negative=())] = False,
     dry_run: Annotated[bool, Parameter(help="Say what would be done.", negative=())] = False,
+    approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> int:
     """Put right what does not hold: events of the log from the topic or a backup, where the hash chain proves them; then topic and cache from
     the log. What no copy fits for is quarantined. Exit code 5 when something is left."""
     from perdure.client.repair import repair as work
 
-    if yes == dry_run:
+    if (yes or approval is not None) == dry_run:
         raise InvalidInput("repair changes what is stored", hint="give --dry-run to see what, --yes to do it")
     async with session(options) as engine:
-        with Progress("repair", quiet=options.json, unit="agents") as progress:
-            report = await work(engine, backups=backup, dry_run=dry_run, progress=progress)
+        told = {"backup": None if backup is None else masked(backup)}
+        async with engine.approvals.guard("log.repair", told, yes=yes, approval=approval, dry_run=dry_run) as passage:
+            with Progress("repair", quiet=options.json, unit="agents") as progress:
+                report = await work(engine, backups=backup, dry_run=dry_run, progress=progress)
+            passage.outcome = {"actions": len(report.actions), "left": len(report.unresolved)}
     verb = "would be done" if dry_run else "was done"
     lines = [f"{len(report.actions)} things {verb} for {report.agents} agents" if report.actions else "nothing is damaged"]
     for action in report.actions:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from perdure.cli.chosen import Yes, chosen, for_each, must_mean_it
+from perdure.cli.chosen import ApprovalId, DryRun, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, emit, emit_line, plain, table
 from perdure.cli.render import event_fields, event_line, pretty
 from perdure.cli.times import parse_time
+from perdure.client.approvals import acting
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 from perdure.recovery.timeline import parse_speed
 from perdure.recovery.travel import Arrived
+
+if TYPE_CHECKING:
+    from perdure.client.engine import Engine
 
 __all__ = ["replay", "rollback"]
 
@@ -32,9 +37,11 @@ async def replay(
     speed: str | None = None,
     into: Literal["view", "fork", "rollback"] = "view",
     suffix: str = "",
-    actor: str = "cli",
+    actor: str | None = None,
     reason: str = "",
+    dry_run: DryRun = False,
     yes: Yes = False,
+    approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> int:
     """Go to a version or a moment; or, with --speed, watch events as they happened. A replay is a read: nothing is sent anywhere.
@@ -60,7 +67,7 @@ async def replay(
     suffix
         With --into fork: what is put behind the names of the new agents.
     actor
-        Who does it; stands in the events.
+        Who does it; stands in the events [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the events.
     """
@@ -68,24 +75,39 @@ async def replay(
         if into != "view" or to_version is not None:
             raise InvalidInput("--speed shows events", hint="leave --into and --to-version off; --to-time ends it")
         return await _stream(set(agents), speed, since, to_time, type, options)
-    must_mean_it(yes or into != "rollback", False, "leading agents back")
+    must_mean_it(yes or into != "rollback", dry_run, "leading agents back", approval)
     if (into == "fork") != bool(suffix):
         raise InvalidInput("--into fork and --suffix go together", hint="e.g. --into fork --suffix=-what-if")
+    into, who = "view" if dry_run else into, acting(actor)
+    told = {"tenant": options.tenant_name, "agents": sorted(agents) or "all", "version": to_version, "time": to_time}
+    way = _Way(to_version, None if to_time is None else parse_time(to_time), into, suffix, who, reason)
     async with session(options) as engine:
-
-        async def go(name: AgentName) -> Arrived:
-            time = None if to_time is None else parse_time(to_time)
-            new_agent = f"{name.agent}{suffix}" if into == "fork" else None
-            return await engine.recovery.replay_to(
-                name, version=to_version, time=time, into=into, new_agent=new_agent, actor=actor, reason=reason
-            )
-
-        with Progress("replay", quiet=options.json, unit="agents") as progress:
-            names = chosen(engine, options.tenant_name, agents, every=every)
-            done = await for_each(names, go, parallel=PARALLEL, progress=progress)
+        guard = engine.approvals.guard("agents.rollback", told, actor=who, yes=yes, approval=approval, dry_run=into != "rollback")
+        async with guard as passage:
+            with Progress("replay", quiet=options.json, unit="agents") as progress:
+                names = chosen(engine, options.tenant_name, agents, every=every)
+                done = await for_each(names, lambda name: way.go(engine, name), parallel=PARALLEL, progress=progress)
+            passage.outcome = {"agents": len(done.results), "failures": done.failures}
     arrived: list[Arrived] = sorted(done.results, key=lambda each: each.agent)
     emit({"agents": plain(arrived), "failed": done.failed}, as_json=options.json, text=_text(arrived, done.failed))
     return _FAILED if done.failures else 0
+
+
+class _Way(NamedTuple):
+    """Where every agent shall go, and how."""
+
+    version: int | None
+    time: datetime | None
+    into: Literal["view", "fork", "rollback"]
+    suffix: str
+    actor: str
+    reason: str
+
+    async def go(self, engine: Engine, name: AgentName) -> Arrived:
+        new_agent = f"{name.agent}{self.suffix}" if self.into == "fork" else None
+        return await engine.recovery.replay_to(
+            name, version=self.version, time=self.time, into=self.into, new_agent=new_agent, actor=self.actor, reason=self.reason
+        )
 
 
 async def _stream(agents: set[str], speed: str, since: str | None, until: str | None, types: tuple[str, ...], options: Options) -> int:
@@ -119,10 +141,25 @@ def _one(arrived: Arrived) -> str:
 
 
 async def rollback(
-    agent: str, version: int, /, *, actor: str = "cli", reason: str = "", yes: Yes = False, options: Options = DEFAULTS
+    agent: str,
+    version: int,
+    /,
+    *,
+    actor: str | None = None,
+    reason: str = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    approval: ApprovalId = None,
+    options: Options = DEFAULTS,
 ) -> None:
-    """Lead an agent back to a version, by an event; its history stays as it is."""
-    must_mean_it(yes, False, "leading an agent back")
+    """Lead an agent back to a version, by an event; its history stays as it is. --dry-run shows the state that it would have."""
+    must_mean_it(yes, dry_run, "leading an agent back", approval)
+    who, told = acting(actor), {"tenant": options.tenant_name, "agents": [agent], "version": version, "time": None}
     async with session(options) as engine:
-        done = await engine.recovery.rollback_to_version(AgentName(options.tenant_name, agent), version, actor=actor, reason=reason)
+        guard = engine.approvals.guard("agents.rollback", told, actor=who, yes=yes, approval=approval, dry_run=dry_run)
+        async with guard as passage:
+            done = await engine.recovery.replay_to(
+                AgentName(options.tenant_name, agent), version=version, into="view" if dry_run else "rollback", actor=who, reason=reason
+            )
+            passage.outcome = {"appended": done.appended}
     emit(plain(done), as_json=options.json, text=_one(done))

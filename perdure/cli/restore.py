@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
-from perdure.cli.chosen import Yes, must_mean_it
+from perdure.cli.chosen import ApprovalId, DryRun, Yes, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain
 from perdure.cli.render import pretty
+from perdure.client.approvals import acting
 from perdure.errors import InvalidInput
 
 __all__ = ["restore"]
@@ -22,9 +23,11 @@ async def restore(
     at_version: int | None = None,
     into: Literal["view", "fork", "rollback"] = "view",
     new_agent: str | None = None,
-    actor: str = "cli",
+    actor: str | None = None,
     reason: str = "",
+    dry_run: DryRun = False,
     yes: Yes = False,
+    approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Restore a state that was verified first: to look at it, as a new agent, or as an event that leads the agent back. Nothing is rewritten.
@@ -42,18 +45,24 @@ async def restore(
     new_agent
         With --into fork: the name of the new agent.
     actor
-        Who does it; stands in the event.
+        Who does it; stands in the event [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the event.
     """
     if snapshot is not None and at_version is not None:
         raise InvalidInput("--snapshot and --at-version exclude each other")
-    must_mean_it(yes or into != "rollback", False, "leading an agent back")
+    must_mean_it(yes or into != "rollback", dry_run, "leading an agent back", approval)
+    into, who = "view" if dry_run else into, acting(actor)
+    told = {"tenant": options.tenant_name, "agents": [agent], "snapshot": snapshot and str(snapshot), "version": at_version}
     async with session(options) as engine:
         name = engine.agent(agent, tenant=options.tenant_name).name
-        done = await engine.snapshots.restore_snapshot(
-            name, snapshot=snapshot, version=at_version, into=into, new_agent=new_agent, actor=actor, reason=reason
-        )
+        changes_nothing = into != "rollback"
+        guard = engine.approvals.guard("agents.rollback", told, actor=who, yes=yes, approval=approval, dry_run=changes_nothing)
+        async with guard as passage:
+            done = await engine.snapshots.restore_snapshot(
+                name, snapshot=snapshot, version=at_version, into=into, new_agent=new_agent, actor=who, reason=reason
+            )
+            passage.outcome = {"version": done.version, "appended": done.appended}
     facts = {
         "tenant": options.tenant_name,
         "into": done.into,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from cyclopts import Parameter
 
-from perdure.cli.chosen import DryRun, Parallel, Yes, chosen, for_each, must_mean_it
+from perdure.cli.chosen import ApprovalId, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, count, emit, plain, size
 from perdure.cli.times import parse_seconds
@@ -80,7 +80,14 @@ async def _undamaged(engine: Engine, tenant: str, agent: str | None) -> list[Sna
     return [each for each in listed if not each.damage]
 
 
-async def delete(*ids: UUID, even_permanent: Annotated[bool, _FLAG] = False, yes: Yes = False, options: Options = DEFAULTS) -> None:
+async def delete(
+    *ids: UUID,
+    even_permanent: Annotated[bool, _FLAG] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    approval: ApprovalId = None,
+    options: Options = DEFAULTS,
+) -> None:
     """Forget snapshots; their objects are removed by a later sweep. An agent's newest three stay.
 
     Parameters
@@ -92,11 +99,22 @@ async def delete(*ids: UUID, even_permanent: Annotated[bool, _FLAG] = False, yes
     """
     if not ids:
         raise InvalidInput("which snapshots?", hint="perdure snapshot list shows their ids")
-    must_mean_it(yes, False, f"deleting {len(ids)} snapshots")
-    async with session(options) as engine:
+    must_mean_it(yes, dry_run, f"deleting {len(ids)} snapshots", approval)
+    told = {"tenant": options.tenant_name, "ids": sorted(map(str, ids)), "even_permanent": even_permanent}
+    async with (
+        session(options) as engine,
+        engine.approvals.guard("snapshots.delete", told, yes=yes, approval=approval, dry_run=dry_run) as passage,
+    ):
+        deleted: list[str] = []
+        passage.outcome = {"deleted": deleted}
         for id in ids:
-            await engine.snapshots.delete_snapshot(options.tenant_name, id, even_permanent=even_permanent)
-    emit({"deleted": list(ids)}, as_json=options.json, text=f"{count(len(ids))} deleted")
+            if dry_run:
+                await engine.snapshots.get_snapshot(options.tenant_name, id)
+            else:
+                await engine.snapshots.delete_snapshot(options.tenant_name, id, even_permanent=even_permanent)
+            deleted.append(str(id))
+    facts = {"deleted": list(ids), "dry_run": dry_run}
+    emit(facts, as_json=options.json, text=f"{count(len(ids))} {'are there and would be asked to go' if dry_run else 'deleted'}")
 
 
 async def clean(
@@ -107,6 +125,7 @@ async def clean(
     days: int = 7,
     dry_run: DryRun = False,
     yes: Yes = False,
+    approval: ApprovalId = None,
     parallel: Parallel = PARALLEL,
     options: Options = DEFAULTS,
 ) -> int:
@@ -129,8 +148,12 @@ async def clean(
     from perdure.snapshots.retention import RetentionPolicy
 
     policy = RetentionPolicy(newest=newest or SNAPSHOTS_NEWEST_MIN, keep_s=parse_seconds(keep), days=days)
-    must_mean_it(yes, dry_run, "forgetting snapshots")
-    async with session(options) as engine:
+    must_mean_it(yes, dry_run, "forgetting snapshots", approval)
+    told = {"tenant": options.tenant_name, "agents": sorted(agents) or "all", "newest": policy.newest, "keep": keep, "days": days}
+    async with (
+        session(options) as engine,
+        engine.approvals.guard("snapshots.clean", told, yes=yes, approval=approval, dry_run=dry_run) as passage,
+    ):
         with Progress("cleaning", quiet=options.json, unit="agents") as progress:
             names = chosen(engine, options.tenant_name, agents, every=all)
             done = await for_each(
@@ -139,7 +162,8 @@ async def clean(
                 parallel=parallel,
                 progress=progress,
             )
-    gone = [each for cleaned in done.results for each in cleaned.deleted]
+        gone = [each for cleaned in done.results for each in cleaned.deleted]
+        passage.outcome = {"deleted": len(gone), "failures": done.failures}
     kept = sum(len(cleaned.kept) for cleaned in done.results)
     facts = {
         "tenant": options.tenant_name,
@@ -189,7 +213,9 @@ async def compress(
     return done.code
 
 
-async def sweep(*, grace: str = "1d", dry_run: DryRun = False, yes: Yes = False, options: Options = DEFAULTS) -> None:
+async def sweep(
+    *, grace: str = "1d", dry_run: DryRun = False, yes: Yes = False, approval: ApprovalId = None, options: Options = DEFAULTS
+) -> None:
     """Remove objects of the store that no snapshot names any more, of all tenants.
 
     Parameters
@@ -197,10 +223,14 @@ async def sweep(*, grace: str = "1d", dry_run: DryRun = False, yes: Yes = False,
     grace
         What is younger stays: 15m, 2h, 3d.
     """
-    must_mean_it(yes, dry_run, "removing objects")
-    async with session(options) as engine:
+    must_mean_it(yes, dry_run, "removing objects", approval)
+    async with (
+        session(options) as engine,
+        engine.approvals.guard("snapshots.sweep", {"grace": grace}, yes=yes, approval=approval, dry_run=dry_run) as passage,
+    ):
         with Progress("sweeping", quiet=options.json, unit="objects") as progress:
             swept = await engine.upkeep.sweep(grace_s=parse_seconds(grace), dry_run=dry_run, progress=progress)
+        passage.outcome = {"objects": swept.gone, "bytes": swept.gone_bytes}
     lines = [
         f"{count(swept.gone)} objects ({size(swept.gone_bytes)}) {'would be' if dry_run else 'were'} removed,"
         f" {count(swept.named)} are in use, {count(swept.young)} are too young"

@@ -43,6 +43,7 @@ from perdure.security.ring import KeyRing
 from perdure.snapshots.store.contract import SnapshotStore
 
 if TYPE_CHECKING:
+    from perdure.client.approvals import Approvals
     from perdure.client.backups import Backups
     from perdure.client.migrations import Migrations
     from perdure.client.rebuilds import Rebuilds
@@ -108,6 +109,14 @@ class Engine:
         from perdure.client.rebuilds import Rebuilds
 
         return Rebuilds(self)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Safeguards of operations that take something away, and the audit trail."""
+        from perdure.client.approvals import Approvals
+
+        assert self.log.reader is not None
+        return Approvals(self.log, self.log.reader)
 
     @cached_property
     def backups(self) -> Backups:
