@@ -1,4 +1,4 @@
-"""perdure migrate plan | run"""
+"""perdure migrate plan | run | watch | abort | rollback | list | show"""
 
 from __future__ import annotations
 
@@ -7,57 +7,143 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from perdure.cli.migrate_many import drain, pin, pins, rebalance, undrain, unpin
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain
+from perdure.cli.output import emit, plain, table
 from perdure.engine.log.contract import AgentName
-from perdure.migration.records import Migration, Strategy
+from perdure.migration.records import Migration, Strategy, Transfer
 
 __all__ = ["app"]
 
-app = App(name="migrate", help="Move agents between nodes while they are talked to: plan, run.")
+app = App(name="migrate", help="Move agents between nodes: plan, run, watch, abort, rollback, list, show, drain, rebalance, pin.")
+for _many in (drain, undrain, rebalance, pin, unpin, pins):
+    app.command(_many)
 _FAILED = 1
 
 To = Annotated[str, Parameter(name="--to", help="The node that shall have it.")]
 
 
 @app.command
-async def plan(agent: str, /, *, to: To, strategy: Strategy = "live", options: Options = DEFAULTS) -> int:
+async def plan(agent: str, /, *, to: To, strategy: Strategy = "live", transfer: Transfer = "streaming", options: Options = DEFAULTS) -> int:
     """What moving an agent would do and cost, and what speaks against it; nothing is changed. Exit code 1 when something does."""
     async with session(options) as engine:
-        made = await engine.migrations.plan_migration(AgentName(options.tenant_name, agent), to, strategy=strategy)
+        made = await engine.migrations.plan_migration(AgentName(options.tenant_name, agent), to, strategy=strategy, transfer=transfer)
         against = await engine.migrations.validate_migration_plan(made)
-    lines = [f"{agent}: from {made.source or 'nobody'} to {made.target}, {made.strategy}: {' > '.join(made.phases)}"]
     impact = made.impact
-    lines.append(f"  about {impact.duration_s:.1f} s, {impact.bytes} bytes, {impact.downtime_ms:.1f} ms without answers")
-    lines += [f"  against it: {each.problem.message}" for each in against]
+    known = f"from {impact.measured} migrations" if impact.measured else "a guess: none was measured yet"
+    lines = [
+        f"{agent}: from {made.source or 'nobody'} to {made.target}, {made.strategy}",
+        f"  phases       {' > '.join(made.phases)}",
+        f"  cost         {impact.duration_s:.2f} s, {impact.bytes} bytes, {impact.downtime_ms:.1f} ms without answers ({known})",
+        *(f"  must hold    {each}" for each in made.prerequisites),
+        *(f"  risk         {each}" for each in made.risks),
+        *(f"  way back     {each}" for each in made.rollback),
+        *(f"  AGAINST IT   {each.problem.message}" for each in against),
+    ]
     obstacles = [{"check": each.check, **each.problem.as_dict()} for each in against]
     emit({"plan": plain(made), "obstacles": obstacles}, as_json=options.json, text="\n".join(lines))
     return _FAILED if against else 0
 
 
 @app.command
-async def run(agent: str, /, *, to: To, strategy: Strategy = "live", reason: str = "", options: Options = DEFAULTS) -> int:
+async def run(
+    agent: str,
+    /,
+    *,
+    to: To,
+    strategy: Strategy = "live",
+    transfer: Transfer = "streaming",
+    reason: str = "",
+    actor: str = "",
+    options: Options = DEFAULTS,
+) -> int:
     """Move an agent to a node. Exit code 1 when it was aborted; the source then goes on."""
     async with session(options) as engine:
-        made = await engine.migrations.plan_migration(AgentName(options.tenant_name, agent), to, strategy=strategy, reason=reason)
-        done = await engine.migrations.execute_migration(made, seen=None if options.json else _show)
+        migrations = engine.migrations
+        name = AgentName(options.tenant_name, agent)
+        made = await migrations.plan_migration(name, to, strategy=strategy, transfer=transfer, reason=reason, actor=actor)
+        done = await migrations.execute_migration(made, seen=_seen(options))
+    return _end(done, options)
+
+
+@app.command
+async def watch(migration: str, /, *, options: Options = DEFAULTS) -> int:
+    """Follow a migration that others have begun, to its end; one whose target is lost is ended. Exit code 1 when it was aborted."""
+    async with session(options) as engine:
+        done = await engine.migrations.watch_migration(migration, seen=_seen(options))
+    return _end(done, options)
+
+
+@app.command
+async def abort(migration: str, /, *, reason: str = "aborted by an operator", options: Options = DEFAULTS) -> None:
+    """End a migration before its commit, wherever it is: the source goes on."""
+    async with session(options) as engine:
+        done = await engine.migrations.abort_migration(migration, reason=reason)
+    emit({"migration": plain(done)}, as_json=options.json, text=_told(done))
+
+
+@app.command
+async def rollback(migration: str, /, *, reason: str = "", actor: str = "", check: bool = False, options: Options = DEFAULTS) -> int:
+    """Bring an agent back to where a completed migration took it from; what was written since stays. --check: only say whether it can be."""
+    async with session(options) as engine:
+        if check:
+            found = await engine.migrations.validate_rollback(migration)
+            text = f"can go back to {found.target}" if found.ok else "cannot be rolled back: " + "; ".join(found.against)
+            emit(found._asdict(), as_json=options.json, text=text)
+            return 0 if found.ok else _FAILED
+        done = await engine.migrations.rollback_migration(migration, reason=reason, actor=actor, seen=_seen(options))
+    return _end(done, options)
+
+
+@app.command(name="list")
+async def list_(*, open_only: bool = False, limit: int = 50, options: Options = DEFAULTS) -> None:
+    """Every agent's newest migration, newest first. --open-only: those under way."""
+    async with session(options) as engine:
+        found = await engine.migrations.list_migrations(open_only=open_only, limit=limit)
+    rows = [
+        (each.id, each.tenant, each.agent, each.source or "-", each.target, each.phase, f"{each.downtime_target_ms:.1f}") for each in found
+    ]
+    text = table(("MIGRATION", "TENANT", "AGENT", "FROM", "TO", "PHASE", "DOWNTIME MS"), rows) if rows else "no agent was migrated yet"
+    emit({"migrations": [plain(each) for each in found]}, as_json=options.json, text=text)
+
+
+@app.command
+async def show(migration: str, /, *, options: Options = DEFAULTS) -> None:
+    """One migration with its phases, times and what it cost."""
+    async with session(options) as engine:
+        found = await engine.migrations.monitor_migration(migration)
+    facts = {name: value for name, value in plain(found).items() if value not in ("", 0, 0.0, None, [], False) and name != "marks"}
+    start = found.marks[0].at_us if found.marks else 0
+    lines = [f"  {name:<22}{value}" for name, value in facts.items()]
+    lines += [f"  {(mark.at_us - start) / 1000:>10.1f} ms  {mark.phase}" for mark in found.marks]
+    emit({"migration": plain(found)}, as_json=options.json, text="\n".join([found.id, *lines]))
+
+
+def _seen(options: Options) -> Any:
+    """Live progress, on a terminal."""
+    if options.json or not sys.stderr.isatty():
+        return None
+
+    def show_phase(migration: Migration) -> None:
+        print(f"  {migration.phase:<11} version {migration.copied_version or migration.witness_version}", file=sys.stderr, flush=True)
+
+    return show_phase
+
+
+def _end(done: Migration, options: Options) -> int:
     emit({"migration": plain(done)}, as_json=options.json, text=_told(done))
     return 0 if done.phase == "committed" else _FAILED
 
 
-def _show(migration: Migration) -> None:
-    if sys.stderr.isatty():
-        print(f"  {migration.phase}", file=sys.stderr, flush=True)
-
-
-def _told(migration: Migration) -> str:
+def _told(done: Migration) -> str:
     facts: dict[str, Any] = {
-        "from": migration.source or "nobody",
-        "to": migration.target,
-        "downtime_ms": migration.downtime_target_ms,
-        "path": migration.path,
-        "version": migration.version,
-        "integrity": migration.integrity,
-        "error": migration.error,
+        "from": done.source or "nobody",
+        "to": done.target,
+        "ms without answers": done.downtime_target_ms,
+        "by": done.path,
+        "version": done.version,
+        "integrity": done.integrity,
+        "because": done.error,
+        "id": done.id,
     }
-    return f"{migration.agent}: {migration.phase}, " + ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    return f"{done.agent}: {done.phase}; " + ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -24,8 +24,10 @@ from msgspec.structs import replace
 from perdure.engine import steps
 from perdure.engine.log.log import Owned
 from perdure.errors import Conflict, Fenced, Overloaded, PerdureError, Unavailable
+from perdure.migration.coordinator import Coordinator
 from perdure.migration.copy import Copy, Copying
 from perdure.migration.ledger import Kept
+from perdure.migration.planning import rollback_after_mismatch
 from perdure.migration.records import Migration, Phase, advanced
 from perdure.migration.settling import COMMIT, FENCE, Settler, event, now_us, surely
 from perdure.migration.source import Links, SourceLink
@@ -124,7 +126,7 @@ class Arrival:
         steps.reach("migration.target.flipping")
         self._host.expect(self._name, self.migration.source, self.migration.source_address)
         self._began_at = time.monotonic()
-        self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX)
+        self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX and not self.migration.distrusted)
         steps.reach("migration.target.held")
         return (None if stands_still else await self._flip(copy)) or await self._fence(copy)
 
@@ -161,7 +163,7 @@ class Arrival:
 
     async def _compare(self, copy: Copy) -> None:
         """With what the source has in memory, at exactly its version."""
-        for _ in range(FLIPS_MAX):
+        for _ in range(0 if self.migration.distrusted else FLIPS_MAX):
             stand = await self._source.stand()
             if stand is None:
                 return  # it does not answer; the coordinator's fold and the chain have to do
@@ -275,12 +277,18 @@ class Arrival:
         left = await self._source.left(owned.epoch)
         steps.reach("migration.target.told")
         integrity = "verified" if self._facts.get("digest_source") else "chain"
-        if left is not None and left.digest and left.version == copy.version:
+        if left is not None and left.digest and left.version == copy.version and not self.migration.distrusted:
             integrity = "verified" if copy.digest() == left.digest else "mismatch"
             self._facts.update(digest_source=left.digest, digest_target=copy.digest(), verified_version=copy.version)
         held_s = left.held_s if left is not None else 0.0
         facts = {**self._facts, "integrity": integrity, "downtime_source_ms": round(held_s * 1000, 3)}
-        await self._settler.close(self._kept.migration, "committed", **facts)
+        done = await self._settler.close(self._kept.migration, "committed", **facts)
+        if done.integrity == "mismatch":
+            await self._go_back(done)
+
+    async def _go_back(self, done: Migration) -> None:
+        """What this node has is not what the source had: the source folds the log anew and takes the agent back."""
+        await Coordinator(self._log).begin(rollback_after_mismatch(done), distrusted=True, target_address=done.source_address)
 
     async def _abort(self, reason: str) -> None:
         """Nothing more is done for it here; what the log says decides, and is brought about where it says nothing."""

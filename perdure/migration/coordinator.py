@@ -38,7 +38,9 @@ class Coordinator:
         self.journal = self.settler.journal
         self._keeper = Keeper(log)
 
-    async def begin(self, plan: MigrationPlan, *, wait: bool = False, source_address: str = "", target_address: str = "") -> Kept:
+    async def begin(
+        self, plan: MigrationPlan, *, wait: bool = False, distrusted: bool = False, source_address: str = "", target_address: str = ""
+    ) -> Kept:
         """Write it down, and tell the target. Raises AlreadyExists while another one of the agent is open."""
         migration = Migration(
             plan.id,
@@ -57,6 +59,7 @@ class Coordinator:
             target_address=target_address,
             wait=wait,
             go=not wait,
+            distrusted=distrusted,
             created_us=now_us(),
             witness_version=plan.version,
             witness_digest=plan.digest,
@@ -99,6 +102,10 @@ class Coordinator:
         if kept is None or kept.migration.id != id:
             raise NotFound(f"migration {id} is not the agent's newest any more", tenant=name.tenant, agent=name.agent)
         return kept
+
+    async def keep(self) -> int:
+        """One look at what nobody drives any more; how many were settled."""
+        return await self._keeper.look()
 
     async def tell_go(self, migration: Migration) -> None:
         """Let a migration that waits go on to its flip."""

@@ -9,11 +9,26 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName
 from perdure.errors import AlreadyExists, Conflict, InvalidInput, NotServed, Overloaded, PerdureError
+from perdure.identifiers import uuid7
 from perdure.migration.rates import Rates
 from perdure.migration.records import Migration, Strategy, Transfer
 from perdure.recovery.nodes import NodeState
 
-__all__ = ["Facts", "Impact", "MigrationPlan", "Obstacle", "estimate", "obstacles", "phases_of", "prerequisites_of", "risks_of"]
+__all__ = [
+    "ROLLBACK_STEPS",
+    "Facts",
+    "Impact",
+    "MigrationPlan",
+    "Obstacle",
+    "RollbackCheck",
+    "check_rollback",
+    "estimate",
+    "obstacles",
+    "phases_of",
+    "prerequisites_of",
+    "risks_of",
+    "rollback_after_mismatch",
+]
 
 _OVERHEAD_S: Final = 0.15
 """Until the target looks, and the record's own writes."""
@@ -153,6 +168,61 @@ def risks_of(strategy: Strategy, bytes: int) -> tuple[str, ...]:
     if strategy == "live":
         risks.append("the agent is written to without a pause: it is fenced for the last step")
     return tuple(risks)
+
+
+ROLLBACK_WINDOW_S: Final = 24 * 3_600.0
+"""After this, moving the agent back is a migration of its own and no rollback."""
+
+
+class RollbackCheck(NamedTuple):
+    """Whether a migration can be undone now. target: where the agent would go back to. against: what speaks against it."""
+
+    migration: str
+    target: str
+    ok: bool
+    against: tuple[str, ...]
+
+
+def check_rollback(done: Migration, owner: str, epoch: int, now_us: int) -> list[PerdureError]:
+    """What speaks against undoing a migration, by its record and by who owns the agent now."""
+    where: dict[str, Any] = {"tenant": done.tenant, "agent": done.agent}
+    found: list[PerdureError] = []
+    if done.phase != "committed":
+        hint = "abort it" if done.open else ""
+        return [Conflict(f"migration {done.id} is {done.phase}, and not committed", hint=hint, **where)]
+    if not done.source:
+        found.append(Conflict("nobody had the agent before", **where))
+    if owner != done.target:
+        found.append(Conflict(f"the agent belongs to node {owner!r} meanwhile", hint="plan a migration of its own", **where))
+    ended_us = done.marks[-1].at_us if done.marks else done.created_us
+    if now_us - ended_us > ROLLBACK_WINDOW_S * 1e6:
+        found.append(Conflict(f"it is longer ago than {ROLLBACK_WINDOW_S / 3600:.0f} hours", hint="plan a migration of its own", **where))
+    if epoch < done.final_epoch:
+        found.append(Conflict(f"the agent is in epoch {epoch}, before the migration's {done.final_epoch}", **where))
+    return found
+
+
+def rollback_after_mismatch(done: Migration) -> MigrationPlan:
+    """The plan by which the source of a completed migration takes the agent back, trusting nothing but the log."""
+    return MigrationPlan(
+        uuid7().hex,
+        done.tenant,
+        done.agent,
+        done.target,
+        done.source,
+        done.final_epoch,
+        0,
+        "",
+        "cold",
+        "streaming",
+        phases_of("cold"),
+        prerequisites_of(done.source),
+        risks_of("cold", done.bytes),
+        ROLLBACK_STEPS,
+        Impact(done.bytes, done.events, 0.0, 0.0, 0),
+        reason="digest mismatch after the commit",
+        rollback_of=done.id,
+    )
 
 
 ROLLBACK_STEPS: Final = (

@@ -64,7 +64,7 @@ class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: a UUIDv7 as hexadecimal. epoch: under which the source owned the agent when it was planned. session: the target's lease epoch once it has
     taken the migration on. witness_*: where the coordinator's own fold of the log stood, and its digest. wait: the flip waits until `go`.
-    beats: signs of life of a long copy.
+    beats: signs of life of a long copy. distrusted: what the source has in memory is known to be wrong, only the log is believed.
 
     What came of it: bytes of the state, events and rounds copied, attempts at the flip and the path taken (`flip`, `held`, `fence`), version,
     chain hash and digest at the hand-over, final_epoch, and the downtime in milliseconds: source, from when it held (or was fenced) until it knew;
@@ -89,6 +89,7 @@ class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
     session: int = 0
     wait: bool = False
     go: bool = True
+    distrusted: bool = False
     created_us: int = 0
     marks: tuple[Mark, ...] = ()
     witness_version: int = 0
