@@ -33,6 +33,7 @@
     │   ├── DeadlineExceeded
     │   ├── Overloaded               a bounded queue is full
     │   └── NotServed                another node serves the agent, or none does at the moment
+    ├── AgentMoved                   the agent went to another engine; address says which
     ├── CommandFailed                the handler of an agent host refused a command, or failed
     └── Denied                       a tenant, a key or a grant forbids it
         ├── ApprovalRequired         another person must approve it first; approval is the id of what was asked for
@@ -47,6 +48,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "AgentMoved",
     "AgentNotFound",
     "AlreadyExists",
     "ApprovalRequired",
@@ -324,6 +326,13 @@ class NotServed(Unavailable):
     """The agent is not served here. `address` says where it is, when that is known."""
 
     code = "not_served"
+
+
+class AgentMoved(PerdureError):
+    """The agent went to another engine. `address` says which."""
+
+    code = "agent_moved"
+    exit_code = 4
 
 
 class CommandFailed(PerdureError):

@@ -88,6 +88,8 @@ KEYS_LISTED_AT_ONCE_MAX: Final = 16
 REWRAP_PAGE_AGENTS: Final = 500
 """Agents whose data keys are wrapped anew in one transaction."""
 REWRAP_PASSES_MAX: Final = 4
+AGENT_ERAS_MAX: Final = 64
+"""Moves of one agent between engines: the keys of each earlier one stay with it."""
 KEY_FILE_BYTES_MAX: Final = MIB
 ROOT_KEYS_MAX: Final = 1_000
 CONTROL_WRITE_ATTEMPTS_MAX: Final = 16
@@ -101,10 +103,6 @@ TRAINING_BYTES_MIN: Final = 32 * KIB
 TRAINING_BYTES_MAX: Final = 16 * MIB
 """Training picks samples evenly until it has this many bytes."""
 
-# --- stores of snapshots ---
-STORE_NAME_LENGTH_MAX: Final = 512
-STORE_OBJECT_BYTES_MAX: Final = 256 * MIB
-STORE_LIST_PAGE_OBJECTS: Final = 1_000
 # --- moving agents between engines ---
 MOVES_FRESH_S: Final = 0.5
 """A process looks for agents that are leaving this often while it serves reads; who moves one waits for it before the agent is fenced."""
@@ -121,6 +119,10 @@ TRANSFER_LIST_PAGE: Final = 500
 TRANSFER_REPORT_MAX: Final = 1_000
 """Agents of one run that a report names."""
 
+# --- stores of snapshots ---
+STORE_NAME_LENGTH_MAX: Final = 512
+STORE_OBJECT_BYTES_MAX: Final = 256 * MIB
+STORE_LIST_PAGE_OBJECTS: Final = 1_000
 STORE_THREADS: Final = 16
 """That one local store works with."""
 STORE_REQUESTS_MAX: Final = 32

@@ -18,7 +18,7 @@ async def agents(
     *,
     type: str | None = None,
     label: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    status: Literal["empty", "active", "fenced", "erased"] | None = None,
+    status: Literal["empty", "active", "fenced", "erased", "moved"] | None = None,
     after: str = "",
     limit: int = 100,
     tenants: Annotated[bool, Parameter(negative=())] = False,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from perdure.client.migrations import Migrations
     from perdure.client.rebuilds import Rebuilds
     from perdure.client.recovery import Recovery
+    from perdure.client.transfers import Transfers
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
     from perdure.client.verify_order import VerifyOrder
@@ -117,6 +118,13 @@ class Engine:
 
         assert self.log.reader is not None
         return Approvals(self.log, self.log.reader)
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        """Moving agents to other engines."""
+        from perdure.client.transfers import Transfers
+
+        return Transfers(self)
 
     @cached_property
     def backups(self) -> Backups:

@@ -187,7 +187,7 @@ class Keys:
             if not record.data_key or key.wrapped_by(record.data_key) == key.version:
                 continue  # destroyed on purpose, or done
             try:
-                new.append(key.wrap_data_key(record.agent, key.unwrap_data_key(record.agent, record.data_key)))
+                new.append(key.wrap_data_key(record.agent, key.unwrap_material(record.agent, record.data_key)))
                 old.append(record)
             except (KeyUnavailable, SealBroken) as problem:
                 left[record.agent] = problem.message

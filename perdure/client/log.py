@@ -252,4 +252,4 @@ class Log(EventLog):
 
     async def floor(self, name: AgentName) -> Floor:
         """Where the agent's events begin: at version 1, unless the first ones were removed. Raises AgentNotFound."""
-        return (await self.store.floors([await self.vault.record(*name)]))[0]
+        return (await self.store.floors([await self.vault.served(*name)]))[0]

@@ -16,11 +16,14 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.codec import EVENT_CONTEXT, StoredPayload, decode_changes, decode_payload, event_context, recorded_event
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.marks import RESERVED, refusal
+from perdure.engine.moves import Moves
 from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.dictionary_set import DictionarySet
+from perdure.security.heirs import cipher_for
 from perdure.security.ring import KeyRing, TenantKey
 
 __all__ = ["Vault"]
@@ -46,6 +49,47 @@ class Vault:
         self._wanted: dict[AgentName, list[asyncio.Future[tuple[AgentRecord, Cipher]]]] = {}
         self._creator: asyncio.Task[None] | None = None
         self.heads = KnownHeads()
+        self.moves = Moves(store)
+
+    async def served(self, tenant: str, agent: str) -> AgentRecord:
+        """As `record`, for who serves somebody: an agent that is on its way between two engines, or gone, is refused.
+
+        Raises AgentMoved (with its address), NotServed, AgentNotFound, Unavailable."""
+        name = AgentName(tenant, agent)
+        await self.moves.refresh()
+        if self.moves.concern(name):
+            self.forget(name)
+        try:
+            record = await self.record(tenant, agent)
+        except KeyUnavailable:
+            await self.check_served(name)  # erased here, after it went
+            raise
+        if record.owner.startswith(RESERVED):
+            await self.check_served(name)
+            record = await self.record(tenant, agent)
+        return record
+
+    async def obtain_served(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
+        """As `obtain`, for who serves somebody; raises as `served`."""
+        try:
+            known = await self.obtain(name)
+        except KeyUnavailable:
+            await self.check_served(name)
+            raise
+        if known[0].owner.startswith(RESERVED):
+            await self.check_served(name)
+            known = await self.obtain(name)
+        return known
+
+    async def check_served(self, name: AgentName) -> None:
+        """Look at the agent's row as it stands in the log now; raises as `served`. What was remembered of it is forgotten."""
+        self.forget(name)
+        (record,) = await self.store.agents([name])
+        if record is not None and record.owner.startswith(RESERVED):
+            await self.moves.refresh(now=True)
+            refused = refusal(record, self.moves.address(name))
+            if refused is not None:
+                raise refused
 
     async def record(self, tenant: str, agent: str) -> AgentRecord:
         """The agent's row. Raises AgentNotFound."""
@@ -118,12 +162,25 @@ class Vault:
     async def open(self, sealed: SealedEvent) -> RecordedEvent:
         """The event inside. Raises SealBroken, KeyUnavailable, AgentNotFound, IntegrityError; each names tenant, agent and version."""
         try:
-            cipher = await self.cipher(sealed.tenant, sealed.agent)
-            plaintext = await self.opening(sealed.tenant, lambda: cipher.open(event_context(sealed.id), sealed.payload))
-            return await self._whole(sealed, plaintext)
+            return await self._whole(sealed, await self._plaintext(sealed))
         except PerdureError as problem:
             problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
             raise
+
+    async def _plaintext(self, sealed: SealedEvent) -> bytes:
+        name = AgentName(sealed.tenant, sealed.agent)
+        cipher = await self.cipher(*name)
+        try:
+            return await self.opening(sealed.tenant, lambda: cipher.open(event_context(sealed.id), sealed.payload))
+        except SealBroken:
+            # An agent that came back from another engine has brought keys along since it was remembered here.
+            known = self._known.get(name)
+            (record,) = await self.store.agents([name])
+            if known is None or record is None or record.data_key == known[0].data_key:
+                raise
+            self.forget(name)
+            renewed = await self.cipher(*name)
+        return await self.opening(sealed.tenant, lambda: renewed.open(event_context(sealed.id), sealed.payload))
 
     async def open_all(self, events: Iterable[SealedEvent]) -> list[RecordedEvent]:
         """The events inside, in order; the first that cannot be opened raises."""
@@ -136,8 +193,8 @@ class Vault:
                     if not payload.references:
                         opened.append(recorded_event(sealed, payload))
                         continue
-                except (DictionaryNotFound, KeyUnavailable):
-                    pass  # `open` loads what is missing
+                except (DictionaryNotFound, KeyUnavailable, SealBroken):
+                    pass  # `open` loads what is missing, or tells what is wrong
                 except PerdureError as problem:
                     problem.tenant, problem.agent, problem.version = sealed.tenant, sealed.agent, sealed.version
                     raise
@@ -227,13 +284,13 @@ class Vault:
         return known
 
     async def _remember(self, record: AgentRecord) -> tuple[AgentRecord, Cipher]:
-        data_key = await self.ring.unwrap_data_key(record.tenant, record.agent, record.data_key)
+        material = await self.ring.unwrap_material(record.tenant, record.agent, record.data_key)
         dictionaries = await self.book.ensure(record.tenant)
         versions = await self.ring.tenant_key(record.tenant)
-        return self._keep(record, self._cipher_of(record, data_key, dictionaries, versions))
+        return self._keep(record, self._cipher_of(record, material, dictionaries, versions))
 
-    def _cipher_of(self, record: AgentRecord, data_key: bytes, dictionaries: DictionarySet, versions: TenantKey) -> Cipher:
-        return Cipher(record.tenant, record.agent, data_key, dictionaries, versions=versions)
+    def _cipher_of(self, record: AgentRecord, material: bytes, dictionaries: DictionarySet, versions: TenantKey) -> Cipher:
+        return cipher_for(record.tenant, record.agent, material, dictionaries, versions=versions)
 
     def _keep(self, record: AgentRecord, cipher: Cipher) -> tuple[AgentRecord, Cipher]:
         while len(self._known) >= AGENTS_MAX:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.marks import HIDDEN, MOVED, mark_of
 from perdure.errors import InvalidInput
 
 __all__ = ["PAGE_AGENTS_DEFAULT", "PAGE_AGENTS_MAX", "Directory", "DirectoryEntry", "DirectoryPage", "Status"]
 
-Status = Literal["empty", "active", "fenced", "erased"]
-"""empty: no event yet; active: may be appended to; fenced: waits for ownership to be settled; erased: its key was destroyed."""
+Status = Literal["empty", "active", "fenced", "erased", "moved"]
+"""empty: no event yet; active: may be appended to; fenced: waits for ownership to be settled; erased: its key was destroyed; moved: it went
+to another engine."""
 PAGE_AGENTS_DEFAULT: Final = 100
 PAGE_AGENTS_MAX: Final = 1_000
 _SCANS_PER_PAGE_MAX: Final = 20
@@ -56,7 +58,8 @@ class Directory:
         for _ in range(_SCANS_PER_PAGE_MAX):
             wanted = limit - len(entries)
             records = await self._store.list_agents(tenant, type=type, labels=labels, after=after, limit=wanted)
-            entries += [entry for entry in await self._describe(records) if status is None or entry.status == status]
+            shown = [record for record in records if not _hidden(record)]
+            entries += [entry for entry in await self._describe(shown) if status is None or entry.status == status]
             if len(records) < wanted:
                 return DirectoryPage(entries, None)
             after = records[-1].agent
@@ -82,9 +85,18 @@ class Directory:
         ]
 
 
+def _hidden(record: AgentRecord) -> bool:
+    """Whether it is only being put in, by a move from another engine."""
+    mark = mark_of(record.owner)
+    return mark is not None and mark.kind in HIDDEN
+
+
 def _status(record: AgentRecord, version: int, fenced: bool) -> Status:
     if not record.data_key:
         return "erased"
+    mark = mark_of(record.owner)
+    if mark is not None and mark.kind == MOVED:
+        return "moved"
     if fenced:
         return "fenced"
     return "active" if version else "empty"

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord, Head, LogStore, from_microseconds, to_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, from_microseconds, to_microseconds
 from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
@@ -99,6 +99,7 @@ class StateReader:
         if consistency == "strong":
             kept = await self._strong(tenant, agent)
         elif consistency == "eventual":
+            await self._check_here(tenant, agent)
             kept = await self._cached(tenant, agent) or await self._miss(tenant, agent)
         else:
             raise InvalidInput(f"consistency {consistency!r} is unknown", hint="strong or eventual")
@@ -108,7 +109,7 @@ class StateReader:
 
     async def state_at_version(self, tenant: str, agent: str, version: int) -> ReadState:
         """The state after the agent's event number `version`; 0: before the first. Raises VersionNotFound."""
-        record = await self._vault.record(tenant, agent)
+        record = await self._vault.served(tenant, agent)
         head = (await self._store.heads([record]))[0]
         if not 0 <= version <= head.version:
             raise no_version(record, version, head.version)
@@ -118,12 +119,12 @@ class StateReader:
         """The state as it was at a moment (aware; events at that very microsecond included)."""
         if time.tzinfo is None:
             raise InvalidInput("the time has no zone", hint="give an aware datetime, e.g. in UTC")
-        record = await self._vault.record(tenant, agent)
+        record = await self._vault.served(tenant, agent)
         version = await self._store.version_at(record, to_microseconds(time))
         return (await self._fold(record, to_version=version)).read()
 
     async def _strong(self, tenant: str, agent: str) -> _Kept:
-        record = await self._vault.record(tenant, agent)
+        record = await self._vault.served(tenant, agent)
         head = (await self._store.heads([record]))[0]
         kept = self._kept.get((tenant, agent))
         if kept is not None and _stands(kept, head, self._store.generation):
@@ -142,6 +143,16 @@ class StateReader:
             pass
         await self._forget(tenant, agent)
         return await self._miss(tenant, agent)
+
+    async def _check_here(self, tenant: str, agent: str) -> None:
+        """Refuse an agent that is known to be leaving, or gone. What the cache has is served while the log is away."""
+        moves = self._vault.moves
+        try:
+            await moves.refresh()
+        except Unavailable:
+            return
+        if moves.concern(AgentName(tenant, agent)):
+            await self._vault.served(tenant, agent)
 
     async def _cached(self, tenant: str, agent: str) -> _Kept | None:
         """The state that the cache holds, without decoding it anew when it is at hand; None: a miss, or the cache is away."""
@@ -164,7 +175,7 @@ class StateReader:
 
     async def _miss(self, tenant: str, agent: str) -> _Kept:
         """The newest state from the log, put back into the cache. An agent without events is a state, but is never cached."""
-        record = await self._vault.record(tenant, agent)
+        record = await self._vault.served(tenant, agent)
         kept = await self._fold(record)
         if kept.token.version == 0:
             return kept

@@ -10,6 +10,7 @@ from typing import Final
 
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import EventFilter, LogStore, SealedEvent, to_microseconds
+from perdure.engine.moves import arrived
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput
 
@@ -24,7 +25,7 @@ _SPEED_MAX: Final = 1e9
 async def timeline(store: LogStore, vault: Vault, tenant: str | None, where: EventFilter) -> AsyncIterator[RecordedEvent]:
     """Events of a tenant (None: of every tenant) that pass the filter, in the order of their times; within an agent in order of version.
 
-    Of each partition one page is held. Ends where the log stood when it began.
+    Events of an agent that came from another engine come when it did. Of each partition one page is held. Ends where the log stood when it began.
     """
     ends = {partition: position.offset for partition, position in (await store.positions()).items()}
     streams = [_partition(store, tenant, partition, end, where) for partition, end in ends.items() if end]
@@ -47,14 +48,18 @@ async def timeline(store: LogStore, vault: Vault, tenant: str | None, where: Eve
 
 async def _partition(store: LogStore, tenant: str | None, partition: int, end: int, where: EventFilter) -> AsyncIterator[SealedEvent]:
     after = (await store.partition_floors()).get(partition, 0)
+    in_order = not await arrived(store)
     while after < end:
         if tenant is None:
             page = await store.read(partition, after, PAGE)
         else:
             page = await store.read_tenant(tenant, partition, after, where, PAGE)
         for event in page:
-            if event.offset > end or (where.until_us is not None and event.time_us > where.until_us):
+            late = where.until_us is not None and event.time_us > where.until_us
+            if event.offset > end or (late and in_order):
                 return
+            if late:
+                continue
             if tenant is not None or _passes(event, where):
                 yield event
         if not page:

@@ -71,6 +71,27 @@ class DictionaryBook:
                 return id
         raise Unavailable("dictionaries of this tenant are being added by others all the time", tenant=tenant)
 
+    async def adopt(self, tenant: str, content: bytes, id: int) -> int:
+        """Keep a dictionary that was trained elsewhere, once: under its id where that is free, else under the next; the id it has here.
+
+        Raises LimitExceeded, Unavailable.
+        """
+        for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):
+            known = await self.load(tenant)
+            for standing in known.ids:
+                found = known.find(standing)
+                if found is not None and found.content == content:
+                    return standing
+            if len(known.ids) >= limits.DICTIONARIES_PER_TENANT_MAX:
+                raise LimitExceeded(f"the tenant has {len(known.ids)} dictionaries, the limit", tenant=tenant)
+            chosen = id if known.find(id) is None else max(known.ids) + 1
+            key = await self._ring.tenant_key(tenant)
+            sealed = key.seal(_context(chosen), content)
+            if await self._documents.put_document(DICTIONARIES_SCOPE + tenant, str(chosen), sealed, expected=0) is not None:
+                await self.load(tenant)
+                return chosen
+        raise Unavailable("dictionaries of this tenant are being added by others all the time", tenant=tenant)
+
     async def _open(self, tenant: str, document: StoredDocument) -> Dictionary:
         id = _id_of(document)
         key = await self._ring.tenant_key(tenant)

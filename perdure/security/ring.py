@@ -102,6 +102,10 @@ class KeyRing:
         """As `TenantKey.unwrap_data_key`, and loads the tenant's key again when another process has rotated it."""
         return (await self.key_for(tenant, wrapped)).unwrap_data_key(agent, wrapped)
 
+    async def unwrap_material(self, tenant: str, agent: str, wrapped: bytes) -> bytes:
+        """As `unwrap_data_key`, with what the agent inherited from other engines."""
+        return (await self.key_for(tenant, wrapped)).unwrap_material(agent, wrapped)
+
     async def key_for(self, tenant: str, sealed: bytes) -> TenantKey:
         """The tenant's key, loaded again when it does not know the version that a wrapped or sealed value names."""
         key = await self.tenant_key(tenant)

@@ -26,7 +26,7 @@ _TAG_BYTES = 16
 # The salt gives every wrap a key of its own, which is therefore used once: its nonce may be constant.
 _NONCE = bytes(12)
 WRAPPED_BYTES: Final = _HEADER_BYTES + _SALT_BYTES + KEY_BYTES + _TAG_BYTES
-"""Size of a wrapped data key."""
+"""Size of a wrapped data key; larger where the agent inherited others."""
 
 
 class _Version:
@@ -70,7 +70,7 @@ class TenantKey:
         return self.wrap_data_key(agent, key), key
 
     def wrap_data_key(self, agent: str, key: bytes) -> bytes:
-        """A data key wrapped by the newest version."""
+        """A data key, or an agent's whole key material (`perdure.security.heirs`), wrapped by the newest version."""
         version, salt = self.version, os.urandom(_SALT_BYTES)
         header = bytes((_VERSION, version))
         wrapping = AESGCM(hmac.digest(self._versions[version].wraps, salt, "sha256"))
@@ -85,9 +85,13 @@ class TenantKey:
 
     def unwrap_data_key(self, agent: str, wrapped: bytes) -> bytes:
         """The data key of an agent. Raises KeyUnavailable (destroyed, or the version has to be loaded first), SealBroken."""
+        return self.unwrap_material(agent, wrapped)[:KEY_BYTES]
+
+    def unwrap_material(self, agent: str, wrapped: bytes) -> bytes:
+        """The data key of an agent and whatever it inherited, see `perdure.security.heirs`. Raises as `unwrap_data_key`."""
         if not wrapped:
             raise KeyUnavailable("the agent's key was destroyed", tenant=self.tenant, agent=agent, reason="destroyed")
-        if len(wrapped) != WRAPPED_BYTES or wrapped[0] != _VERSION:
+        if len(wrapped) < WRAPPED_BYTES or wrapped[0] != _VERSION:
             raise SealBroken("the agent's wrapped key is cut off or of an unknown format", tenant=self.tenant, agent=agent)
         header, salt = wrapped[:_HEADER_BYTES], wrapped[_HEADER_BYTES : _HEADER_BYTES + _SALT_BYTES]
         key = hmac.digest(self._find(wrapped[1]).wraps, salt, "sha256")
@@ -100,7 +104,7 @@ class TenantKey:
     @staticmethod
     def wrapped_by(wrapped: bytes) -> int:
         """The version that a wrapped data key names; 0 for what is destroyed or damaged."""
-        return wrapped[1] if len(wrapped) == WRAPPED_BYTES and wrapped[0] == _VERSION else 0
+        return wrapped[1] if len(wrapped) >= WRAPPED_BYTES and wrapped[0] == _VERSION else 0
 
     def holds(self, wrapped: bytes) -> bool:
         """Whether the key version that a wrapped or sealed value names is known; True also for what is too short to name one."""

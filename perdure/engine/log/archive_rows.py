@@ -54,11 +54,12 @@ class ArchiveRows(Protocol):
         ...
 
 
-def check_follows(partition: int, stands: Position, events: Sequence[SealedEvent]) -> None:
-    """Raise IntegrityError unless the events go on from where the partition stands."""
+def check_follows(partition: int, stands: Position, events: Sequence[SealedEvent], *, arrivals: bool) -> None:
+    """Raise IntegrityError unless the events go on from where the partition stands. arrivals: agents came into the log from elsewhere, with times
+    of their own."""
     offset, time_us = stands
     for event in events:
-        if event.partition != partition or event.offset <= offset or event.time_us < time_us:
+        if event.partition != partition or event.offset <= offset or (event.time_us < time_us and not arrivals):
             raise IntegrityError(
                 f"event {event.id} at offset {event.offset} does not follow offset {offset} of partition {partition}", partition=partition
             )

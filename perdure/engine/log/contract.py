@@ -21,6 +21,7 @@ from uuid import UUID
 import msgspec
 
 from perdure.engine.log.archive_rows import ArchiveRows
+from perdure.engine.log.arrival_rows import ArrivalRows
 from perdure.engine.log.floor_rows import FloorRows
 from perdure.engine.log.fork_rows import ForkRows, Parent, Past
 from perdure.engine.log.snapshot_rows import SnapshotRows
@@ -65,12 +66,14 @@ class AgentName(NamedTuple):
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """Where an agent stands: version 0 and 32 zero bytes before its first event. fenced: nobody may append until ownership is settled."""
+    """Where an agent stands: version 0 and 32 zero bytes before its first event. fenced: nobody may append until ownership is settled.
+    leaving: and nobody may take it, because it moves to another log, or has."""
 
     version: int
     epoch: int
     chain: bytes
     fenced: bool = False
+    leaving: bool = False
 
 
 class Position(NamedTuple):
@@ -192,7 +195,7 @@ class Lease(NamedTuple):
     expires_in_s: float
 
 
-class LogStore(SnapshotRows, FloorRows, ForkRows, ArchiveRows, Protocol):
+class LogStore(SnapshotRows, FloorRows, ForkRows, ArchiveRows, ArrivalRows, Protocol):
     """A place that a log is kept in: Postgres, SQLite. All methods may raise `Unavailable`."""
 
     partitions: int

@@ -26,6 +26,7 @@ from perdure.engine.log.expected import ExpectedVersion, holds
 
 __all__ = [
     "FENCED",
+    "LEAVING",
     "OWNED",
     "Ahead",
     "AlreadyThere",
@@ -47,11 +48,15 @@ OWNED = "perdure.owned"
 """Type of the event with which an agent gets a new owner and epoch."""
 FENCED = "perdure.fenced"
 """Type of the event after which nobody may append until the next `perdure.owned`."""
+LEAVING = "perdure.leaving"
+"""As `perdure.fenced`, of an agent that moves to another log: nobody can take it here any more but who takes the move back."""
+
+_SHUT = frozenset((FENCED, LEAVING))
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one). chain: None, or the hash that must
-    stand at the expected version. over_fence: whether a new owner may take a fenced agent."""
+    stand at the expected version. over_fence: whether a new owner may take a fenced agent. takes_back: and one that was leaving."""
 
     record: AgentRecord
     expected: ExpectedVersion
@@ -60,6 +65,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     owner: str | None = None
     chain: bytes | None = None
     over_fence: bool = True
+    takes_back: bool = False
 
 
 Request = Sequence[Item]
@@ -121,8 +127,8 @@ class Plan(NamedTuple):
 
 
 def head_after(version: int, epoch: int, type: str, chain: bytes) -> Head:
-    """Where an agent stands after an event; nothing but `perdure.owned` can follow `perdure.fenced`, so its last event tells."""
-    return Head(version, epoch, chain, type == FENCED)
+    """Where an agent stands after an event; nothing but `perdure.owned` can follow one that shuts it, so its last event tells."""
+    return Head(version, epoch, chain, type in _SHUT, type == LEAVING)
 
 
 class _Planner:
@@ -199,7 +205,8 @@ class _Planner:
 
     def _refusal(self, number: int, item: Item) -> Outcome | None:
         head = self.head(item.record.agent_key)
-        if (head.fenced and (item.owner is None or not item.over_fence)) or (item.epoch is not None and item.epoch != head.epoch):
+        shut = head.fenced and (item.owner is None or not item.over_fence or (head.leaving and not item.takes_back))
+        if shut or (item.epoch is not None and item.epoch != head.epoch):
             return Shut(number, head.epoch, head.fenced)
         if (item.expected != head.version and not holds(item.expected, head.version)) or (
             item.chain is not None and item.chain != head.chain

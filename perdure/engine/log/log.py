@@ -17,10 +17,11 @@ from perdure.engine.log.codec import Draft, check_size, encode_payload, event_co
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED, Item, Outcome
 from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.marks import RESERVED
 from perdure.engine.log.names import check_names
 from perdure.engine.log.writer import Writer
 from perdure.engine.vault import Vault
-from perdure.errors import AlreadyExists, Conflict, EventNotFound, Fenced, InvalidEvent, LimitExceeded
+from perdure.errors import AlreadyExists, Conflict, EventNotFound, Fenced, InvalidEvent, InvalidInput, LimitExceeded
 from perdure.security.cipher import Cipher
 
 __all__ = ["AgentAppend", "Appended", "EventLog", "Owned", "read_pages"]
@@ -76,7 +77,7 @@ class EventLog:
     async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
         item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
-        return _result(name, item, await self.writer.submit((item,)))
+        return _result(name, item, await self._submit((item,)))
 
     async def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
@@ -89,13 +90,20 @@ class EventLog:
         if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
             _refuse_size(len(events))
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
-        return _result(name, item, await self.writer.submit((item,)))
+        return _result(name, item, await self._submit((item,)))
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
         _check_sizes(appends)
         items = [await self._item(*append) for append in appends]
-        return _results(items, await self.writer.submit(items))
+        return _results(items, await self._submit(items))
+
+    async def _submit(self, items: Sequence[Item]) -> Outcome:
+        outcome = await self.writer.submit(items)
+        if type(outcome) is decide.Shut and outcome.fenced:
+            # Fenced because it goes to another engine: whoever asks is told so, and where to.
+            await self.vault.check_served(_name(items[outcome.item]))
+        return outcome
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None, over_fence: bool = True) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on.
@@ -108,7 +116,7 @@ class EventLog:
     async def fence(self, name: AgentName, *, expected_epoch: int | None = None) -> int:
         """Let nobody append to the agent until `take_ownership`; the new epoch."""
         self.vault.forget(name)  # the owner may have changed elsewhere
-        record, _ = await self.vault.obtain(name)
+        record, _ = await self.vault.obtain_served(name)
         return (await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)).epoch
 
     async def hand_over(
@@ -124,7 +132,7 @@ class EventLog:
 
     async def fence_for(self, name: AgentName, *, epoch: int, event: Event) -> Owned:
         """As `fence`, with an event whose id makes asking again safe; where the agent then stands."""
-        record, _ = await self.vault.obtain(name)
+        record, _ = await self.vault.obtain_served(name)
         given = Event(FENCED, data=event.data, id=event.id, correlation_id=event.correlation_id)
         return await self._change_owner(name, record.owner, given, epoch)
 
@@ -140,7 +148,9 @@ class EventLog:
         over_fence: bool = True,
     ) -> Owned:
         check_names(name)
-        record, cipher = await self.vault.obtain(name)
+        record, cipher = await self.vault.obtain_served(name)
+        if owner.startswith(RESERVED):
+            raise InvalidInput(f"{owner!r} is no name of a node", hint=f"{RESERVED}… marks agents that move between engines")
         item = Item(record, version, epoch, [_seal(cipher, event, encode_payload(event))], owner, chain, over_fence)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
@@ -156,6 +166,8 @@ class EventLog:
         if known is None:
             return None
         record, cipher = known
+        if record.owner.startswith(RESERVED):
+            return None
         drafts = []
         for event in events:
             check_event(event)
@@ -179,13 +191,13 @@ class EventLog:
                 lighter, references = await self.vault.keep_large(name.tenant, event)
                 payloads[number] = encode_payload(lighter, references)
                 check_size(event, len(payloads[number]))
-        record, cipher = await self.vault.obtain(name)
+        record, cipher = await self.vault.obtain_served(name)
         return Item(record, expected, epoch, [_seal(cipher, event, payload) for event, payload in zip(events, payloads, strict=True)])
 
     # --- reading ---
     async def get_event(self, name: AgentName, id: UUID) -> RecordedEvent:
         """The agent's event with this id. Raises AgentNotFound, EventNotFound."""
-        found = await self.store.find(await self.vault.record(*name), [id])
+        found = await self.store.find(await self.vault.served(*name), [id])
         if not found:
             raise EventNotFound(f"agent {name.agent!r} has no event {id}", tenant=name.tenant, agent=name.agent)
         return await self.vault.open(found[0])
@@ -194,12 +206,12 @@ class EventLog:
         self, name: AgentName, where: EventFilter | None = None, *, limit: int = limits.READ_PAGE_EVENTS, descending: bool = False
     ) -> list[RecordedEvent]:
         """At most `limit` of the agent's events that pass the filter, in order of version. Raises AgentNotFound."""
-        record = await self.vault.record(*name)
+        record = await self.vault.served(*name)
         return await self.vault.open_all(await self.store.read_agent(record, where or EventFilter(), limit, descending=descending))
 
     async def pages(self, name: AgentName, where: EventFilter | None = None) -> AsyncIterator[list[SealedEvent]]:
         """All of the agent's events that pass the filter, sealed, page by page."""
-        record = await self.vault.record(*name)
+        record = await self.vault.served(*name)
         async for page in read_pages(self.store, record, where or EventFilter()):
             yield page
 
@@ -207,7 +219,7 @@ class EventLog:
         self, name: AgentName, where: EventFilter | None = None, *, follow: bool = False
     ) -> AsyncIterator[RecordedEvent]:
         """The agent's events in order; with `follow`, also those to come, for ever. None is skipped and none comes twice."""
-        record = await self.vault.record(*name)
+        record = await self.vault.served(*name)
         where = where or EventFilter()
         signal = self.store.signal()
         version = where.from_version - 1
@@ -222,7 +234,7 @@ class EventLog:
 
     async def version(self, name: AgentName) -> int:
         """The agent's newest version in the log. Raises AgentNotFound."""
-        (head,) = await self.store.heads([await self.vault.record(*name)])
+        (head,) = await self.store.heads([await self.vault.served(*name)])
         return head.version
 
 

@@ -24,6 +24,7 @@ from perdure.engine.log.heads import first_head
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_arrays import texts
+from perdure.engine.log.postgres_arrivals import PostgresArrivals
 from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
@@ -41,7 +42,7 @@ FEW_SEGMENTS = 4
 """Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
 
-class PostgresStore(PostgresArchive):
+class PostgresStore(PostgresArrivals, PostgresArchive):
     """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
 
     def __init__(self, url: str, segment_offsets: int) -> None:

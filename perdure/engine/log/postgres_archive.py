@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from perdure.engine.log.archive_rows import check_follows, lower_generation
+from perdure.engine.log.arrival_rows import HAS_ARRIVALS
 from perdure.engine.log.contract import AgentRecord, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.postgres_arrays import bigints, integers
@@ -55,7 +56,8 @@ class PostgresArchive(PostgresForks):
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(_LOCK, (self._lock_space, partition))
                 row = await (await connection.execute(newest.encode(), binary=True)).fetchone()
-                check_follows(partition, Position(*row) if row else Position(0, 0), events)
+                arrivals = bool(await (await connection.execute(HAS_ARRIVALS)).fetchone())
+                check_follows(partition, Position(*row) if row else Position(0, 0), events, arrivals=arrivals)
                 await connection.execute(_EVENTS.encode(), packed_rows(events), binary=True)
                 if later:
                     agents, segments, versions = zip(*later, strict=True)

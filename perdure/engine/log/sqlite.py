@@ -19,6 +19,7 @@ from perdure.engine.log import sqlite_append, sqlite_control, sqlite_rows
 from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_archive import SqliteArchive
+from perdure.engine.log.sqlite_arrivals import SqliteArrivals
 from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, transaction, translated
 from perdure.engine.log.sqlite_floors import SqliteFloors
 from perdure.engine.log.sqlite_forks import SqliteForks
@@ -35,7 +36,7 @@ T = TypeVar("T")
 Work = Callable[Concatenate[sqlite3.Connection, P], T]
 
 
-class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive):
+class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, SqliteArrivals):
     """A `LogStore` in a folder. Made by `open`; used on the event loop that it was opened on."""
 
     def __init__(self, file: Path) -> None:

@@ -11,7 +11,7 @@ from perdure.engine.log import sqlite_append
 from perdure.engine.log.archive_rows import check_follows, lower_generation
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.floor_rows import Floor
-from perdure.engine.log.sqlite_rows import position
+from perdure.engine.log.sqlite_rows import has_arrivals, position
 
 __all__ = ["SqliteArchive"]
 
@@ -63,7 +63,7 @@ def _blobs(connection: sqlite3.Connection, after: tuple[str, bytes], limit: int)
 
 
 def _load_events(connection: sqlite3.Connection, partition: int, events: Sequence[SealedEvent]) -> None:
-    check_follows(partition, position(connection, partition), events)
+    check_follows(partition, position(connection, partition), events, arrivals=has_arrivals(connection))
     sqlite_append.insert(connection, events)
 
 

@@ -9,9 +9,10 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.engine.log.arrival_rows import HAS_ARRIVALS
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
-from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.decide import FENCED, LEAVING, OWNED
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.fork_rows import line, pieces
 from perdure.engine.log.sqlite_connection import reading
@@ -26,6 +27,7 @@ __all__ = [
     "describe_agent",
     "find",
     "get_agents",
+    "has_arrivals",
     "heads",
     "list_agents",
     "list_owned",
@@ -43,7 +45,8 @@ __all__ = [
 # The types are literals, so that SQLite sees that the little index of ownership events answers it.
 _HEAD = f"""
 SELECT a.epoch, coalesce(e.version, a.parent_version), coalesce(e.chain, a.parent_chain), '{FENCED}' IS
-  (SELECT type FROM events WHERE agent_key = a.agent_key AND type IN ('{OWNED}', '{FENCED}') ORDER BY version DESC LIMIT 1)
+  (SELECT type FROM events WHERE agent_key = a.agent_key AND type IN ('{OWNED}', '{FENCED}') ORDER BY version DESC LIMIT 1),
+  e.type IS '{LEAVING}'
 FROM agents a LEFT JOIN events e
   ON e.agent_key = a.agent_key AND e.version = (SELECT max(version) FROM events WHERE agent_key = a.agent_key)
 WHERE a.agent_key = ? AND a.tenant_key = ?
@@ -126,8 +129,8 @@ def _head(connection: sqlite3.Connection, agent: AgentRecord) -> Head:
     rows = connection.execute(_HEAD, (agent.agent_key, agent.tenant_key)).fetchall()
     if not rows:
         raise IntegrityError("the log does not have this agent's row", tenant=agent.tenant, agent=agent.agent)
-    epoch, version, chain, fenced = rows[0]
-    return Head(version or 0, epoch, chain or EMPTY_CHAIN, bool(fenced))
+    epoch, version, chain, fenced, leaving = rows[0]
+    return Head(version or 0, epoch, chain or EMPTY_CHAIN, bool(fenced or leaving), bool(leaving))
 
 
 def list_agents(
@@ -189,6 +192,11 @@ def position(connection: sqlite3.Connection, partition: int) -> Position:
         "SELECT offset, time_us FROM events WHERE partition = ? ORDER BY offset DESC LIMIT 1", (partition,)
     ).fetchall()
     return Position(*rows[0]) if rows else Position(0, 0)
+
+
+def has_arrivals(connection: sqlite3.Connection) -> bool:
+    """Whether agents came from elsewhere, so that times may go back within a partition."""
+    return bool(connection.execute(HAS_ARRIVALS).fetchall())
 
 
 def positions(connection: sqlite3.Connection, partitions: int) -> dict[int, Position]:
@@ -263,11 +271,17 @@ def read_tenant(
     newest = position(connection, partition).offset
     if (floor := partition_floor(connection, partition, tenant)) > after:
         raise compacted_offsets(partition, after, floor)
-    if where.since_us is not None:
-        after = max(after, _offset_at(connection, partition, newest, where.since_us - 1))
-    if where.until_us is not None:
-        newest = _offset_at(connection, partition, newest, where.until_us)
     clauses, values = _narrow(where)
+    if has_arrivals(connection):
+        # Not in order of time: each event is looked at.
+        bounds = ((">=", where.since_us), ("<=", where.until_us))
+        clauses += [f"e.time_us {sign} ?" for sign, time_us in bounds if time_us is not None]
+        values += [time_us for _, time_us in bounds if time_us is not None]
+    else:
+        if where.since_us is not None:
+            after = max(after, _offset_at(connection, partition, newest, where.since_us - 1))
+        if where.until_us is not None:
+            newest = _offset_at(connection, partition, newest, where.until_us)
     # The unary plus keeps SQLite on the index of offsets whatever it thinks of the other terms.
     clauses += ["e.partition = ?", "e.offset > ?", "e.offset <= ?", "t.name = ?", "+e.tenant_key = t.tenant_key", "e.version >= ?"]
     values += [partition, after, newest, tenant, where.from_version]

@@ -8,6 +8,7 @@ old world is fenced in the new one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -16,6 +17,7 @@ import msgspec
 
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, to_microseconds
+from perdure.engine.log.marks import RESERVED
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.errors import AlreadyExists, ConfigurationError, IntegrityError, InvalidInput, ObjectNotFound
 from perdure.limits import STORE_OBJECT_BYTES_MAX
@@ -142,9 +144,10 @@ class Restorer:
         rows: list[AgentRecord] = []
         forks: list[AgentRecord] = []
         async for agent in self._all("agents", AgentRecord):
-            # Nodes of the old world own nothing here.
+            # Nodes of the old world own nothing here; but what says that an agent is moving to another engine, or has, holds.
             wrapped = keys.get(AgentName(agent.tenant, agent.agent), b"")
-            row = msgspec.structs.replace(agent, tenant_key=0, agent_key=0, data_key=wrapped, owner="")
+            owner = agent.owner if agent.owner.startswith(RESERVED) else ""
+            row = msgspec.structs.replace(agent, tenant_key=0, agent_key=0, data_key=wrapped, owner=owner)
             if row.parent is not None:
                 forks.append(row)
                 continue
@@ -206,13 +209,15 @@ class Restorer:
                 self._advance(segment.events)
                 continue
             stored = await self._vessel.get(segment.name, list[StoredEvent], segment.digest)
-            wanted = [event for event in stored if event.offset > stands and (self._until_us is None or event.time_us <= self._until_us)]
+            # Up to the first event after the moment: offsets stay without a hole where agents came from elsewhere with older times.
+            told = [event for event in stored if event.offset > stands]
+            wanted = list(itertools.takewhile(lambda event: self._until_us is None or event.time_us <= self._until_us, told))
             for start in range(0, len(wanted), LOAD_EVENTS):
                 page = wanted[start : start + LOAD_EVENTS]
                 await self._store.load_events(partition, [event.sealed(self._agent(event.tenant, event.agent)) for event in page])
                 self._advance(len(page))
                 steps.reach("restore.page")
-            if self._until_us is not None and segment.time_us > self._until_us:
+            if len(wanted) < len(told):
                 return
 
     def _agent(self, tenant: str, agent: str) -> AgentRecord:

@@ -1,0 +1,71 @@
+"""Taking agents in from another engine, in SQLite. The functions block; they run in one transaction, which is the log's one lock."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.engine.log import sqlite_append
+from perdure.engine.log.arrival_rows import Settling, check_runs, other_owner
+from perdure.engine.log.contract import AgentRecord, SealedEvent
+from perdure.engine.log.signal import SignalHub
+from perdure.engine.log.sqlite_rows import position
+
+__all__ = ["SqliteArrivals"]
+
+_NEWEST = """SELECT coalesce((SELECT max(version) FROM events WHERE agent_key = ?1),
+                            (SELECT version - 1 FROM floors WHERE agent_key = ?1), 0)"""
+
+
+class SqliteArrivals:
+    """The part of `LogStore` that is `ArrivalRows`."""
+
+    _commit: Callable[..., Awaitable[Any]]
+    _hub: SignalHub
+
+    async def clock_us(self) -> int:
+        """See `ArrivalRows.clock_us`: this machine's."""
+        return time.time_ns() // 1000
+
+    async def receive_events(
+        self, agents: Sequence[AgentRecord], events: Sequence[SealedEvent], *, owner: str, settle: Settling | None = None
+    ) -> None:
+        """See `ArrivalRows.receive_events`."""
+        if events:
+            await self._commit(_receive, agents, events, owner, settle)
+            self._hub.notify()
+
+    async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
+        """See `ArrivalRows.swap_owner`."""
+        swapped: bool = await self._commit(_swap_owner, agent, before, owner)
+        return swapped
+
+
+def _receive(
+    connection: sqlite3.Connection, agents: Sequence[AgentRecord], events: Sequence[SealedEvent], owner: str, settle: Settling | None
+) -> None:
+    newest = {}
+    for agent in agents:
+        marked = connection.execute("SELECT 1 FROM agents WHERE agent_key = ? AND owner = ?", (agent.agent_key, owner)).fetchall()
+        if not marked:
+            raise other_owner(owner)
+        ((newest[agent.agent_key],),) = connection.execute(_NEWEST, (agent.agent_key,)).fetchall()
+    check_runs(events, newest)
+    offset = position(connection, agents[0].partition).offset
+    placed = [msgspec.structs.replace(event, offset=offset + number) for number, event in enumerate(events, 1)]
+    sqlite_append.insert(connection, placed)
+    epochs = {event.agent_key: event.epoch for event in events}
+    rows = [
+        (settle.owner if settle else owner, settle.epoch if settle else epochs.get(agent.agent_key, agent.epoch), agent.agent_key)
+        for agent in agents
+    ]
+    connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", rows)
+
+
+def _swap_owner(connection: sqlite3.Connection, agent: AgentRecord, before: str, owner: str) -> bool:
+    sql = "UPDATE agents SET owner = ? WHERE agent_key = ? AND tenant_key = ? AND owner = ?"
+    return connection.execute(sql, (owner, agent.agent_key, agent.tenant_key, before)).rowcount == 1

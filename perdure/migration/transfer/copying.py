@@ -1,0 +1,90 @@
+"""Copying one agent's history, page by page: read ahead, check, put in.
+
+Invariant: nothing is put in that was not checked here, on this side of the wire, against the hash that the target has: a page that was altered
+on its way is refused whole (`ChainBroken`), and what stood before it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from perdure import limits
+from perdure.engine import steps
+from perdure.engine.log.chain import check_chain
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, SealedEvent
+from perdure.errors import IntegrityError
+from perdure.migration.transfer.inheritance import carry_large
+from perdure.migration.transfer.sides import Side
+
+__all__ = ["Copying"]
+
+FIRST_PAGE_EVENTS = 64
+"""How large an agent's events are is not known before the first ones are seen."""
+
+
+class Copying:
+    """The copy of one agent. version, chain: where the target stands. large: whether the tenant has values that stand outside of events."""
+
+    def __init__(
+        self, source: Side, target: Side, row: AgentRecord, heir: AgentRecord, version: int, chain: bytes, *, owner: str, large: bool
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._row = row
+        self.heir = heir
+        self._owner = owner
+        self._large = large
+        self._page_events = FIRST_PAGE_EVENTS
+        self.version = version
+        self.chain = chain
+        self.events = 0
+        self.bytes = 0
+
+    async def to(self, version: int, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy up to a version. progress: (events, bytes) of each page. Raises ChainBroken, Conflict (the target's row is not the transfer's any
+        more), Unavailable."""
+        ahead = asyncio.create_task(self._read(self.version, version))
+        try:
+            while self.version < version:
+                page = await ahead
+                if not page:
+                    raise IntegrityError(
+                        f"the source has no version {self.version + 1} of agent {self._row.agent!r}", agent=self._row.agent
+                    )
+                # The page after is read while this one is checked and written.
+                ahead = asyncio.create_task(self._read(page[-1].version, version))
+                await self._put(page)
+                if progress is not None:
+                    progress(len(page), sum(len(event.payload) for event in page))
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _read(self, after: int, to: int) -> list[SealedEvent]:
+        if after >= to:
+            return []
+        where = EventFilter(from_version=after + 1, to_version=to)
+        page = await self._source.store.read_agent(self._row, where, self._page_events)
+        size = sum(len(event.payload) for event in page)
+        if page:
+            fitting = limits.TRANSFER_PAGE_BYTES * len(page) // max(1, size)
+            # It grows by steps: one page of small events says little of the next.
+            self._page_events = max(1, min(fitting, 8 * self._page_events, limits.TRANSFER_PAGE_EVENTS_MAX))
+        return page
+
+    async def _put(self, page: list[SealedEvent]) -> None:
+        version, chain = await asyncio.to_thread(check_chain, page, version=self.version, chain=self.chain)
+        if self._large:
+            await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
+        heir = self.heir
+        here = [
+            msgspec.structs.replace(event, tenant_key=heir.tenant_key, agent_key=heir.agent_key, partition=heir.partition) for event in page
+        ]
+        await self._target.store.receive_events([heir], here, owner=self._owner)
+        self.version, self.chain = version, chain
+        self.events += len(page)
+        self.bytes += sum(len(event.payload) for event in page)
+        steps.reach("transfer.page")

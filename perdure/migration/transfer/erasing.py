@@ -1,0 +1,41 @@
+"""Erasing an agent where it has moved away from: a step of its own, because it cannot be taken back."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from perdure.engine.log.contract import AgentName
+from perdure.engine.log.marks import MOVED, mark_of
+from perdure.errors import Conflict, NotFound
+from perdure.migration.transfer.records import TransferRecord, keep, record_of
+from perdure.migration.transfer.sides import Side, row_of
+
+__all__ = ["erase"]
+
+
+async def erase(source: Side, name: AgentName) -> TransferRecord:
+    """Destroy the source's key of an agent that has moved, and its state in the cache: no event, snapshot or large value of it can be opened there
+    any more. The forwarding record stays. Again is no error.
+
+    Raises NotFound (no forwarding record), Conflict (the agent has not moved, or has forks here), Unavailable."""
+    record = await record_of(source.store, name)
+    if record is None:
+        raise NotFound(f"agent {name.agent!r} has no forwarding record", tenant=name.tenant, agent=name.agent)
+    row = await row_of(source, name)
+    mark = mark_of(row.owner)
+    if mark is None or mark.kind != MOVED or mark.transfer != record.id:
+        raise Conflict(
+            f"agent {name.agent!r} has not moved away", hint="`perdure transfer show` tells", tenant=name.tenant, agent=name.agent
+        )
+    if await source.store.list_forks(row, limit=1):
+        message = f"agent {name.agent!r} has forks here, whose past it is"
+        raise Conflict(message, hint="they would lose it", tenant=name.tenant, agent=name.agent)
+    if row.data_key:
+        await source.store.swap_data_keys([row], [b""])
+    source.vault.forget(name)
+    await source.cache.remove([name])
+    erased = msgspec.structs.replace(record, phase="erased", ended_us=record.ended_us or time.time_ns() // 1000)
+    await keep(source.store, erased)
+    return erased

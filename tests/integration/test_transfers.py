@@ -1,0 +1,304 @@
+"""Agents move between engines whole: every event, every state, every key; and are served at exactly one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import perdure
+from perdure import config
+from perdure.client.engine import Engine
+from perdure.engine.changes import set_value
+from perdure.engine.digest import digest
+from perdure.engine.event import Event
+from perdure.engine.importing import read_conversations
+from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
+from perdure.engine.log.log import read_pages
+from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed, PerdureError
+
+ALICE = AgentName("default", "alice")
+BOB = AgentName("default", "bob")
+PAIRS = ["sqlite-sqlite", "sqlite-postgres", "postgres-sqlite"]
+
+
+class Pair:
+    """Two engines; nothing is shared but this process."""
+
+    def __init__(self, source: Engine, target: Engine) -> None:
+        self.source = source
+        self.target = target
+
+
+def settings_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> config.Settings:
+    log = f"sqlite:///{folder}/log" if kind == "sqlite" else str(request.getfixturevalue("fresh_database"))
+    return config.load({"log": log, "keys": f"file://{folder}/root.key", "store": f"file://{folder}/snapshots", "training": "off"}, {})
+
+
+@pytest.fixture
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Named by `PAIRS`; the second has another number of partitions."""
+    kinds = getattr(request, "param", "sqlite-sqlite").split("-")
+    async with AsyncExitStack() as stack:
+        opened = []
+        for number, kind in enumerate(kinds):
+            folder = tmp_path / f"engine{number}"
+            folder.mkdir()
+            settings = settings_of(kind, folder, request)
+            opened.append(await stack.enter_async_context(perdure.open(settings=settings, partitions=4 + 3 * number)))
+        yield Pair(*opened)
+
+
+async def put(engine: Engine, name: AgentName, count: int, *, size: int = 20) -> None:
+    for number in range(count):
+        await engine.log.append_event(name, Event("noted", changes=(set_value(f"/note{number}", "n" * size),), actor="tester"))
+
+
+async def sealed(engine: Engine, name: AgentName) -> list[SealedEvent]:
+    record = await engine.log.vault.record(*name)
+    return [event async for page in read_pages(engine.log.store, record, EventFilter()) for event in page]
+
+
+def without_place(events: list[SealedEvent]) -> list[SealedEvent]:
+    """All of the events but where they stand in their log."""
+    return [msgspec.structs.replace(event, tenant_key=0, agent_key=0, partition=0, offset=0) for event in events]
+
+
+async def digest_of(engine: Engine, name: AgentName) -> bytes:
+    return digest((await engine.states.get_current_state(name)).document)
+
+
+async def refused(engine: Engine, name: AgentName, kind: type[PerdureError]) -> None:
+    """Every way to the agent."""
+    asks: list[Callable[[], Awaitable[Any]]] = [
+        lambda: engine.states.get_current_state(name),
+        lambda: engine.states.get_current_state(name, consistency="eventual"),
+        lambda: engine.states.project_state(name, 1),
+        lambda: engine.log.get_events(name),
+        lambda: engine.log.version(name),
+        lambda: engine.log.append_event(name, Event("late")),
+        lambda: engine.states.update_state(name, {"late": True}),
+        lambda: engine.log.take_ownership(name, "node"),
+        lambda: engine.log.fence(name),
+    ]
+    for ask in asks:
+        with pytest.raises(kind):
+            await ask()
+
+
+async def assert_sound(*engines: Engine) -> None:
+    for engine in engines:
+        report = await engine.verify()
+        assert report.log.problems == []
+        assert report.ok
+
+
+@pytest.mark.parametrize("pair", ["sqlite-postgres"], indirect=True)
+async def test_all_trajectories_move_to_a_second_engine_and_back(pair: Pair, trajectories: Path) -> None:
+    source, target = pair.source, pair.target
+    for file in sorted(trajectories.rglob("*")):
+        if file.is_file() and file.suffix in (".json", ".jsonl", ".traj"):
+            await source.import_conversations(read_conversations(file), skip_bad=True)
+    names = [AgentName(tenant, each.agent) for tenant in await source.tenants() async for each in all_of(source, tenant)]
+    assert len(names) > 300
+    before = {name: (await sealed(source, name), await digest_of(source, name)) for name in names}
+    there = await source.transfers.run(target, at_once=8)
+    assert (there.moved, there.failed) == (len(names), 0)
+    for name, (events, known) in before.items():
+        assert without_place(await sealed(target, name))[: len(events)] == without_place(events)
+        assert await digest_of(target, name) == known
+    back = await target.transfers.run(source, at_once=8)
+    assert (back.moved, back.failed) == (len(names), 0)
+    assert back.events < 4 * len(names)  # what it has is not copied again
+    for name, (events, known) in before.items():
+        assert (await sealed(source, name))[: len(events)] == events
+        assert await digest_of(source, name) == known
+    await assert_sound(source, target)
+
+
+async def all_of(engine: Engine, tenant: str) -> AsyncIterator[Any]:
+    after = ""
+    while page := await engine.directory.list(tenant, after=after, limit=500):
+        after = page[-1].agent
+        for each in page:
+            yield each
+
+
+@pytest.mark.parametrize("pair", PAIRS, indirect=True)
+async def test_an_agent_goes_on_at_the_target_where_it_was_at_the_source(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(target, BOB, 3)
+    await put(source, ALICE, 100)
+    last = Event("last", changes=(set_value("/large", "x" * 200_000),), data={"also": "y" * 100_000})
+    await source.log.append_event(ALICE, last)
+    await source.directory.describe(ALICE, type="helper", labels={"team": "blue"})
+    events, known = await sealed(source, ALICE), await digest_of(source, ALICE)
+
+    report = await source.transfers.run(target, [ALICE])
+    (record,) = report.records
+    assert (record.phase, record.digest) == ("moved", known.hex())
+    moved = await sealed(target, ALICE)
+    assert without_place(moved)[: len(events)] == without_place(events)
+    assert [event.type for event in moved[len(events) :]] == ["perdure.leaving", "perdure.owned"]
+    assert await digest_of(target, ALICE) == known
+    (row,) = await target.directory.list("default", type="helper")
+    assert (row.labels, row.owner, row.epoch) == ({"team": "blue"}, "", moved[-1].epoch)
+    assert moved[-1].epoch > (await sealed(source, ALICE))[-1].epoch
+
+    # A retry of what the source had acknowledged is known at the target; what is new follows.
+    assert (await target.log.append_event(ALICE, last)).already
+    assert (await target.log.append_event(ALICE, Event("new"))).version == len(moved) + 1
+    await target.run(until_drained=True)
+    assert (await target.states.get_current_state(ALICE, consistency="eventual")).version == len(moved) + 1
+    assert (await target.log.get_event(ALICE, last.id)).data == {"also": "y" * 100_000}
+
+    await refused(source, ALICE, AgentMoved)
+    assert await source.transfers.forward(ALICE) == record.address
+    assert [(each.agent, each.status) for each in await source.directory.list("default")] == [("alice", "moved")]
+    await assert_sound(source, target)
+
+
+async def test_keys_and_dictionaries_of_both_engines_open_what_each_sealed(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    for engine, word in ((source, "red"), (target, "blue")):
+        await engine.log.append_events(BOB, [Event("noted", data={"text": f"{word} {number} " * 20}) for number in range(250)])
+        await engine.train("default")  # both call their first one by the same number
+        if engine is target:
+            await engine.log.append_event(BOB, Event("noted", data={"text": "blue 1 " * 20}))
+    await put(source, ALICE, 5, size=200)
+    await source.keys.rotate_encryption_key("default")
+    await put(source, ALICE, 5, size=300)
+    texts = []
+    for here, there in ((source, target), (target, source), (source, target)):
+        assert (await here.transfers.run(there, [ALICE])).moved == 1
+        await there.log.append_event(ALICE, Event("noted", changes=(set_value(f"/at{len(texts)}", "blue 7 red 7 " * 20),)))
+        texts.append("blue 7 red 7 " * 20)
+        await there.keys.rotate_encryption_key("default")
+        document = (await there.states.get_current_state(ALICE)).document
+        assert [document[f"at{number}"] for number in range(len(texts))] == texts
+    assert len(await target.log.get_events(ALICE)) == 10 + 2 * 3 + 3
+    assert await digest_of(target, ALICE)
+    # The target's key of its own: what it writes cannot be opened with what the source had.
+    assert (await source.log.vault.record(*ALICE)).data_key != (await target.log.vault.record(*ALICE)).data_key
+    await assert_sound(target)
+
+
+async def test_events_that_were_removed_stay_removed_and_their_snapshots_come_along(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    for _ in range(4):
+        await put(source, ALICE, 15)
+        await source.snapshots.create_snapshot(ALICE)
+    old = (await source.log.get_events(ALICE, limit=1))[0]
+    done = await source.upkeep.compact_events(ALICE, keep_last=20)
+    assert done.events > 0
+    known = await digest_of(source, ALICE)
+    assert (await source.transfers.run(target, [ALICE])).moved == 1
+    assert await digest_of(target, ALICE) == known
+    assert (await target.log.floor(ALICE)).version == (await source.log.store.floors([await source.log.vault.record(*ALICE)]))[0].version
+    assert (await target.log.append_event(ALICE, Event("again", id=old.id))).already
+    assert len(await target.snapshots.list_snapshots(ALICE)) >= 3
+    await assert_sound(target)
+    assert (await target.transfers.run(source, [ALICE])).moved == 1
+    assert await digest_of(source, ALICE) == known
+    await assert_sound(source)
+
+
+@pytest.mark.parametrize("pair", ["sqlite-postgres"], indirect=True)
+async def test_what_is_written_while_an_agent_moves_is_at_one_end_and_only_there(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 50)
+    acknowledged: list[Event] = []
+
+    async def write() -> None:
+        engine = source
+        while len(acknowledged) < 400 or engine is source:
+            event = Event("counted", changes=(set_value("/count", len(acknowledged)),))
+            while True:
+                try:
+                    await engine.log.append_event(ALICE, event)
+                    break
+                except AgentMoved:
+                    engine = target
+                except NotServed:
+                    await asyncio.sleep(0)
+            acknowledged.append(event)
+
+    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+        group.create_task(write())
+        group.create_task(source.transfers.run(target, [ALICE]))
+    here = [event.id for event in await target.log.get_events(ALICE, EventFilter(types=("counted",)), limit=1_000)]
+    assert here[: len(acknowledged)] == [event.id for event in acknowledged][: len(here)]
+    assert (await target.log.vault.store.heads([await target.log.vault.record(*ALICE)]))[0].version == 50 + len(acknowledged) + 2
+    await assert_sound(source, target)
+
+
+async def test_nothing_is_begun_where_it_could_not_be_finished(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 3)
+    await put(target, ALICE, 1)
+    await put(source, BOB, 1)
+    with pytest.raises(InvalidInput, match="the target has an agent of this name"):
+        await source.transfers.run(target)
+    with pytest.raises(InvalidInput, match="there is no such agent"):
+        await source.transfers.run(target, [AgentName("default", "nobody")])
+    with pytest.raises(ConfigurationError, match="same"):
+        await source.transfers.run(source, [BOB])
+    async with perdure.open(settings=source.settings) as again:
+        with pytest.raises(ConfigurationError, match="same log"):
+            await source.transfers.run(again, [BOB])
+    with pytest.raises(NotFound):
+        await source.transfers.erase([BOB])
+    assert await source.transfers.list() == []
+    assert (await source.log.append_event(BOB, Event("on"))).version == 2
+    with pytest.raises(AgentNotFound):
+        await target.log.version(BOB)
+
+
+async def test_a_page_that_was_altered_on_its_way_is_refused_and_nothing_of_the_agent_is_seen(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 200)
+    read = source.log.store.read_agent
+
+    async def altered(record: Any, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
+        page = await read(record, where, limit, descending=descending)
+        return [msgspec.structs.replace(each, payload=each.payload[:-1] + b"?") if each.version == 150 else each for each in page]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source.log.store, "read_agent", altered)
+        report = await source.transfers.run(target, [ALICE])
+    assert (report.moved, report.failed) == (0, 1)
+    assert report.records[0].problem.startswith("chain_broken")
+    assert await target.directory.list("default") == []
+    await refused(target, ALICE, NotServed)
+    assert (await source.log.append_event(ALICE, Event("on"))).version == 201
+    # The next attempt goes on from the pages that were right.
+    again = await source.transfers.run(target, [ALICE])
+    assert (again.moved, again.events < 201) == (1, True)
+    await assert_sound(source, target)
+
+
+async def test_a_source_that_is_erased_keeps_its_forwarding_record_and_can_be_come_back_to(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 10)
+    known = await digest_of(source, ALICE)
+    with pytest.raises(NotFound):
+        await source.transfers.erase([ALICE])
+    await source.transfers.run(target, [ALICE])
+    (erased,) = await source.transfers.erase([ALICE])
+    assert erased.phase == "erased"
+    assert (await source.log.vault.store.agents([ALICE]))[0].data_key == b""  # type: ignore[union-attr]
+    await refused(source, ALICE, AgentMoved)
+    assert await source.transfers.forward(ALICE) == erased.address
+    assert await digest_of(target, ALICE) == known
+    assert (await target.transfers.run(source, [ALICE])).events < 5
+    assert await digest_of(source, ALICE) == known
+    with pytest.raises(Conflict):
+        await source.transfers.erase([ALICE])
+    await assert_sound(source, target)
