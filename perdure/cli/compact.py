@@ -78,7 +78,10 @@ async def compact(
         "step_versions": step_versions,
     }
     wanted = _Wanted(strategy, keep_last, since, before_version, critical_only, step_versions, dry_run)
-    async with session(options) as engine, engine.approvals.guard("events.compact", told, yes=yes, approval=approval, dry_run=dry_run) as passage:
+    async with (
+        session(options) as engine,
+        engine.approvals.guard("events.compact", told, yes=yes, approval=approval, dry_run=dry_run) as passage,
+    ):
         with Progress("compacting", quiet=options.json, unit="agents") as progress:
             names = chosen(engine, options.tenant_name, agents, every=all)
             done = await for_each(names, lambda name: wanted.work(engine, name), parallel=parallel, progress=progress)

@@ -41,11 +41,12 @@ async def rebuild(
     if agents:
         return await _named(agents, parallel, options)
     tenant = None if every_tenant else options.tenant_name
-    async with session(options) as engine, engine.approvals.guard("cache.rebuild", {"tenant": tenant}, yes=True, approval=approval) as passage:
+    async with (
+        session(options) as engine,
+        engine.approvals.guard("cache.rebuild", {"tenant": tenant}, yes=True, approval=approval) as passage,
+    ):
         with Progress("rebuild", quiet=options.json) as progress:
-            build = await engine.rebuilds.run(
-                tenant, parallel=parallel, progress=lambda build: progress(build.events_done, build.events)
-            )
+            build = await engine.rebuilds.run(tenant, parallel=parallel, progress=lambda build: progress(build.events_done, build.events))
         passage.outcome = {"build": build.number, "agents": build.agents_cut, "failures": build.failures}
     emit(_facts(build), as_json=options.json, text="\n".join([_line(build), *build.problems]))
     return _INTEGRITY if build.failures else 0
