@@ -182,6 +182,8 @@ SNAPSHOTTER_WAITING_MAX: Final = 1_000
 SNAPSHOTTER_PAGE_OFFSETS: Final = 5_000
 SNAPSHOTTER_STATE_BYTES_MAX: Final = 512 * MIB
 """About what the states take that a snapshotter has in memory at once; a larger one is worked on alone."""
+PROMOTION_EVENTS_MAX: Final = 500_000
+"""Events of one partition that a promotion takes from the topic."""
 CHECKPOINTS_PER_COMPACTION_MAX: Final = 1_000
 COMPACTION_PAGE_EVENTS: Final = 2_000
 """Events that are removed in one transaction; it bounds the time that appends to the partition wait for it."""

@@ -1,4 +1,4 @@
-"""perdure recover watch | nodes | list | show | diagnose | run | auto"""
+"""perdure recover watch | nodes | list | show | diagnose | run | auto | promote"""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain, table
+from perdure.cli.output import Progress, count, emit, plain, table
 from perdure.cli.run import stop_signals
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["app"]
 
-app = App(name="recover", help="Nodes, failures and what is done about them: watch, nodes, list, show, diagnose, run, auto.")
+app = App(name="recover", help="Nodes, failures and what is done about them: watch, nodes, list, show, diagnose, run, auto, promote.")
 
 
 @app.command
@@ -114,6 +114,33 @@ async def auto(
     state = "on" if policy.enabled else "off"
     text = f"{agent}: auto-recovery is {state}, {policy.retries} retries, the first after {policy.backoff_s:g} s"
     emit({"agent": agent, "policy": plain(policy)}, as_json=options.json, text=text)
+
+
+@app.command
+async def promote(
+    *,
+    yes: Annotated[bool, Parameter(help="Do it.", negative=())] = False,
+    dry_run: Annotated[bool, Parameter(help="Say what would come of it.", negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """After an older copy of the log's database was put in its place, or a standby took over: begin a new generation, take from the topic what
+    the log lacks, and say what is lost. Stop all other processes first."""
+    from perdure.client.promotion import promote as work
+
+    if yes == dry_run:
+        raise InvalidInput("a promotion begins a new generation of the log", hint="give --dry-run to see what is lost, --yes to do it")
+    with Progress("promote", quiet=options.json, unit="partitions") as progress:
+        done = await work(options.settings(), dry_run=dry_run, progress=progress)
+    verb = "would be" if done.dry_run else "is"
+    lines = [
+        f"the log {verb} of generation {done.generation}",
+        f"{count(done.brought)} events of {count(done.agents)} agents that it lacked {verb} taken from the topic",
+        f"{count(done.lost_events)} events are lost" if done.lost_events else "nothing is known to be lost",
+        *(f"  {each.tenant}/{each.agent}: versions {each.first_version} to {each.last_version}: {each.reason}" for each in done.lost),
+    ]
+    if not done.topic_sound:
+        lines.append("the topic holds what the log does not: delete it, or name another in PERDURE_BUS; the relay fills the new one")
+    emit(plain(done), as_json=options.json, text="\n".join(lines))
 
 
 def _lines(entries: list[dict[str, Any]]) -> str:

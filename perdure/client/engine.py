@@ -277,14 +277,17 @@ class Opening:
         raise TypeError("write `async with perdure.open()`, or use perdure.sync.open() in code without asyncio")
 
 
-async def open_engine(settings: config.Settings, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True) -> Engine:
-    """Open the log, the bus, the cache and the keys that the settings name."""
+async def open_engine(
+    settings: config.Settings, *, partitions: int = PARTITIONS_DEFAULT, create: bool = True, whole: bool = True
+) -> Engine:
+    """Open the log, the bus, the cache and the keys that the settings name. whole: not a log that is being restored or promoted."""
     bus = open_bus(str(settings.bus.value))
     cache = open_cache(str(settings.cache.value))
     provider = open_provider(str(settings.keys.value))
     store = await open_log(settings, partitions, create=create)
     try:
-        await check_whole(store)
+        if whole:
+            await check_whole(store)
     except BaseException:
         await store.close()
         raise

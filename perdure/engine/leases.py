@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure.engine.log.contract import Lease, LogStore
-from perdure.errors import Unavailable
+from perdure.errors import Fenced, Unavailable
 
 __all__ = ["LEASE_S", "KeptLease"]
 
@@ -81,6 +81,10 @@ class KeptLease:
             # It may be renewed at the next turn, or run out; `holds` knows which.
             if time.monotonic() >= self._until:
                 self.lost.set()
+            return
+        except Fenced:
+            # The log begins a new generation; this process belongs to the old one.
+            self.lost.set()
             return
         if lease is None or lease.epoch != self.lease.epoch:
             # Another held it in between: what this holder relied on is over.

@@ -80,7 +80,8 @@ async def check_cached(
     heads = await store.heads(records)
     for record, state, head in zip(records, states, heads, strict=True):
         report.agents += 1
-        if state is None:
+        if state is None or state.token.generation < store.generation:
+            # Of an older generation nothing is served: it is a miss, and the next write replaces it.
             report.missing += 1
         else:
             await _check(store, vault, record, state, head.version, report, base)

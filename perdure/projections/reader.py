@@ -132,11 +132,13 @@ class StateReader:
         cached = await self._cached(tenant, agent)
         if cached is None:
             return await self._miss(tenant, agent)
+        if cached.token.version > head.version:
+            # An append between the two readings may have put the cache ahead. One that still is has seen what the log, an older copy, has not.
+            head = (await self._store.heads([record]))[0]
         if cached.token.version == head.version and cached.chain == head.chain:
             return cached
         try:
-            # An append between the two readings may have put the cache ahead of the head; the fold then finds nothing more to do.
-            if cached.token.version != head.version:
+            if cached.token.version < head.version:
                 return self._keep(tenant, agent, await self._fold(record, after=cached))
         except ChainBroken:
             # Either the cache holds another history, or the log is broken: the whole fold tells which.

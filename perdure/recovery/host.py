@@ -363,7 +363,7 @@ class AgentHost:
     async def _follow_assignments(self, lease: KeptLease) -> None:
         while not lease.lost.is_set():
             # With the log away nothing can be taken; the lease tells when to stop.
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable, Fenced):
                 await self.take_assigned()
             await asyncio.sleep(ASSIGNMENTS_POLL_S)
 

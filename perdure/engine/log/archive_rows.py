@@ -50,7 +50,8 @@ class ArchiveRows(Protocol):
         ...
 
     async def set_generation(self, generation: int) -> None:
-        """Begin a generation: tokens of older ones are stale from now on. It only grows: a lower one is refused with Conflict."""
+        """Begin a generation: tokens of older ones are stale from now on, and processes that know an older one are cut off
+        where the store can do that. It only grows: a lower one is refused with Conflict."""
         ...
 
 

@@ -33,11 +33,15 @@ from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
-from perdure.errors import ConfigurationError, Unavailable
+from perdure.errors import ConfigurationError, Fenced, IntegrityError, Unavailable
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
 
 __all__ = ["PostgresStore"]
 
+END_SESSION_MS = 5_000
+_END_SESSIONS = """SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
+                   WHERE datname = current_database() AND usename = current_user AND application_name = 'perdure'
+                     AND pid <> pg_backend_pid()"""
 FEW_SEGMENTS = 4
 """Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
@@ -50,7 +54,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive):
         self.generation = 0
         self._url = url
         self._lock_space = 0
-        self._pool: AsyncConnectionPool = make_pool(url)
+        self._pool: AsyncConnectionPool = make_pool(url, greet=self._greet)
         self._tenant_pool: AsyncConnectionPool = make_pool(url, role="perdure_reader")
         self._segments = Segments(segment_offsets)
         self._ends: dict[int, int] = {}
@@ -257,8 +261,42 @@ class PostgresStore(PostgresArrivals, PostgresArchive):
             with translated():
                 self._writing = await connect(self._url)
                 with answered_within(self._writing, CONNECT_TIMEOUT_S):
+                    await self._greet(self._writing)
+                    self._check_generation()
+                await self._check_not_older()
+                with answered_within(self._writing, CONNECT_TIMEOUT_S):
                     self._appender = await Appender.open(self._writing, self._lock_space, self._segments)
         return self._appender
+
+    async def set_generation(self, generation: int) -> None:
+        await super().set_generation(generation)
+        # Who is connected is told by losing the connection: the next one shows the generation.
+        await self._rows(_END_SESSIONS, END_SESSION_MS)
+        await self._pool.check()
+        await self._tenant_pool.check()
+
+    async def _greet(self, connection: AsyncConnection[Any]) -> None:
+        """A new connection may lead to another log than the one before: a copy that was promoted. What this process knows is then of no use."""
+        if not self.generation:
+            return  # it is being opened
+        row = await (await connection.execute("SELECT value FROM meta WHERE name = 'generation'")).fetchone()
+        if row is not None and row[0] != self.generation:
+            self._superseded = Fenced(
+                f"the log is of generation {row[0]}, this process of {self.generation}: the log was restored or promoted",
+                hint="start the process again",
+            )
+
+    async def _check_not_older(self) -> None:
+        """Before a writer goes on after its connection was lost: a copy that lacks what was seen must not be written to by who knows the rest."""
+        seen = dict(self._ends)
+        for partition, position in (await self.positions()).items():
+            if position.offset < seen.get(partition, 0):
+                raise IntegrityError(
+                    f"partition {partition} ends at offset {position.offset}, and offset {seen[partition]} was seen: an older copy of the log "
+                    "was put in its place",
+                    hint="stop every process, then `perdure recover promote`",
+                    partition=partition,
+                )
 
     async def _drop_writer(self) -> None:
         if self._writing is not None:

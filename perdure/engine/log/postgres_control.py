@@ -13,6 +13,7 @@ from perdure import limits
 from perdure.engine.log.contract import Document, Lease
 from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_errors import translated
+from perdure.errors import PerdureError
 
 __all__ = ["PostgresControl"]
 
@@ -21,6 +22,8 @@ class PostgresControl:
     """The part of `LogStore` that is not about events."""
 
     _pool: AsyncConnectionPool
+    _superseded: PerdureError | None = None
+    """Set when this process belongs to a generation of the log that is over: nothing it knows holds any more."""
 
     async def _rows(self, sql: str, *values: Any, limit_s: float | None = None) -> list[tuple[Any, ...]]:
         async with self._answering(self._pool, limit_s or limits.ANSWER_TIMEOUT_S) as connection:
@@ -33,11 +36,16 @@ class PostgresControl:
         with translated():
             try:
                 async with pool.connection() as connection:
+                    self._check_generation()
                     with answered_within(connection, limit_s):
                         yield connection
             except Silent:
                 await pool.drain()
                 raise
+
+    def _check_generation(self) -> None:
+        if self._superseded is not None:
+            raise self._superseded
 
     async def get_document(self, scope: str, name: str) -> Document | None:
         rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s AND name = %s", scope, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from psycopg import AsyncConnection, ProgrammingError, sql
@@ -61,11 +61,16 @@ async def connect(url: str) -> AsyncConnection[Any]:
     return connection
 
 
-def make_pool(url: str, *, role: str | None = None) -> AsyncConnectionPool:
-    """Connections for everything else; with a role, they work under it."""
+Greeting = Callable[[AsyncConnection[Any]], Awaitable[None]]
+
+
+def make_pool(url: str, *, role: str | None = None, greet: Greeting | None = None) -> AsyncConnectionPool:
+    """Connections for everything else; with a role, they work under it. greet: looks at each that is made."""
 
     async def configure(connection: AsyncConnection[Any]) -> None:
         register(connection)
+        if greet is not None:
+            await greet(connection)
         if role is not None:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 

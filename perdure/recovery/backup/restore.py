@@ -25,10 +25,12 @@ from perdure.recovery.backup.manifest import BackupManifest, Part
 from perdure.recovery.backup.objects import Vessel, blob_object
 from perdure.recovery.backup.records import BlobEntry, DocumentEntry, FloorEntry, KeyEntry, StoredEvent
 
-__all__ = ["Restored", "Restorer", "check_whole"]
+__all__ = ["PROMOTION_MARK", "RESTORE_SCOPE", "Restored", "Restorer", "check_whole"]
 
-_SCOPE: Final = "restore"
+RESTORE_SCOPE: Final = "restore"
+_SCOPE: Final = RESTORE_SCOPE
 _MARK: Final = "under-way"
+PROMOTION_MARK: Final = "promotion"
 LOAD_EVENTS: Final = 2_000
 CREATE_AGENTS: Final = 1_000
 
@@ -47,9 +49,13 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 async def check_whole(store: LogStore) -> None:
-    """Raise IntegrityError when the log is a restore that has not ended."""
-    mark = await store.get_document(_SCOPE, _MARK)
-    if mark is not None:
+    """Raise IntegrityError when the log is a restore, or a promotion, that has not ended."""
+    marks = {document.name for document in await store.list_documents(_SCOPE)}
+    if PROMOTION_MARK in marks:
+        raise IntegrityError(
+            "this log is being promoted, or a promotion was interrupted", hint="run `perdure recover promote --yes` again: it goes on"
+        )
+    if _MARK in marks:
         raise IntegrityError(
             "this log is being restored, or a restore was interrupted", hint="run `perdure backup restore` again: it goes on"
         )
