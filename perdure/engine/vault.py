@@ -15,7 +15,7 @@ from perdure.engine.changes import Change
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.codec import EVENT_CONTEXT, StoredPayload, decode_changes, decode_payload, event_context, recorded_event
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
-from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.heads import KnownHeads, first_head
 from perdure.engine.log.marks import RESERVED, refusal
 from perdure.engine.moves import Moves
 from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
@@ -137,7 +137,10 @@ class Vault:
         """
         key = await self.ring.tenant_key(parent.tenant)
         (row,) = self._new_rows([AgentName(parent.tenant, agent)], key, {})
+        before = self.heads.before_birth()
         made = await self.store.create_fork(msgspec.structs.replace(row, type=parent.type, labels=parent.labels), parent, version)
+        if made.data_key == row.data_key:
+            self.heads.born(before, [(made.agent_key, made.partition)], first_head(made))
         return (await self._remember(made))[0]
 
     async def opening(self, tenant: str, work: Callable[[], Result]) -> Result:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 import msgspec
 
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, from_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, SealedEvent, from_microseconds
 from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
+from perdure.engine.log.versions import no_version
 from perdure.engine.steps import reach
 from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, KeyUnavailable
 from perdure.snapshots.undertaken import FORKED
@@ -59,18 +59,20 @@ class Origin(msgspec.Struct, frozen=True):
     time: datetime | None
 
 
-async def fork(log: EventLog, parent: AgentRecord, version: int, new_agent: str, *, actor: str = "", reason: str = "") -> Forked:
-    """Make the agent. Raises VersionNotFound, Compacted (the event at that version was removed), AlreadyExists, LimitExceeded."""
+async def fork(log: EventLog, parent: AgentRecord, version: int | None, new_agent: str, *, actor: str = "", reason: str = "") -> Forked:
+    """Make the agent; None: from the newest version. Raises VersionNotFound, Compacted (the event at that version was removed), AlreadyExists,
+    LimitExceeded."""
     name = AgentName(parent.tenant, new_agent)
     check_names(name)
-    cause = await _event_id(log, parent, version)
+    cause = await _event(log, parent, version)
+    version = cause.version if cause is not None else 0
     made = await log.vault.fork(parent, version, new_agent)
     stood = made.parent
     if stood is None or (stood.agent, stood.version) != (parent.agent, version):
         raise _taken(made)
     reach("fork.row")
     facts = {"agent": parent.agent, "version": version, "chain": stood.chain.hex(), "shared": True}
-    event = Event(FORKED, data={"from": facts, "reason": reason}, actor=actor, causation_id=cause)
+    event = Event(FORKED, data={"from": facts, "reason": reason}, actor=actor, causation_id=cause.id if cause is not None else None)
     try:
         done = await log.append_events(name, [event], expected=version)
     except Conflict as problem:
@@ -79,11 +81,18 @@ async def fork(log: EventLog, parent: AgentRecord, version: int, new_agent: str,
     return Forked(parent.tenant, parent.agent, version, from_microseconds(stood.time_us) if version else None, new_agent, done.version)
 
 
-async def _event_id(log: EventLog, parent: AgentRecord, version: int) -> UUID | None:
-    if version < 1:
+async def _event(log: EventLog, parent: AgentRecord, version: int | None) -> SealedEvent | None:
+    """The event that the fork goes on from; None for version 0."""
+    if version is None:
+        (head,) = await log.store.heads([parent])
+        version = head.version
+    if version == 0:
         return None
-    events = await log.store.read_agent(parent, EventFilter(from_version=version, to_version=version), 1)
-    return events[0].id if events else None
+    events = await log.store.read_agent(parent, EventFilter(from_version=version, to_version=version), 1) if version > 0 else []
+    if not events:
+        (head,) = await log.store.heads([parent])
+        raise no_version(parent, version, head.version)
+    return events[0]
 
 
 def _taken(standing: AgentRecord) -> AlreadyExists:

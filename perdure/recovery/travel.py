@@ -122,15 +122,15 @@ class Traveller:
         Raises as `go`, and LimitExceeded (a fork of forks too deep).
         """
         record = await self._log.vault.record(*name)
-        if version is None and time is None:
-            (head,) = await self._log.store.heads([record])
-            version = head.version
-        return await self._fork(record, await self._resolve(record, version, time), new_agent, actor, reason)
+        newest = version is None and time is None
+        return await self._fork(record, None if newest else await self._resolve(record, version, time), new_agent, actor, reason)
 
-    async def _fork(self, record: AgentRecord, version: int, new_agent: str, actor: str, reason: str) -> Forked:
+    async def _fork(self, record: AgentRecord, version: int | None, new_agent: str, actor: str, reason: str) -> Forked:
         try:
             return await forks.fork(self._log, record, version, new_agent, actor=actor, reason=reason)
         except Compacted:
+            if version is None:
+                raise
             read = await self._reader.state_at_version(record.tenant, record.agent, version)
         origin = Origin(record, await self._folded(record, read.document, version, read.epoch, read.time))
         done = await fork(self._log, origin, new_agent, actor=actor, reason=reason)

@@ -56,8 +56,8 @@ class KnownHeads:
         """Take this before agents are made, and give it to `born` after."""
         return frozenset(self.positions), self._forgotten
 
-    def born(self, before: tuple[frozenset[int], int], agents: Iterable[tuple[int, int]]) -> None:
-        """Agents (key, partition) that this process has just made: they stand at nothing, and need not be asked for.
+    def born(self, before: tuple[frozenset[int], int], agents: Iterable[tuple[int, int]], head: Head = NOTHING) -> None:
+        """Agents (key, partition) that this process has just made: it is known where they stand, and they need not be asked for.
 
         It holds where the partition's position was known before they were made: whatever others write to them from then on comes in a tail.
         """
@@ -65,7 +65,7 @@ class KnownHeads:
         if forgotten == self._forgotten:
             for agent, partition in agents:
                 if partition in partitions:
-                    self._heads.setdefault(agent, NOTHING)
+                    self._heads.setdefault(agent, head)
                     self._partition.setdefault(agent, partition)
 
     def absorb(self, tail: Sequence[TailEvent]) -> None:

@@ -33,11 +33,15 @@ _LINES: Final = f"""WITH RECURSIVE line AS (
   SELECT fork, agent, agent_key, partition, version FROM line ORDER BY fork, depth"""  # noqa: S608 - an integer
 # Whoever raises a floor locks the same row for update: one of the two sees the other.
 _LOCK: Final = "SELECT agent_key FROM agents WHERE agent_key = %s FOR KEY SHARE"
-_MAKE: Final = """INSERT INTO agents (tenant_key, agent, partition, first_segment, owner, epoch, type, labels, data_key, created_us,
-      parent_key, past_key, parent_version, parent_offset, parent_time_us, parent_epoch, parent_chain)
-    SELECT %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s::bigint, %s, %s, %s, %s, %s
-    WHERE NOT EXISTS (SELECT FROM floors WHERE agent_key = %s AND version > %s)
-    ON CONFLICT DO NOTHING RETURNING agent_key"""
+_COLUMNS: Final = """tenant_key, agent, partition, first_segment, owner, type, labels, data_key, created_us, epoch,
+      parent_key, past_key, parent_version, parent_offset, parent_time_us, parent_epoch, parent_chain"""
+_MAKE: Final = f"""INSERT INTO agents ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT DO NOTHING"""  # noqa: S608 - constants
+_MAKE_OF: Final = f"""INSERT INTO agents ({_COLUMNS})
+    SELECT %s, %s, %s, %s, %s, %s, %s::jsonb, %s, greatest(%s, e.time_us), e.epoch, %s, %s, e.version, e."offset", e.time_us, e.epoch, e.chain
+    FROM {{table}} e WHERE e.agent_key = %s AND e.version = %s AND NOT EXISTS (SELECT FROM floors WHERE agent_key = %s AND version > %s)
+    ON CONFLICT DO NOTHING
+    RETURNING agent_key, created_us, parent_offset, parent_time_us, parent_epoch, parent_chain"""  # noqa: S608 - constants
 _CHILDREN: Final = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
     WHERE a.parent_key = %s AND a.agent > %s ORDER BY a.agent LIMIT %s"""  # noqa: S608 - constants
 
@@ -49,6 +53,7 @@ class PostgresForks(PostgresFloors):
     heads: Callable[..., Awaitable[Any]]
     read_agent: Callable[..., Awaitable[Any]]
     find: Callable[..., Awaitable[Any]]
+    _tables: Callable[..., Awaitable[list[str]]]
     _first_segment: Callable[[AgentRecord], int]
 
     # --- rows ---
@@ -72,48 +77,49 @@ class PostgresForks(PostgresFloors):
     async def create_fork(self, record: AgentRecord, parent: AgentRecord, version: int) -> AgentRecord:
         past = line_from(parent, version)
         check_depth(parent, past)
-        stood = await self._stood(parent, version, past[0].partition if past else -1)
-        made = msgspec.structs.replace(
-            record,
-            tenant_key=parent.tenant_key,
-            epoch=stood.epoch,
-            created_us=max(record.created_us, stood.time_us),
-            parent=stood,
-            past=past,
-        )
-        agent_key = await self._insert_fork(made, parent.agent_key)
-        if agent_key is not None:
-            return msgspec.structs.replace(made, agent_key=agent_key)
+        made = msgspec.structs.replace(record, tenant_key=parent.tenant_key, past=past)
+        if past:
+            if (row := await self._make_of(made, parent, past[0])) is not None:
+                agent_key, created_us, *stood = row
+                at = Parent(parent.agent, version, past[0].partition, *stood)
+                return msgspec.structs.replace(made, agent_key=agent_key, created_us=created_us, epoch=at.epoch, parent=at)
+        elif version == 0:
+            await self._make(msgspec.structs.replace(made, parent=msgspec.structs.replace(NOTHING_SHARED, agent=parent.agent)), parent)
         (standing,) = await self.agents([AgentName(parent.tenant, record.agent)])
         if standing is None:
-            raise compacted(parent, version, (await self.floors([parent]))[0])
-        row: AgentRecord = standing
+            floor = (await self.floors([parent]))[0]
+            raise compacted(parent, version, floor) if 0 < version < floor.version else no_version(parent, version)
+        stands: AgentRecord = standing
+        return stands
+
+    async def _make_of(self, record: AgentRecord, parent: AgentRecord, owner: Past) -> tuple[Any, ...] | None:
+        """Insert a row from the event that it begins at: what it gives to the row; None: nothing was inserted."""
+        held = msgspec.structs.replace(
+            parent, agent=owner.agent, agent_key=owner.agent_key, partition=owner.partition, parent=None, past=()
+        )
+        tables = await self._tables(held, EventFilter(from_version=owner.version, to_version=owner.version), descending=False)
+        key = (owner.agent_key, owner.version)
+        values = (*self._facts(record), parent.agent_key, owner.agent_key, *key, *key)
+        row: tuple[Any, ...] | None = None
+        with translated():
+            async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+                await connection.execute(_LOCK, (owner.agent_key,))
+                for table in tables:
+                    cursor = await connection.execute(_MAKE_OF.format(table=table).encode(), values, binary=True)
+                    row = row or await cursor.fetchone()
         return row
 
-    async def _stood(self, parent: AgentRecord, version: int, partition: int) -> Parent:
-        """What the fork goes on from."""
-        if version == 0:
-            return msgspec.structs.replace(NOTHING_SHARED, agent=parent.agent)
-        events = await self.read_agent(parent, EventFilter(from_version=version, to_version=version), 1) if version > 0 else []
-        if not events:
-            raise no_version(parent, version)
-        (event,) = events
-        return Parent(parent.agent, version, partition, event.offset, event.time_us, event.epoch, event.chain)
+    async def _make(self, record: AgentRecord, parent: AgentRecord) -> None:
+        """Insert a row as it is, where there is none of its name. Of the past only the nearest is looked at."""
+        stood = record.parent
+        assert stood is not None, "a fork has a parent"
+        owner = record.past[0].agent_key if record.past else None
+        line = (parent.agent_key, owner, stood.version, stood.offset, stood.time_us, stood.epoch, stood.chain)
+        await self._rows(_MAKE, *self._facts(record), record.epoch, *line)
 
-    async def _insert_fork(self, record: AgentRecord, parent_key: int) -> int | None:
-        """The key of the row; None: there is one of that name, or the past was removed."""
-        stood, owner = record.parent, record.past[0].agent_key if record.past else None
-        assert stood is not None
-        labels = msgspec.json.encode(record.labels).decode()
-        facts = (record.owner, record.epoch, record.type, labels, record.data_key, record.created_us)
+    def _facts(self, record: AgentRecord) -> tuple[Any, ...]:
         place = (record.tenant_key, record.agent, record.partition, self._first_segment(record))
-        line = (parent_key, owner, stood.version, stood.offset, stood.time_us, stood.epoch, stood.chain)
-        with translated():
-            async with self._pool.connection() as connection, connection.transaction(), connection.pipeline():
-                await connection.execute(_LOCK, (owner,))
-                cursor = await connection.execute(_MAKE, (*place, *facts, *line, owner, stood.version), binary=True)
-                row = await cursor.fetchone()
-        return None if row is None else int(row[0])
+        return (*place, record.owner, record.type, msgspec.json.encode(record.labels).decode(), record.data_key, record.created_us)
 
     async def load_forks(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
         for record in records:
@@ -124,7 +130,7 @@ class PostgresForks(PostgresFloors):
                 raise IntegrityError("what a fork goes on from is not there", tenant=record.tenant, agent=record.agent)
             parent, *owner = found
             past = (msgspec.structs.replace(record.past[0], agent_key=owner[0].agent_key),) if owner else ()
-            await self._insert_fork(msgspec.structs.replace(record, tenant_key=parent.tenant_key, past=past), parent.agent_key)
+            await self._make(msgspec.structs.replace(record, tenant_key=parent.tenant_key, past=past), parent)
         standing = await self.agents([AgentName(record.tenant, record.agent) for record in records])
         return [record for record in standing if record is not None]
 
