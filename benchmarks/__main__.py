@@ -10,7 +10,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, backup, bytes, compression, embedded, load, pipeline, recovery, replay, results, snapshot
+from benchmarks import (
+    append,
+    backup,
+    bytes,
+    cache,
+    compression,
+    embedded,
+    growth,
+    load,
+    pipeline,
+    recovery,
+    replay,
+    results,
+    scale,
+    snapshot,
+)
 from benchmarks.measuring import run
 from benchmarks.report import note, print_report
 from benchmarks.settings import Settings
@@ -26,6 +41,9 @@ _MODULES: dict[str, Any] = {
     "embedded": embedded,
     "bytes": bytes,
     "load": load,
+    "growth": growth,
+    "scale": scale,
+    "cache": cache,
 }
 BENCHMARKS: dict[str, Callable[[Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
 KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.items()}

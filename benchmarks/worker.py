@@ -1,6 +1,7 @@
 """A process beside the measuring one: `python -m benchmarks.worker ROLE JSON`. It says `ready`, and works when it is sent a line.
 
-Roles: `append` (appends for a while, then prints how many a second), `relay` and `project` (until stdin ends).
+Roles: `append` (each line lets it append for a while, then it prints how many a second), `relay` and `project` (until stdin ends; with a `share` of
+partitions they join first, and begin when they are sent a line).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from perdure.engine.relay import Relay
 from perdure.projections.projector import Projector
 
 __all__ = ["Worker"]
+
+POLL_S = 0.05
 
 
 class Worker:
@@ -66,9 +69,9 @@ async def _append(given: dict[str, Any]) -> None:
         agents = Agents(engine, prefix=given["prefix"])
         await agents.make(given["agents"])
         print("ready", flush=True)
-        await _stdin_line()
-        rate, _ = await closed_load(given["callers"], given["duration_s"], agents.step)
-        print(rate, flush=True)
+        while await _stdin_line():
+            rate, _ = await closed_load(given["callers"], given["duration_s"], agents.step)
+            print(rate, flush=True)
 
 
 async def _pipeline(role: str, given: dict[str, Any]) -> None:
@@ -76,8 +79,15 @@ async def _pipeline(role: str, given: dict[str, Any]) -> None:
         stop = asyncio.Event()
         store, bus = engine.log.store, engine.bus
         part = Relay(store, bus) if role == "relay" else Projector(store, bus, engine.cache, engine.log.vault, group=given["group"])
+        if share := given.get("share"):
+            # Joining the group is no work on events: it is done before this says that it is ready.
+            while isinstance(part, Projector) and len(await part.lag()) != share:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+            print("ready", flush=True)
+            await _stdin_line()
         running = asyncio.create_task(part.run(stop))
-        print("ready", flush=True)
+        if not share:
+            print("ready", flush=True)
         ended = asyncio.ensure_future(_stdin_line())
         await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
         stop.set()

@@ -1,0 +1,187 @@
+"""Appends and loads as a log grows, and with a thousand segments: runs on the grown log alternate with runs on one that stayed small."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import cycle
+from typing import Any
+
+import perdure
+from benchmarks.measuring import closed_load, median
+from benchmarks.peers.catalogue import SIDES
+from benchmarks.report import machine, note, shape
+from benchmarks.servers import fresh_database
+from benchmarks.settings import Settings
+from benchmarks.sides import Beside, Pairs, Side, rounds, sides
+from perdure import Event, append, services
+from perdure.client.engine import Engine
+from perdure.engine.log.contract import AgentName
+from perdure.engine.log.postgres import PostgresStore
+from perdure.limits import PARTITIONS_DEFAULT, SEGMENT_OFFSETS
+from perdure.projections.hot import HotStates
+from perdure.projections.memory import MemoryCache
+from perdure.projections.reader import StateReader
+
+__all__ = ["KEYS", "measure"]
+
+KEYS = (
+    *("ratios.append_at_end", "ratios.append_at_1000_segments", "ratios.load_at_end", "ratios.eventsourcing_at_end"),
+    *("figures.append_start_per_s", "figures.append_end_per_s", "figures.load_end_ms", "figures.events", "figures.segments"),
+)
+START = 10_000
+SEGMENTS = 1_000
+SEGMENT_EVENTS = 64
+"""Offsets of one segment where there are to be a thousand."""
+CALLERS = 256
+PEER_CALLERS = 32
+PAIRS = 3
+PROBE_MESSAGES = 50
+LOADS = 20
+PEER = SIDES["eventsourcing"]
+_FILL_AGENTS, _FILL_EVENTS = 512, 10
+
+
+class _Log:
+    """A log that grows: its agents, and at which version each stands."""
+
+    def __init__(self, engine: Engine, messages: list[dict[str, Any]], agents_max: int) -> None:
+        self._engine = engine
+        self._messages = cycle(messages)
+        self._agents_max = agents_max
+        self._next = 0
+        self._chance = random.Random(1)
+        self._free: asyncio.Queue[AgentName] = asyncio.Queue()
+        self.versions: dict[AgentName, int] = {}
+        self.events = 0
+
+    def _event(self) -> Event:
+        return Event("message_added", changes=(append("/messages", next(self._messages)),))
+
+    async def grow(self, events: int) -> None:
+        """Write until it holds so many: new agents up to the most, then all in turns."""
+        while self.events < events:
+            first = self._next % self._agents_max
+            names = [AgentName("grown", f"agent-{number}") for number in range(first, min(first + _FILL_AGENTS, self._agents_max))]
+            await asyncio.gather(*(self._fill(name) for name in names))
+            self._next = first + len(names)
+
+    async def _fill(self, name: AgentName) -> None:
+        done = await self._engine.log.append_events(name, [self._event() for _ in range(_FILL_EVENTS)])
+        self.versions[name] = done.version
+        self.events += _FILL_EVENTS
+
+    async def probe(self) -> None:
+        """An agent that stays as it is while others grow."""
+        events = [self._event() for _ in range(PROBE_MESSAGES)]
+        await self._engine.agent("probe", tenant="grown").append(events)
+
+    async def load_s(self) -> float:
+        """Median time of the probe's state out of the log, with nothing at hand."""
+        took = []
+        for _ in range(LOADS):
+            reader = StateReader(self._engine.log.store, MemoryCache(), self._engine.log.vault, kept=HotStates(agents_max=0))
+            before = time.perf_counter()
+            state = await reader.state("grown", "probe")
+            took.append(time.perf_counter() - before)
+            assert state.version == PROBE_MESSAGES
+        return median(took)
+
+    async def rate(self, duration_s: float) -> float:
+        """Appends per second of callers at agents taken by chance out of all, at the versions these have."""
+        names = list(self.versions)
+        callers = min(CALLERS, len(names))
+
+        async def step(caller: int) -> None:
+            # A caller has its own share of the agents: no two append to one at once.
+            name = names[self._chance.randrange(len(names) // callers) * callers + caller]
+            self.versions[name] = (await self._engine.log.append_event(name, self._event(), expected=self.versions[name])).version
+            self.events += 1
+
+        return (await closed_load(callers, duration_s, step))[0]
+
+
+@asynccontextmanager
+async def _log(beside: Beside, agents_max: int, segment_offsets: int = SEGMENT_OFFSETS) -> AsyncIterator[_Log]:
+    with fresh_database(beside.postgres_url) as url:
+        # The size of a segment is settled when the log is made.
+        await (await PostgresStore.open(url, segment_offsets=segment_offsets)).close()
+        async with perdure.open(url, bus="memory://", cache="memory://", keys=f"file://{beside.folder}/root.key") as engine:
+            yield _Log(engine, _messages(beside), agents_max)
+
+
+def _messages(beside: Beside) -> list[dict[str, Any]]:
+    """Real messages, as they come."""
+    return [message for conversation in beside.conversations for message in conversation]
+
+
+async def measure(settings: Settings) -> dict[str, Any]:
+    """All figures of growth."""
+    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
+    assert postgres is not None
+    sizes = [settings.count(START, START, least=500), settings.count(250_000, 1_000_000, least=1_500)]
+    sizes += [] if settings.quick else [settings.count(0, 10_000_000)]
+    async with sides(settings, postgres.url) as beside:
+        agents = settings.count(25_000, 100_000, least=100)
+        async with _log(beside, agents) as small:
+            await small.grow(sizes[0])
+            await small.probe()
+            await small.rate(settings.seconds(0.3, 2))
+            curve = await _grown(beside, small, agents, sizes)
+            await _segments(beside, small)
+        details: dict[str, Any] = {"curve": {"perdure": curve}, "agents": agents}
+        details["small_events"] = small.events
+        await beside.peers([PEER], lambda peer: _peer(beside, peer, details))
+    return shape(beside.found, KEYS, details, machine(postgres.url), beside)
+
+
+async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int]) -> list[tuple[int, float]]:
+    """The rate at each size, beside the small log's in the same seconds."""
+    duration_s = beside.settings.seconds(1, 10)
+    curve: list[tuple[int, float]] = []
+    async with _log(beside, agents) as large:
+        await large.probe()
+        for size in sizes[1:]:
+            note(f"growth: {size} events")
+            await large.grow(size)
+            await large.rate(duration_s / 2)
+            pairs = await rounds(PAIRS, lambda: large.rate(duration_s), lambda: small.rate(duration_s))
+            curve = [*(curve or [(sizes[0], pairs.theirs)]), (size, pairs.ours)]
+        loads = Pairs.of([(await large.load_s(), await small.load_s()) for _ in range(PAIRS)])
+        beside.found |= {"ratios.append_at_end": pairs.ratio, "ratios.load_at_end": loads.ratio, "figures.events": large.events}
+        beside.found |= {"figures.append_start_per_s": pairs.theirs, "figures.append_end_per_s": pairs.ours}
+        beside.found["figures.load_end_ms"] = loads.ours * 1000
+    return [(size, float(f"{rate:.4g}")) for size, rate in curve]
+
+
+async def _segments(beside: Beside, small: _Log) -> None:
+    """As many events as fill a thousand segments, so that only their number differs."""
+    segments = beside.settings.count(SEGMENTS, SEGMENTS, least=PARTITIONS_DEFAULT)
+    note(f"growth: {segments} segments")
+    duration_s = beside.settings.seconds(1, 10)
+    async with _log(beside, 10_000, SEGMENT_EVENTS) as many:
+        await many.grow(segments * SEGMENT_EVENTS)
+        await many.rate(duration_s / 2)
+        pairs = await rounds(PAIRS, lambda: many.rate(duration_s), lambda: small.rate(duration_s))
+    beside.found |= {"ratios.append_at_1000_segments": pairs.ratio, "figures.segments": segments}
+
+
+async def _peer(beside: Beside, large: Side, details: dict[str, Any]) -> None:
+    """The same of one peer: its rate with many events by its rate with few."""
+    size = beside.settings.count(50_000, 1_000_000, least=START)
+    duration_s = beside.settings.seconds(1, 10)
+    async with beside.side(PEER) as small:
+        for side, events in ((small, START), (large, size)):
+            await side.ask("streams", callers=PEER_CALLERS)
+            for number in range(events // 100):
+                await side.ask("fill", stream=f"filled-{number}", count=100)
+
+        async def rate(side: Side) -> float:
+            return (await side.append(PEER_CALLERS, duration_s, "real")).per_s
+
+        pairs = await rounds(PAIRS, lambda: rate(large), lambda: rate(small))
+    beside.found[f"ratios.{PEER.name}_at_end"] = pairs.ratio
+    details["curve"][PEER.title] = [(START, round(pairs.theirs, 1)), (size, round(pairs.ours, 1))]
