@@ -172,6 +172,8 @@ SNAPSHOT_TURN_WAIT_S: Final = 60.0
 # --- keeping snapshots ---
 SNAPSHOTS_NEWEST_MIN: Final = 3
 """So many of an agent's newest sound snapshots stay whatever a policy says, and the events after the oldest of them."""
+RESTORE_PARTITIONS_AT_ONCE: Final = 3
+"""Partitions that a restore fills at the same time; of each, one segment of a backup is in memory."""
 REPLAY_BUDGET_EVENTS: Final = 1_000
 REPLAY_BUDGET_BYTES: Final = 4 * MIB
 """What a load may have to replay before the snapshotter makes a new snapshot; larger for large states."""

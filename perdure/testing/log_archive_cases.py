@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 from perdure.engine.log.contract import EventFilter, Position, SealedEvent
@@ -49,6 +50,27 @@ async def loaded_events_keep_their_places_and_appends_follow(log: LogUnderTest) 
     (added,) = await RawWriter(other).add(agent)
     assert (added.version, added.offset) == (31, events[-1].offset + 1)
     assert added.time_us > LONG_AGO_US + 31
+
+
+async def loaded_events_keep_every_column(log: LogUnderTest) -> None:
+    """Whatever an event has or lacks, and however large or strange its texts are."""
+    store = await log.open()
+    agent = await agent_of(store)
+    events: list[SealedEvent] = []
+    texts = (None, "", "x", "ü\n\\N\t" * 5_000)
+    for number, text in enumerate(texts):
+        more: dict[str, Any] = {
+            "correlation_id": text,
+            "trace_id": texts[number - 1],
+            "project": texts[number - 2],
+            "module": texts[number - 3],
+        }
+        more |= {"causation_id": events[-1].id if number % 2 else None, "type": f"t{number}", "epoch": number * 1_000_000}
+        position = Position(number, LONG_AGO_US + number)
+        events.append(row(agent, position, number + 1, LONG_AGO_US, payload=bytes(number * 40_000), **more))
+    await store.load_events(agent.partition, events[:1])
+    await store.load_events(agent.partition, events[1:])
+    assert await store.read_agent(agent, EventFilter(), 10) == events
 
 
 async def events_that_do_not_follow_are_not_loaded(log: LogUnderTest) -> None:
@@ -109,6 +131,7 @@ async def scopes_and_large_values_are_listed(log: LogUnderTest) -> None:
 
 CASES = (
     loaded_events_keep_their_places_and_appends_follow,
+    loaded_events_keep_every_column,
     events_that_do_not_follow_are_not_loaded,
     a_loaded_floor_hides_what_was_removed_and_knows_its_ids,
     a_generation_only_grows,

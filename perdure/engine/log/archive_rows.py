@@ -37,7 +37,7 @@ class ArchiveRows(Protocol):
     async def load_events(self, partition: int, events: Sequence[SealedEvent]) -> None:
         """Put in events that follow what the partition holds, with this store's own keys; offsets may have holes where events were removed.
 
-        All or none. Raises IntegrityError when they do not follow."""
+        All or none, and durable at the latest with the store's next write of another kind. Raises IntegrityError when they do not follow."""
         ...
 
     async def load_floor(self, agent: AgentRecord, floor: Floor, removed: Sequence[tuple[UUID, int]]) -> None:

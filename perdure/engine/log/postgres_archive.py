@@ -11,6 +11,7 @@ from perdure.engine.log.arrival_rows import HAS_ARRIVALS
 from perdure.engine.log.contract import AgentRecord, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.postgres_arrays import bigints, integers
+from perdure.engine.log.postgres_copy import COPY_EVENTS, copy_data
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_forks import PostgresForks
 from perdure.engine.log.postgres_rows import packed_rows
@@ -58,7 +59,10 @@ class PostgresArchive(PostgresForks):
                 row = await (await connection.execute(newest.encode(), binary=True)).fetchone()
                 arrivals = bool(await (await connection.execute(HAS_ARRIVALS)).fetchone())
                 check_follows(partition, Position(*row) if row else Position(0, 0), events, arrivals=arrivals)
-                await connection.execute(_EVENTS.encode(), packed_rows(events), binary=True)
+                # Nobody is told of a single page: the first write that somebody is told of makes all before it durable, too.
+                await connection.execute("SET LOCAL synchronous_commit = off")
+                async with connection.cursor().copy(COPY_EVENTS) as copy:
+                    await copy.write(copy_data(events))
                 if later:
                     agents, segments, versions = zip(*later, strict=True)
                     await connection.execute(_HINTS.encode(), (bigints(agents), integers(segments), bigints(versions)), binary=True)

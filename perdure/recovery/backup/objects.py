@@ -37,7 +37,7 @@ _LEVEL: Final = 1
 _CONTEXT: Final = b"perdure backup key"
 
 T = TypeVar("T")
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 
 class Vessel:

@@ -19,10 +19,10 @@ class StoredEvent(NamedTuple):
     offset: int
     version: int
     epoch: int
-    id: bytes
+    id: UUID
     type: str
     time_us: int
-    causation_id: bytes | None
+    causation_id: UUID | None
     correlation_id: str | None
     trace_id: str | None
     project: str | None
@@ -32,7 +32,6 @@ class StoredEvent(NamedTuple):
 
     def sealed(self, agent: AgentRecord) -> SealedEvent:
         """The event under the keys of the log that it is put into."""
-        causation = None if self.causation_id is None else UUID(bytes=self.causation_id)
         return SealedEvent(
             self.tenant,
             self.agent,
@@ -42,10 +41,10 @@ class StoredEvent(NamedTuple):
             self.offset,
             self.version,
             self.epoch,
-            UUID(bytes=self.id),
+            self.id,
             self.type,
             self.time_us,
-            causation,
+            self.causation_id,
             self.correlation_id,
             self.trace_id,
             self.project,
@@ -57,17 +56,16 @@ class StoredEvent(NamedTuple):
     @classmethod
     def of(cls, event: SealedEvent) -> StoredEvent:
         """The other way."""
-        causation = None if event.causation_id is None else event.causation_id.bytes
         return cls(
             event.tenant,
             event.agent,
             event.offset,
             event.version,
             event.epoch,
-            event.id.bytes,
+            event.id,
             event.type,
             event.time_us,
-            causation,
+            event.causation_id,
             event.correlation_id,
             event.trace_id,
             event.project,

@@ -7,6 +7,7 @@ old world is fenced in the new one.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, to_microseconds
 from perdure.engine.log.marks import RESERVED
@@ -31,7 +33,7 @@ RESTORE_SCOPE: Final = "restore"
 _SCOPE: Final = RESTORE_SCOPE
 _MARK: Final = "under-way"
 PROMOTION_MARK: Final = "promotion"
-LOAD_EVENTS: Final = 2_000
+LOAD_EVENTS: Final = 5_000
 CREATE_AGENTS: Final = 1_000
 
 Progress = Callable[[int, int], None]
@@ -80,7 +82,7 @@ class Restorer:
         self._store = store
         self._until_us = None if to_time is None else to_microseconds(to_time)
         self._progress = progress
-        self._agents: dict[AgentName, AgentRecord] = {}
+        self._agents: dict[tuple[str, str], AgentRecord] = {}
         self._events = 0
 
     async def run(self) -> Restored:
@@ -93,8 +95,7 @@ class Restorer:
         await self._make_agents()
         steps.reach("restore.agents")
         await self._blobs()
-        for partition, position in (await self._store.positions()).items():
-            await self._partition(partition, position.offset)
+        await self._partitions()
         steps.reach("restore.events")
         await self._floors()
         await self._snapshots()
@@ -169,7 +170,7 @@ class Restorer:
 
     def _know(self, records: list[AgentRecord]) -> None:
         for record in records:
-            self._agents[AgentName(record.tenant, record.agent)] = record
+            self._agents[record.tenant, record.agent] = record
 
     async def _fork(self, rows: list[AgentRecord]) -> None:
         """Make forks, each after what it was forked from. Left out is what did not exist at the moment: it goes on from a later event."""
@@ -206,6 +207,22 @@ class Restorer:
                 raise IntegrityError(f"the backup's object {name} is not the one that was written", object=name)
             await self._store.put_blob(blob.tenant, blob.name, content)
 
+    async def _partitions(self) -> None:
+        """Several partitions at once: each has a connection of its own, and the server's processors share the work."""
+        places = asyncio.Semaphore(limits.RESTORE_PARTITIONS_AT_ONCE)
+
+        async def one(partition: int, stands: int) -> None:
+            async with places:
+                await self._partition(partition, stands)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for partition, position in (await self._store.positions()).items():
+                    group.create_task(one(partition, position.offset))
+        except ExceptionGroup as problems:
+            first = problems.exceptions[0]
+            raise first from first.__cause__
+
     async def _partition(self, partition: int, stands: int) -> None:
         """Events in order, after the offset where an interrupted restore stopped, up to the moment."""
         for segment in self._manifest.segments:
@@ -227,7 +244,7 @@ class Restorer:
                 return
 
     def _agent(self, tenant: str, agent: str) -> AgentRecord:
-        record = self._agents.get(AgentName(tenant, agent))
+        record = self._agents.get((tenant, agent))
         if record is None:
             raise IntegrityError(f"the backup has an event of agent {agent!r}, and not the agent", tenant=tenant, agent=agent)
         return record
