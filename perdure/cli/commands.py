@@ -46,6 +46,7 @@ COMMANDS: Final = (
     Command("project", "run:project", "Keep the cache up to date from the bus.", _OPERATE),
     Command("host", "host:host", "A node that owns agents and applies commands to them.", _OPERATE),
     Command("migrate", "migrate:app", "Move agents between nodes while they are talked to.", _OPERATE),
+    Command("transfer", "transfer:app", "Move agents to another engine: other servers, other keys, another region.", _OPERATE),
     Command("recover", "recover:app", "Nodes, failures, and what is done about them.", _OPERATE),
     Command(
         "snapshot", "snapshot:app", "Snapshots of agents' states: create, list, show, verify, delete, clean, compress, sweep.", _OPERATE

@@ -38,6 +38,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "snapshots.clean": Operation("snapshots that no rule keeps"),
     "snapshots.sweep": Operation("objects of the store that no snapshot names"),
     "backups.prune": Operation("old backups"),
+    "transfers.erase": Operation("this engine's keys of agents that have moved to another one"),
     "log.repair": Operation("damaged rows of the log, for proved ones; copies that contradict it"),
     "agents.rollback": Operation("nothing of the history; the state goes back by an event", permanent=False),
     "cache.rebuild": Operation("cached states, for what the log says", level="free", permanent=False),

@@ -9,6 +9,7 @@ import msgspec
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.marks import MOVED, mark_of
 from perdure.errors import Conflict, NotFound
+from perdure.limits import SNAPSHOTS_PER_AGENT_MAX
 from perdure.migration.transfer.records import TransferRecord, keep, record_of
 from perdure.migration.transfer.sides import Side, row_of
 
@@ -34,6 +35,9 @@ async def erase(source: Side, name: AgentName) -> TransferRecord:
         raise Conflict(message, hint="they would lose it", tenant=name.tenant, agent=name.agent)
     if row.data_key:
         await source.store.swap_data_keys([row], [b""])
+    # Nobody can open them any more; their objects go with the next sweep.
+    rows = await source.store.snapshots(row, limit=SNAPSHOTS_PER_AGENT_MAX)
+    await source.store.delete_snapshots(row, [each.id for each in rows], keep_newest=0, even_permanent=True)
     source.vault.forget(name)
     await source.cache.remove([name])
     erased = msgspec.structs.replace(record, phase="erased", ended_us=record.ended_us or time.time_ns() // 1000)

@@ -18,6 +18,7 @@ from perdure.migration.transfer.inheritance import Inheritance
 from perdure.migration.transfer.mover import Mover, check_movable
 from perdure.migration.transfer.records import TransferRecord, identity, keep, record_of, records
 from perdure.migration.transfer.sides import Side
+from perdure.recovery.journal import SYSTEM_TENANT
 
 __all__ = ["Plan", "Progress", "Report", "Run", "names_of"]
 
@@ -50,8 +51,8 @@ class Report(msgspec.Struct):
 
 
 async def names_of(side: Side, tenant: str | None) -> AsyncIterator[AgentName]:
-    """Every agent that is served, of a tenant or of all."""
-    for each in [tenant] if tenant is not None else await side.store.tenants():
+    """Every agent that is served, of a tenant or of all; what an engine writes down about itself stays with it."""
+    for each in [tenant] if tenant is not None else [each for each in await side.store.tenants() if each != SYSTEM_TENANT]:
         after = ""
         while page := await side.store.list_agents(each, after=after, limit=limits.TRANSFER_LIST_PAGE):
             after = page[-1].agent
