@@ -9,10 +9,12 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.append import Settings
+from benchmarks import replaying
 from benchmarks.measuring import median, percentile
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import engine_on_postgres
+from benchmarks.settings import Settings
+from benchmarks.sides import sides
 from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
@@ -20,12 +22,16 @@ from perdure.engine.replay import fold_log
 
 __all__ = ["KEYS", "measure"]
 
-KEYS = ("ratios.replay_vs_copy", "figures.replay_per_s", "figures.pit_ms_p99", "figures.fork_ms")
+FORKED = ("figures.fork_ms", "figures.fork_short_ms", "figures.fork_cpu_ms")
+KEYS = ("ratios.replay_vs_copy", "figures.replay_per_s", "figures.pit_ms_p99", *FORKED, *replaying.KEYS)
 LONG = AgentName("benchmark", "long")
+SHORT = AgentName("benchmark", "short")
+SHORT_EVENTS = 1_000
 BATCH = 500
 WINDOW = 50
 """Messages that the long agent's state holds: its history is long, not its state."""
 POINTS = 60
+FORKS = 40
 RUNS = 3
 
 
@@ -35,14 +41,16 @@ async def measure(settings: Settings) -> dict[str, Any]:
     async with engine_on_postgres(settings.root) as place:
         engine = place.engine
         note(f"replay: an agent of {events} events, with a snapshot every {BATCH}")
-        await _fill(engine, events)
+        await _fill(engine, events, LONG)
         found = await _rates(engine, place.url, events) | await _points(engine, events) | await _forks(engine)
         about = machine(place.postgres_url)
-    return shape(found, KEYS, {"events": events, "snapshot_every": BATCH}, about)
+        async with sides(settings, place.postgres_url) as compared:
+            beside = await replaying.measure_beside(compared)
+    return shape(found | compared.found, KEYS, {"events": events, "snapshot_every": BATCH} | beside, about, compared)
 
 
-async def _fill(engine: Engine, events: int) -> None:
-    agent = engine.agent(LONG.agent, tenant=LONG.tenant)
+async def _fill(engine: Engine, events: int, agent_name: AgentName) -> None:
+    agent = engine.agent(agent_name.agent, tenant=agent_name.tenant)
     for start in range(0, events, BATCH):
         batch = []
         for number in range(start, start + BATCH):
@@ -51,7 +59,7 @@ async def _fill(engine: Engine, events: int) -> None:
             change = append("/messages", message) if number < WINDOW else set_value(f"/messages/{slot}", message)
             batch.append(Event("message_added", changes=(change,)))
         await agent.append(batch)
-        await engine.snapshots.create_snapshot(LONG)
+        await engine.snapshots.create_snapshot(agent_name)
 
 
 async def _rates(engine: Engine, url: str, events: int) -> dict[str, float]:
@@ -88,9 +96,14 @@ async def _points(engine: Engine, events: int) -> dict[str, float]:
 
 
 async def _forks(engine: Engine) -> dict[str, float]:
-    took = []
-    for number in range(20):
-        began = time.perf_counter()
-        await engine.recovery.fork(LONG, f"fork-{number}")
-        took.append(time.perf_counter() - began)
-    return {"figures.fork_ms": median(took) * 1000}
+    """Of the long agent and of one of a thousand events, in turns. cpu: processor time of this process."""
+    await _fill(engine, SHORT_EVENTS, SHORT)
+    took: dict[AgentName, list[float]] = {LONG: [], SHORT: []}
+    spent = []
+    for number in range(FORKS):
+        for name, times in took.items():
+            began, used = time.perf_counter(), time.process_time()
+            await engine.recovery.fork(name, f"{name.agent}-{number}")
+            times.append(time.perf_counter() - began)
+            spent.append(time.process_time() - used)
+    return {key: median(seconds) * 1000 for key, seconds in zip(FORKED, (took[LONG], took[SHORT], spent), strict=True)}

@@ -10,6 +10,7 @@ import perdure
 from benchmarks.peers.kit import Driver, Message, serve
 from perdure import NO_STREAM, Event, append
 from perdure.client.engine import Engine
+from perdure.engine.replay import fold_log
 from perdure.errors import InvalidInput
 from perdure.projections.hot import HotStates
 from perdure.projections.memory import MemoryCache
@@ -62,7 +63,9 @@ class Perdure(Driver):
 
     async def replay(self) -> int:
         """Every agent from its first event, its hash chain checked."""
-        return sum([(await self.engine.log.replay_events(perdure.AgentName(TENANT, stream))).events for stream in self.versions])
+        log = self.engine.log
+        records = [await log.vault.record(TENANT, stream) for stream in self.versions]
+        return sum([(await fold_log(log.store, log.vault, record)).version for record in records])
 
     async def settle(self) -> None:
         """The tenant's dictionary, which is trained in the background otherwise; from few events none is made."""
