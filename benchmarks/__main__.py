@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,10 @@ def _all(settings: Settings, folder: Path | None, *, as_json: bool) -> int:
     reports: dict[str, Any] = {}
     for name in BENCHMARKS:
         note(f"== {name}")
+        began = time.monotonic()
         done = subprocess.run([*_command(name, settings)], stdout=subprocess.PIPE, text=True, check=False)
         reports[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": f"it ended with {done.returncode}"}
+        note(f"== {name}: {time.monotonic() - began:.0f} s")
         if folder:
             results.save(folder, name, reports[name], settings)
         if not as_json:

@@ -69,6 +69,7 @@ def _machine(reports: Reports) -> str:
     rows = {
         "measured": " to ".join(dict.fromkeys((dates[0], dates[-1]))) + f", the {form} form",
         "processors": f"{about['processors']} × {about['processor']}",
+        "other load": f"{max(report['machine']['load_1min'] for report in found)} processes in the minute before, at most",
         "memory": f"{about['memory_gib']} GiB",
         "system": about["system"],
         "Python": about["python"],

@@ -127,7 +127,7 @@ async def test_pairs_alternate_which_side_is_first() -> None:
 def report_of(**parts: Any) -> dict[str, Any]:
     """A report as it is kept, of two sides of which one is missing."""
     about = {"benchmark": "append", "when": "2030-01-02 03:04 UTC", "quick": True, "scale": 1.0, "figures": {}}
-    machine = {"processors": 2, "processor": "fast", "memory_gib": 8, "system": "some", "python": "3.11"}
+    machine = {"processors": 2, "processor": "fast", "memory_gib": 8, "load_1min": 0.5, "system": "some", "python": "3.11"}
     sides = {name: {"title": name.upper(), "version": "1.2", "settings": {"pool": 32}, "lacks": ["ids"]} for name in ("perdure", "emmett")}
     return about | {"machine": machine, "sides": sides, "missing": {"langgraph": "no network"}} | parts
 
