@@ -84,7 +84,9 @@ class Coordinator:
         """Wait for its end (or until it is as wanted), settling it when its target is gone. seen: is told of every change."""
         revision, looked_at = -1, 0.0
         while True:
-            kept = await self._get(name, id)
+            kept = await self.ledger.get(name)
+            if kept is None or kept.migration.id != id:
+                return await self._told(name, id)
             if kept.revision != revision:
                 revision = kept.revision
                 if seen is not None:
@@ -97,11 +99,13 @@ class Coordinator:
                 await self._keeper.look()
             await self._store.signal().wait(LOOK_S)
 
-    async def _get(self, name: AgentName, id: str) -> Kept:
-        kept = await self.ledger.get(name)
-        if kept is None or kept.migration.id != id:
-            raise NotFound(f"migration {id} is not the agent's newest any more", tenant=name.tenant, agent=name.agent)
-        return kept
+    async def _told(self, name: AgentName, id: str) -> Migration:
+        """How one ended that is not its agent's newest any more."""
+        told = await self.journal.find(id)
+        if told is None or told.open:
+            raise NotFound(f"there is no migration {id} of this agent", tenant=name.tenant, agent=name.agent)
+        steps.reach("migration.coordinator.watched")
+        return told
 
     async def keep(self) -> int:
         """One look at what nobody drives any more; how many were settled."""

@@ -105,13 +105,13 @@ class Settler:
             facts = {**await self._commit_facts(migration), **facts}
         ended = self._ended(migration, outcome, reason, facts)
         await self.journal.ended(ended)
+        await self._undone(ended)
         steps.reach(f"migration.{self._who}.journaled")
         after = await self.ledger.amend(migration.name, migration.id, lambda now: ended if now.open else None)
         if after is not None:
             ended = after.migration
         if outcome == "committed" and ended.copy_s:
             await note_rates(self.log.store, ended)
-        await self._undone(ended)
         await self.ledger.untell(migration.target, [_entry(migration)])
         steps.reach(f"migration.{self._who}.closed")
         return ended

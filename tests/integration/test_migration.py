@@ -1,0 +1,355 @@
+"""Agents move between nodes while they are talked to: nothing is lost or doubled, one node owns each, and every end is told once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import perdure
+from perdure import Event, append, set_value
+from perdure.client.engine import Engine
+from perdure.engine import steps
+from perdure.engine.log.contract import AgentName
+from perdure.errors import AlreadyExists, Conflict, NotFound, NotServed
+from perdure.migration.copy import Copy
+from perdure.migration.keeping import Keeper
+from perdure.migration.records import Migration
+from perdure.recovery.caller import Caller
+from perdure.recovery.commands import Command
+from perdure.recovery.host import AgentHost
+from perdure.recovery.http import bind, serving
+
+LEASE_S = 30.0
+NAME = AgentName("acme", "talker")
+
+
+def talk(state: dict[str, Any], body: Any) -> Sequence[Event]:
+    """Keeps what it is told, and counts."""
+    return [Event("said", changes=(append("/messages", body), set_value("/count", state.get("count", 0) + 1)))]
+
+
+class World:
+    """Two nodes with an engine each, a third engine to decide, and callers."""
+
+    def __init__(self, engine: Engine, nodes: list[AgentHost], caller: Caller) -> None:
+        self.engine = engine
+        self.nodes = nodes
+        self.caller = caller
+        self.acknowledged: dict[UUID, int] = {}
+        self.said = 0
+
+    @property
+    def migrations(self) -> Any:
+        return self.engine.migrations
+
+    async def say(self, name: AgentName = NAME) -> None:
+        self.said += 1
+        command = Command(f"word {self.said}")
+        self.acknowledged[command.id] = (await self.caller.command(name, None, command)).version
+
+    @asynccontextmanager
+    async def talking(self) -> AsyncIterator[None]:
+        """Somebody talks all the time, several commands at once."""
+        stop = asyncio.Event()
+
+        async def go_on() -> None:
+            while not stop.is_set():
+                await self.say()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(go_on())
+            try:
+                yield
+            finally:
+                stop.set()
+
+    async def move(self, target: str, **options: Any) -> Migration:
+        plan = await self.migrations.plan_migration(NAME, target, **options)
+        done: Migration = await self.migrations.execute_migration(plan)
+        return done
+
+    async def owner(self, name: AgentName = NAME) -> tuple[str, int]:
+        (record,) = await self.engine.log.store.agents([name])
+        assert record is not None
+        return record.owner, record.epoch
+
+    async def check(self) -> None:
+        """Everything acknowledged is in the log once where it was said to be; epochs never go back; the chain holds."""
+        found: dict[UUID, list[int]] = {}
+        epochs = []
+        async for event in self.engine.agent(NAME.agent, tenant=NAME.tenant).events():
+            found.setdefault(event.id, []).append(event.version)
+            epochs.append(event.epoch)
+        assert epochs == sorted(epochs)
+        assert all(found[id] == [version] for id, version in self.acknowledged.items())
+        state = (await self.engine.agent(NAME.agent, tenant=NAME.tenant).state()).document
+        assert state["count"] == len(state["messages"]) == len(self.acknowledged)
+        assert len(set(state["messages"])) == len(state["messages"])
+        assert (await self.engine.verify()).ok
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with nodes_on(f"sqlite:///{tmp_path}/state", tmp_path) as made:
+        await made.say()
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """A world on either store."""
+    url = request.getfixturevalue("fresh_database") if request.param == "postgres" else f"sqlite:///{tmp_path}/state"
+    async with nodes_on(url, tmp_path) as made:
+        await made.say()
+        yield made
+
+
+@asynccontextmanager
+async def nodes_on(url: str, folder: Path, *, with_addresses: bool = True) -> AsyncIterator[World]:
+    keys = f"file://{folder}/keys/root.key"
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(perdure.open(url, cache="memory://", keys=keys)) for _ in range(3)]
+        nodes = []
+        for engine, name in zip(engines, ("a", "b"), strict=False):
+            listening = bind()
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            host = engine.recovery.host(name, talk, address=address if with_addresses else "", lease_s=LEASE_S)
+            await stack.enter_async_context(host)
+            await stack.enter_async_context(serving(host, listening))
+            nodes.append((host, address))
+        caller = await stack.enter_async_context(Caller([nodes[0][1]], timeout_s=60.0))
+        if not with_addresses:
+            caller = await stack.enter_async_context(Caller([address for _, address in nodes], timeout_s=60.0))
+        yield World(engines[2], [host for host, _ in nodes], caller)
+
+
+@pytest.fixture
+def at_step() -> Any:
+    """Call something at a step."""
+
+    def at(step: str, what: Callable[[], None]) -> None:
+        steps.install(lambda name: what() if name == step else None)
+
+    yield at
+    steps.install(None)
+
+
+async def test_an_agent_moves_to_and_fro_while_it_is_talked_to(anywhere: World) -> None:
+    async with anywhere.talking():
+        for target in ("b", "a", "b"):
+            done = await anywhere.move(target)
+            assert (done.phase, done.integrity, done.error) == ("committed", "verified", "")
+            assert await anywhere.owner() == (target, done.final_epoch)
+    assert done.digest_source == done.digest_target != ""
+    assert [mark.phase for mark in done.marks][:2] == ["preparing", "pre_copy"]
+    assert [len(node.names()) for node in anywhere.nodes] == [0, 1]
+    entries = await anywhere.migrations.journal()
+    assert [entry.type for entry in entries] == ["migration_committed", "migration_started"] * 3
+    assert await anywhere.migrations.monitor_migration(done.id) == done
+    await anywhere.check()
+
+
+@pytest.mark.parametrize("strategy", ["cold", "blue_green"])
+async def test_the_other_ways_come_to_the_same(world: World, strategy: str) -> None:
+    async with world.talking():
+        done = await world.move("b", strategy=strategy, transfer="incremental")
+        assert (done.phase, done.error) == ("committed", "")
+    assert done.path == ("fence" if strategy == "cold" else "held")
+    await world.check()
+
+
+async def test_a_source_that_does_not_answer_is_fenced(tmp_path: Path) -> None:
+    async with nodes_on(f"sqlite:///{tmp_path}/state", tmp_path, with_addresses=False) as world:
+        await world.say()
+        async with world.talking():
+            owner, _ = await world.owner()
+            done = await world.move("b" if owner == "a" else "a")
+        assert done.phase == "committed"
+        assert done.integrity == "chain"
+        await world.check()
+
+
+async def test_a_command_that_is_sent_again_after_the_move_takes_effect_once(anywhere: World) -> None:
+    command = Command("said before")
+    first = await anywhere.caller.command(NAME, None, command)
+    anywhere.acknowledged[command.id] = first.version
+    assert (await anywhere.move("b")).phase == "committed"
+    again = await anywhere.caller.command(NAME, None, command)
+    assert (again.version, again.already) == (first.version, True)
+    with pytest.raises(NotServed) as told:
+        await anywhere.nodes[0].command(NAME, Command("to the old one"))
+    assert told.value.details["address"] == anywhere.nodes[1].address
+    await anywhere.check()
+
+
+async def test_a_damaged_copy_stops_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Copy.load
+
+    async def damaged(copy: Copy, *given: Any, **options: Any) -> None:
+        await load(copy, *given, **options)
+        copy.document["messages"] = ["not what was said"]
+
+    monkeypatch.setattr(Copy, "load", damaged)
+    before = await world.owner()
+    async with world.talking():
+        done = await world.move("b")
+        assert done.phase == "aborted"
+        assert "digest mismatch" in done.error
+        assert await world.owner() == before  # not even a new epoch: the source was never touched
+    monkeypatch.undo()
+    assert (await world.move("b")).phase == "committed"
+    await world.check()
+
+
+async def test_a_copy_found_wrong_after_the_commit_goes_back_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both looks before the commit are made blind; the one after it is not."""
+    load = Copy.load
+
+    async def damaged(copy: Copy, *given: Any, **options: Any) -> None:
+        await load(copy, *given, **options)
+        if copy.version == 1 + 1:
+            copy.document["count"] = 40
+
+    monkeypatch.setattr("perdure.migration.arrival.Arrival._same", lambda *_: None)
+    monkeypatch.setattr("perdure.migration.arrival.Arrival._load", lambda arrival, copy: copy.load())
+    monkeypatch.setattr(Copy, "load", damaged)
+    done = await world.move("b")
+    assert done.phase in ("committed", "rolled_back")
+    assert done.integrity == "mismatch"
+    monkeypatch.undo()
+    async with asyncio.timeout(60):
+        while (await world.migrations.monitor_migration(done.id)).phase != "rolled_back":
+            await asyncio.sleep(0.02)
+    assert (await world.owner())[0] == "a"
+    await world.say()
+    await world.check()
+
+
+async def test_a_prepared_migration_waits_and_can_be_completed_or_aborted(world: World) -> None:
+    for end in ("abort", "complete"):
+        async with world.talking():
+            plan = await world.migrations.plan_migration(NAME, "b")
+            prepared = await world.migrations.prepare_live_migration(plan)
+            assert (await world.owner())[0] == "a"
+            with pytest.raises(AlreadyExists):
+                await world.migrations.execute_migration(await world.migrations.plan_migration(NAME, "b"))
+            synchronized = await world.migrations.synchronize_live_state(prepared.id)
+            assert synchronized.copied_version >= prepared.copied_version
+            if end == "abort":
+                ended = await world.migrations.abort_migration(prepared.id)
+                assert ended.phase == "aborted"
+            else:
+                ended = await world.migrations.complete_live_migration(prepared.id)
+                assert ended.phase == "committed"
+            with pytest.raises(Conflict):
+                await world.migrations.abort_migration(prepared.id)
+    assert (await world.owner())[0] == "b"
+    await world.check()
+
+
+async def test_an_abort_under_the_fence_gives_the_agent_back(anywhere: World, at_step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target goes on meanwhile; its commit is refused by the log."""
+    ids: list[str] = []
+    aborting: list[asyncio.Task[Any]] = []
+    gate = asyncio.Event()
+    plan = await anywhere.migrations.plan_migration(NAME, "b", strategy="cold")
+    follow = Copy.follow
+
+    async def held_up(copy: Copy, *given: Any) -> int:
+        await gate.wait()
+        return await follow(copy, *given)
+
+    def abort() -> None:
+        aborting.append(asyncio.ensure_future(anywhere.migrations.abort_migration(ids[0])))
+        aborting[0].add_done_callback(lambda _: gate.set())
+
+    at_step("migration.target.fenced", abort)
+    monkeypatch.setattr(Copy, "follow", held_up)
+    ids.append((await anywhere.migrations.initiate_live_migration(plan)).id)
+    async with asyncio.timeout(60):
+        while not aborting:
+            await asyncio.sleep(0.01)
+        assert (await aborting[0]).phase == "aborted"
+    monkeypatch.undo()
+    assert (await anywhere.owner())[0] == "a"
+    await anywhere.say()
+    assert (await anywhere.move("b")).phase == "committed"
+    await anywhere.check()
+
+
+async def test_a_completed_migration_is_rolled_back_once(world: World) -> None:
+    async with world.talking():
+        done = await world.move("b")
+        assert (await world.migrations.validate_rollback(done.id)).ok
+        back = await world.migrations.rollback_migration(done.id, reason="changed our mind")
+        assert (back.phase, back.kind, back.target) == ("committed", "rollback", "a")
+    undone = await world.migrations.monitor_migration(done.id)
+    assert (undone.phase, undone.rolled_back_by) == ("rolled_back", back.id)
+    check = await world.migrations.validate_rollback(done.id)
+    assert not check.ok
+    with pytest.raises(Conflict):
+        await world.migrations.rollback_migration(done.id)
+    with pytest.raises(NotFound):
+        await world.migrations.monitor_migration("0" * 32)
+    await world.check()
+
+
+async def test_a_migration_whose_target_is_gone_is_aborted_once_by_whoever_is_left(world: World) -> None:
+    """Its target stands still for good in the middle; its lease runs out. Several settle it at once."""
+    target = world.nodes[1]
+    plan = await world.migrations.plan_migration(NAME, "b")
+    prepared = await world.migrations.prepare_live_migration(plan)
+    await target.stop()
+    keepers = [Keeper(world.engine.log) for _ in range(3)]
+    async with asyncio.timeout(60):
+        while (await world.migrations.monitor_migration(prepared.id)).open:
+            await asyncio.gather(*(keeper.look() for keeper in keepers))
+    ended = await world.migrations.monitor_migration(prepared.id)
+    assert ended.phase == "aborted"
+    assert "lost" in ended.error
+    assert [entry.type for entry in await world.migrations.journal()] == ["migration_aborted", "migration_started"]
+    assert (await world.owner())[0] == "a"
+    await world.say()
+    await world.check()
+
+
+async def test_a_node_is_drained_and_takes_nothing_until_it_may(world: World) -> None:
+    names = [AgentName("acme", f"agent {number}") for number in range(12)]
+    for name in names:
+        await world.nodes[0].command(name, Command("hello"))
+    await world.migrations.fleet.pin(names[0], reason="needs its hardware")
+    report = await world.migrations.drain_node("a", at_once=4)
+    assert (report.moved, report.pinned, report.failures, report.ok) == (12, 1, 0, True)
+    assert await world.engine.log.store.count_owned("a") == 1
+    assert (await world.owner(names[0]))[0] == "a"
+    async with asyncio.timeout(60):
+        while not world.nodes[0].drained:
+            await asyncio.sleep(0.02)
+    with pytest.raises(NotServed):
+        await world.nodes[0].command(AgentName("acme", "new"), Command("hello"))
+    with pytest.raises(Conflict):
+        await world.migrations.drain_node("b")
+    await world.migrations.fleet.undrain_node("a")
+    for name in names:
+        result = await world.caller.command(name, "again")
+        assert result.version > 1
+
+
+async def test_nodes_are_rebalanced_without_what_is_pinned_or_was_just_moved(world: World) -> None:
+    names = [AgentName("acme", f"agent {number}") for number in range(7)]
+    for name in names:
+        await world.nodes[0].command(name, Command("hello"))
+    await world.migrations.fleet.pin(names[0])
+    planned, report = await world.migrations.rebalance()
+    assert (report.moved, report.ok) == (4, True)
+    assert names[0] not in {move.name for move in planned.moves}
+    assert [await world.engine.log.store.count_owned(node) for node in ("a", "b")] == [4, 4]
+    assert (await world.migrations.fleet.plan_rebalance()).moves == []
+    assert (await world.migrations.fleet.plan_rebalance(by="bytes")).before.keys() == {"a", "b"}
