@@ -26,8 +26,7 @@ check: $(READY)  ## linters, types, import rules, and the wheel by way of the so
 	$(BIN)/python .ci/compare_wheel.py
 
 bench: $(READY) servers  ## all figures, beside peers and limits, in ten minutes; docs/performance.md anew
-	$(BIN)/python -m benchmarks all --quick --out benchmarks/results
-	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks all --quick --out benchmarks/results; found=$$?; $(BIN)/python -m benchmarks.page && exit $$found
 
 services: $(READY) servers  ## Postgres, Redis and Kafka for development; prints their URLs
 	@$(BIN)/perdure services up

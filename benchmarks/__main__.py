@@ -46,6 +46,8 @@ _MODULES: dict[str, Any] = {
     "scale": scale,
     "cache": cache,
 }
+TIMEOUT_S = {True: 1_200.0, False: 14_400.0}
+"""Of one benchmark among all, quick or not: one that hangs must not keep the others from being measured."""
 BENCHMARKS: dict[str, Callable[[Settings], Awaitable[dict[str, Any]]]] = {name: each.measure for name, each in _MODULES.items()}
 KEYS: dict[str, tuple[str, ...]] = {name: each.KEYS for name, each in _MODULES.items()}
 
@@ -81,8 +83,7 @@ def _all(settings: Settings, folder: Path | None, *, as_json: bool) -> int:
     for name in BENCHMARKS:
         note(f"== {name}")
         began = time.monotonic()
-        done = subprocess.run([*_command(name, settings)], stdout=subprocess.PIPE, text=True, check=False)
-        reports[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": f"it ended with {done.returncode}"}
+        reports[name] = _one(name, settings)
         note(f"== {name}: {time.monotonic() - began:.0f} s")
         if folder:
             results.save(folder, name, reports[name], settings)
@@ -92,6 +93,15 @@ def _all(settings: Settings, folder: Path | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(reports, indent=2))
     return int(any("failed" in report for report in reports.values()))
+
+
+def _one(name: str, settings: Settings) -> dict[str, Any]:
+    try:
+        done = subprocess.run(_command(name, settings), stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_S[settings.quick])
+    except subprocess.TimeoutExpired as problem:
+        return {"failed": f"it did not end in {problem.timeout:.0f} s"}
+    report: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"failed": f"it ended with {done.returncode}"}
+    return report
 
 
 def _command(name: str, settings: Settings) -> list[str]:
