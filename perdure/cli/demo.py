@@ -1,4 +1,4 @@
-"""perdure demo | demo recovery"""
+"""perdure demo | demo recovery | demo migration"""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ __all__ = ["app"]
 
 _INTEGRITY = 5
 
-app = App(name="demo", help="Many agents, a real crash and a look into the past; `demo recovery`: a node is killed, another goes on.")
+app = App(
+    name="demo",
+    help="Many agents, a real crash and a look into the past; `demo recovery`: a node is killed, another goes on; `demo migration`: an agent moves.",
+)
 
 
 @app.default
@@ -60,6 +63,25 @@ async def recovery(*, agents: int = 40, folder: Path | None = None, options: Opt
     with _place(folder) as place:
         facts = await play_recovery(place, agents, _silent if options.json else _say)
     emit(facts, as_json=options.json, text=f"\n{_recovered(facts)}")
+    return 0 if facts["ok"] else _INTEGRITY
+
+
+@app.command
+async def migration(*, moves: int = 4, folder: Path | None = None, options: Options = DEFAULTS) -> int:
+    """Two nodes and an agent that somebody talks to all the time; it moves to and fro, and the longest silence is told.
+
+    Parameters
+    ----------
+    moves
+        How often it moves.
+    folder
+        Keep log and key there [default: a temporary folder, removed at the end].
+    """
+    from perdure.cli.demo_migration import play as play_migration
+
+    with _place(folder) as place:
+        facts = await play_migration(place, moves, _silent if options.json else _say)
+    emit(facts, as_json=options.json, text=f"\n{_moved(facts)}")
     return 0 if facts["ok"] else _INTEGRITY
 
 
@@ -106,6 +128,19 @@ def _recovered(facts: dict[str, Any]) -> str:
             "Summary",
             f"  killed     the owner of {facts['killed_agents']} of {facts['agents']} agents; they had new owners after {facts['taken_s']:.1f} s",
             f"  silence    {facts['longest_silence_s']:.1f} s was the longest that any agent did not answer",
+            f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice",
+            f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
+        ]
+    )
+
+
+def _moved(facts: dict[str, Any]) -> str:
+    gaps = sorted(move["gap_ms"] for move in facts["moves"])
+    return "\n".join(
+        [
+            "Summary",
+            f"  moved      {len(gaps)} times, {sum(move['phase'] == 'committed' for move in facts['moves'])} completed",
+            f"  silence    {gaps[len(gaps) // 2]:.1f} ms in the middle, {gaps[-1]:.1f} ms at most, from outside",
             f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice",
             f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
         ]

@@ -20,7 +20,7 @@ from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.errors import MissingDependency, PerdureError, Unavailable
 
-__all__ = ["Killed", "play"]
+__all__ = ["START_TIMEOUT_S", "Killed", "play", "run_node"]
 
 HANDLER: Final = "perdure.recovery.handlers:talk"
 START_TIMEOUT_S: Final = 30.0
@@ -72,7 +72,7 @@ async def play(place: Path, agents: int, say: Callable[[str], None]) -> dict[str
     settings = config.load(flags)
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(perdure.open(settings=settings))
-        nodes = [await stack.enter_async_context(_node(name, flags)) for name in ("north", "south")]
+        nodes = [await stack.enter_async_context(run_node(name, flags)) for name in ("north", "south")]
         for node in nodes:
             say(f"node {node.name} serves on {node.address} (process {node.process.pid})")
         caller = await stack.enter_async_context(Caller([node.address for node in nodes], timeout_s=RECOVER_TIMEOUT_S))
@@ -141,7 +141,7 @@ async def _journal(engine: Engine) -> list[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _node(name: str, flags: dict[str, str]) -> AsyncIterator[Killed]:
+async def run_node(name: str, flags: dict[str, str]) -> AsyncIterator[Killed]:
     """A node in a process of its own."""
     options = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
     words = ["-m", "perdure.cli", "host", "--node", name, "--handler", HANDLER, "--json", *options]
