@@ -72,16 +72,18 @@ _decode = msgspec.msgpack.Decoder(Build).decode
 
 
 class BuildRecord:
-    """The record, as one process knows it: `build` is what it has read or written last."""
+    """The record, as one process knows it: `build` is what it has read or written last. scope: of the documents; that of the cache, or of a
+    projection."""
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: LogStore, scope: str = SCOPE) -> None:
         self._store = store
+        self._scope = scope
         self._revision = 0
         self.build = Build()
 
     async def read(self) -> Build:
         """What stands now."""
-        self._take(await self._store.get_document(SCOPE, NAME))
+        self._take(await self._store.get_document(self._scope, NAME))
         return self.build
 
     async def begin(self, tenant: str | None) -> Build:
@@ -96,10 +98,10 @@ class BuildRecord:
     async def number(self) -> int:
         """The next number by itself, for one agent that is put anew at once; an open build goes on, and counts as the older one."""
         for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):
-            counter = await self._store.get_document(SCOPE, NUMBERS)
+            counter = await self._store.get_document(self._scope, NUMBERS)
             standing = int(counter.value) if counter else 0
             number = max(standing, (await self.read()).number, self._store.generation * NUMBERS_PER_GENERATION) + 1
-            if await self._store.put_document(SCOPE, NUMBERS, str(number).encode(), expected=counter.revision if counter else 0):
+            if await self._store.put_document(self._scope, NUMBERS, str(number).encode(), expected=counter.revision if counter else 0):
                 return number
         raise Unavailable("others took every number first", hint="try again")
 
@@ -124,7 +126,7 @@ class BuildRecord:
         raise Unavailable("others changed the build every time", hint="try again")
 
     async def _put(self, build: Build) -> Build:
-        written = await self._store.put_document(SCOPE, NAME, _encode(build), expected=self._revision)
+        written = await self._store.put_document(self._scope, NAME, _encode(build), expected=self._revision)
         if written is None:
             raise Fenced(f"build {self.build.number} is not this process's any more: it was aborted, or another one went on with it")
         self._take(written)

@@ -22,7 +22,7 @@ from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
 from perdure.projections.lag import PartitionLag, log_lag
 
-__all__ = ["BATCH_EVENTS_MAX", "Handler", "ProjectionStatus", "Projections", "checkpoints"]
+__all__ = ["BATCH_EVENTS_MAX", "LEASE_S", "Handler", "ProjectionStatus", "Projections", "checkpoints", "scope_of"]
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[None]]
 
@@ -95,7 +95,7 @@ class Projections:
     async def drain(self, name: str) -> int:
         """Handle what the log holds now; how many events. 0 as well when the projection is paused, or runs in another process."""
         self._find(name)
-        lease = await self._store.acquire_lease(_scope(name), self._holder, LEASE_S)
+        lease = await self._store.acquire_lease(scope_of(name), self._holder, LEASE_S)
         if lease is None:
             return 0
         try:
@@ -105,33 +105,33 @@ class Projections:
 
     async def status(self, name: str) -> ProjectionStatus:
         """Whether it stands still, and why."""
-        document = await self._store.get_document(_scope(name), _STATUS)
+        document = await self._store.get_document(scope_of(name), _STATUS)
         return _decode_status(document.value) if document else ProjectionStatus()
 
     async def pause(self, name: str, reason: str = "paused by an operator") -> None:
         """Let it stand still, in every process, from its next batch on."""
         status = ProjectionStatus(True, reason[:REASON_LENGTH_MAX], time.time_ns() // 1_000)
-        await self._store.put_document(_scope(name), _STATUS, _encode(status), expected=None)
+        await self._store.put_document(scope_of(name), _STATUS, _encode(status), expected=None)
 
     async def resume(self, name: str) -> None:
         """Let it go on from its checkpoints."""
-        await self._store.put_document(_scope(name), _STATUS, _encode(ProjectionStatus()), expected=None)
+        await self._store.put_document(scope_of(name), _STATUS, _encode(ProjectionStatus()), expected=None)
 
     async def reset(self, name: str) -> None:
         """Let it begin at the log's beginning again. Raises Conflict while it runs; pause it first."""
-        lease = await self._store.acquire_lease(_scope(name), f"{self._holder}-reset", LEASE_S)
+        lease = await self._store.acquire_lease(scope_of(name), f"{self._holder}-reset", LEASE_S)
         if lease is None:
             raise Conflict(f"projection {name!r} is running", hint="stop it, then reset")
         try:
-            for document in await self._store.list_documents(_scope(name)):
+            for document in await self._store.list_documents(scope_of(name)):
                 if document.name != _STATUS:
-                    await self._store.delete_document(_scope(name), document.name)
+                    await self._store.delete_document(scope_of(name), document.name)
         finally:
             await self._store.release_lease(lease)
 
     async def lag(self, name: str) -> list[PartitionLag]:
         """Per partition, how far it is behind the log, in events and in seconds."""
-        documents = await self._store.list_documents(_scope(name))
+        documents = await self._store.list_documents(scope_of(name))
         handled = {int(each.name): _decode_checkpoint(each.value) for each in documents if each.name != _STATUS}
         return await log_lag(self._store, {partition: Position(point.offset, point.time_us) for partition, point in handled.items()})
 
@@ -167,7 +167,7 @@ class Projections:
     async def _batch(self, name: str, partition: int) -> int | None:
         """Handle one page of a partition; how many events, or None at its end or when the handler failed."""
         registered = self._find(name)
-        document = await self._store.get_document(_scope(name), str(partition))
+        document = await self._store.get_document(scope_of(name), str(partition))
         after = _decode_checkpoint(document.value).offset if document else 0
         try:
             page = await self._store.read(partition, after, BATCH_EVENTS_MAX)
@@ -176,9 +176,8 @@ class Projections:
             return None
         if not page:
             return None
-        wanted = [event for event in page if registered.types is None or event.type in registered.types]
         try:
-            events = await self._open(wanted)
+            events = await self.wanted(name, page)
             if events:
                 await registered.handler(events)
         except Unavailable:
@@ -187,10 +186,15 @@ class Projections:
             await self.pause(name, f"{type(problem).__name__}: {problem} (partition {partition}, offsets {after + 1} to {page[-1].offset})")
             return None
         value = _encode(_Checkpoint(page[-1].offset, page[-1].time_us))
-        if await self._store.put_document(_scope(name), str(partition), value, expected=document.revision if document else 0) is None:
+        if await self._store.put_document(scope_of(name), str(partition), value, expected=document.revision if document else 0) is None:
             # Another process has handled this batch meanwhile; its checkpoint stands.
             return 0
         return len(events)
+
+    async def wanted(self, name: str, page: Sequence[SealedEvent]) -> list[RecordedEvent]:
+        """The events of a page that a projection's handler gets. Raises ProjectionNotFound, and what opening them raises."""
+        types = self._find(name).types
+        return await self._open([event for event in page if types is None or event.type in types])
 
     async def _open(self, sealed: Sequence[SealedEvent]) -> list[RecordedEvent]:
         try:
@@ -220,5 +224,6 @@ async def checkpoints(store: LogStore, partition: int) -> dict[str, int]:
     return found
 
 
-def _scope(name: str) -> str:
+def scope_of(name: str) -> str:
+    """Where the checkpoints of a projection are kept, and the lease of who runs it."""
     return f"{_SCOPES}{name}"
