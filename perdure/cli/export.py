@@ -6,6 +6,8 @@ import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.engine.importing import encode_line
 
@@ -43,4 +45,5 @@ async def _agents(engine: Engine, tenant: str) -> AsyncIterator[str]:
 
 async def _write(engine: Engine, tenant: str, agent: str) -> None:
     async for event in engine.agent(agent, tenant=tenant).events(as_stored=True):
-        sys.stdout.buffer.write(encode_line(event))
+        # What a fork shares with its parent is written as its own: each agent's lines are its whole history.
+        sys.stdout.buffer.write(encode_line(event if event.agent == agent else msgspec.structs.replace(event, agent=agent)))

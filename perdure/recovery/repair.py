@@ -7,7 +7,7 @@ it. Snapshots are the scrub's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -110,19 +110,37 @@ class Repairer:
         self._sources = sources
         self._progress = progress
         self._quarantine = Quarantine(store)
+        self._broken: dict[int, int] = {}
         self.report = RepairReport(dry_run)
 
     async def log(self) -> None:
-        """Every agent's chain; what does not hold is replaced or quarantined."""
+        """Every agent's chain; what does not hold is replaced or quarantined, with the forks that share it."""
+        async for agent in self._agents():
+            await self._agent(agent)
+            self.report.agents += 1
+            if self._progress is not None:
+                self._progress(self.report.agents, len(self.report.actions))
+        if self._broken:
+            async for agent in self._agents():
+                await self._shared(agent)
+
+    async def _agents(self) -> AsyncIterator[AgentRecord]:
         for tenant in await self._store.tenants():
             after = ""
             while page := await self._store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
                 after = page[-1].agent
                 for agent in page:
-                    await self._agent(agent)
-                    self.report.agents += 1
-                    if self._progress is not None:
-                        self._progress(self.report.agents, len(self.report.actions))
+                    yield agent
+
+    async def _shared(self, agent: AgentRecord) -> None:
+        """Put an agent aside that goes on from a version which could not be put right."""
+        for past in agent.past:
+            version = self._broken.get(past.agent_key, past.version + 1)
+            if version <= past.version and not has_own_floor(agent, (await self._store.floors([agent]))[0]):
+                await self._give_up(
+                    agent, version, f"version {version}, which it shares with {past.agent}, is not the event that was written"
+                )
+                return
 
     async def cache(self, cache: StateCache, found: CacheReport, refill: Callable[[str, str], object]) -> None:
         """Wrong states are removed, and read anew from the log. refill(tenant, agent): a coroutine that does. What an agent without a whole
@@ -209,13 +227,16 @@ class Repairer:
                 if not self.report.dry_run:
                     await self._store.mend_event(candidate)
                 return candidate
-        problem = f"version {version} is not the event that was written, and no copy that fits was found"
+        self._broken[agent.agent_key] = version
+        await self._give_up(agent, version, f"version {version} is not the event that was written, and no copy that fits was found")
+        return None
+
+    async def _give_up(self, agent: AgentRecord, version: int, problem: str) -> None:
         self.report.unresolved.append(f"{agent.tenant}/{agent.agent}: {problem}")
         self._note("quarantine", agent.tenant, agent.agent, problem)
         if not self.report.dry_run:
             broken = ChainBroken(problem, tenant=agent.tenant, agent=agent.agent, version=version)
             await self._quarantine.put(agent.tenant, agent.agent, version - 1, broken)
-        return None
 
     async def _leads_on(self, agent: AgentRecord, source: EventSource, candidate: SealedEvent, later: Mapping[int, SealedEvent]) -> bool:
         """Whether the history goes on from the candidate: to a row that fits, over further copies where rows beside it are damaged too."""

@@ -24,7 +24,7 @@ from perdure.client.repair import repair
 from perdure.engine.digest import digest
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
-from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, VersionNotFound
+from perdure.errors import AgentNotFound, AlreadyExists, Compacted, Conflict, IntegrityError, VersionNotFound
 
 TENANT = "t"
 
@@ -228,10 +228,36 @@ async def test_a_damaged_event_of_the_shared_past_is_found_for_parent_and_fork_a
     assert {problem.split(" version")[0] for problem in report.log.problems} == {"t/a", "t/b"}
     with pytest.raises(IntegrityError):
         await document(engine, "b", 3)
+    given_up = await repair(engine, dry_run=True)
+    assert [line.split(":")[0] for line in given_up.unresolved] == ["t/a", "t/b"]
     done = await repair(engine, backups=f"file://{tmp_path}/backups")
     assert [(action.what, action.agent) for action in done.actions if action.what == "event"] == [("event", "a")]
     assert (await engine.verify()).ok
     assert await document(engine, "b") == {"said": ["one", "two", "own"]}
+
+
+async def test_a_restore_to_a_moment_has_the_forks_of_that_moment(engine: Engine, tmp_path: Path) -> None:
+    await say(engine, "a", "one", "two")
+    await engine.recovery.fork(named("a"), "b")
+    await engine.recovery.fork(named("b"), "c", version=1)
+    moment = (await history(engine, "c"))[-1].time
+    await asyncio.sleep(0.001)
+    await say(engine, "a", "three")
+    await engine.recovery.fork(named("a"), "later")
+    await engine.recovery.fork(named("later"), "much later", version=2)
+    await engine.backups.create(f"file://{tmp_path}/backups")
+    assert (await engine.backups.drill(f"file://{tmp_path}/backups")).ok
+    await restore_backup(f"file://{tmp_path}/backups", settings(tmp_path, "restored"), to_time=moment)
+    async with perdure.open(settings=settings(tmp_path, "restored"), create=False) as restored:
+        assert [await document(restored, agent) for agent in "abc"] == [
+            {"said": ["one", "two"]},
+            {"said": ["one", "two"]},
+            {"said": ["one"]},
+        ]
+        assert [event.type for event in await history(restored, "c")] == ["said", "forked"]
+        with pytest.raises(AgentNotFound):
+            await document(restored, "later")
+        assert (await restored.verify()).ok
 
 
 KILLED = """
