@@ -20,6 +20,7 @@ from perdure.client.schemas import Schemas
 from perdure.client.training import Trainer
 from perdure.client.turns import Turns
 from perdure.engine.event import Event, RecordedEvent
+from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
 from perdure.engine.log.contract import AgentName, EventFilter, LogStore
 from perdure.engine.log.expected import ANY, Expected, ExpectedVersion
 from perdure.engine.log.floor_rows import Floor
@@ -233,7 +234,8 @@ class Log(EventLog):
 
         handler: gets each event of the range (of these types, replayable ones only), upcast; it may be a coroutine function. What it raises
         is counted, and the replay goes on. The state is folded from the first event to `to_version`, from events as they are stored; where the
-        first ones were removed, from the state that stands for them. Raises AgentNotFound, InvalidInput, Compacted (of the range).
+        first ones were removed, from the state that stands for them. Raises AgentNotFound, InvalidInput, Compacted (of the range), and ChainBroken
+        and SealBroken for the first event that is not the one that was written.
         """
         await self.settle(name)
         wanted = event_filter(from_version=from_version, to_version=to_version, types=types)
@@ -242,7 +244,10 @@ class Log(EventLog):
         document = (await self._reader().state_at_version(*name, first - 1)).document if first > 1 else {}
         replaying = Replaying(self.upcasters, wanted, handler, document, first - 1)
         started = time.perf_counter()
-        await replaying.run(super().stream_events(name, EventFilter(from_version=first, to_version=to_version)))
+        version, chain = first - 1, floor.chain if first > 1 else EMPTY_CHAIN
+        async for page in super().pages(name, EventFilter(from_version=first, to_version=to_version)):
+            version, chain = check_chain(page, version=version, chain=chain)
+            await replaying.take(page, await (self.vault.open_effects(page) if replaying.alone else self.vault.open_all(page)))
         return replaying.result(name, time.perf_counter() - started)
 
     async def version(self, name: AgentName) -> int:

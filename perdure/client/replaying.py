@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,8 +11,9 @@ import msgspec
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
-from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.fold import fold_into
+from perdure.engine.log.codec import Effect
+from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.errors import InvalidEvent
 
@@ -72,24 +73,34 @@ class Replaying:
         self._warnings: list[str] = []
         self._error_count = self._warning_count = 0
 
-    async def run(self, events: AsyncIterator[RecordedEvent]) -> None:
-        """Take all events that follow, as they are stored."""
-        async for event in events:
+    @property
+    def alone(self) -> bool:
+        """Whether nobody is to see the events, so that what they do to the state is all that is needed of them."""
+        return self._handler is None and not self._upcasters
+
+    async def take(self, page: Sequence[SealedEvent], opened: Sequence[Effect | RecordedEvent]) -> None:
+        """Take the events that follow, as they are stored. opened: of each what is inside; all of it, unless the replay is `alone`."""
+        types, from_version, alone = self._wanted.types, self._wanted.from_version, self.alone
+        surprises: list[str] = []
+        for sealed, event in zip(page, opened, strict=True):
             # What a handler was given is in its hands; the state is folded from a copy.
             changes = event.changes if self._handler is None else _copied(event.changes)
-            if event.version >= self._wanted.from_version and (not self._wanted.types or event.type in self._wanted.types):
-                await self._hand_on(event)
-            self._document, surprises = apply(self._document, changes, own=True)
-            self._version = event.version
-            self._warning_count += len(surprises)
-            for surprise in surprises[: KEPT_MAX - len(self._warnings)]:
-                self._warnings.append(f"version {event.version}: {surprise}")
+            if sealed.version >= from_version and (not types or sealed.type in types):
+                if not event.replayable:
+                    self._skipped += 1
+                else:
+                    self._events += 1
+                    if not alone:
+                        assert isinstance(event, RecordedEvent)
+                        await self._hand_on(event)
+            self._document = fold_into(self._document, changes, None, surprises)
+            if surprises:
+                self._warning_count += len(surprises)
+                self._warnings += [f"version {sealed.version}: {surprise}" for surprise in surprises[: KEPT_MAX - len(self._warnings)]]
+                surprises.clear()
+        self._version = page[-1].version
 
     async def _hand_on(self, event: RecordedEvent) -> None:
-        if not event.replayable:
-            self._skipped += 1
-            return
-        self._events += 1
         try:
             current = self._upcasters.upcast(event)
             if self._handler is not None:

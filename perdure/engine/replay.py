@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from perdure.engine.cells import shape, touched
-from perdure.engine.changes import Change
+from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import fold_into
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
+from perdure.engine.log.codec import Effect
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.log import read_pages
 from perdure.engine.vault import Vault
@@ -50,17 +51,22 @@ async def fold_log(
         return Folded(document, version, epoch, time_us, chain, warnings)
     async for page in read_pages(store, record, where):
         version, chain = check_chain(page, version=version, chain=chain)
-        document = _fold_page(document, page, await vault.open_changes(page), cells, warnings)
+        document = _fold_page(document, page, await vault.open_effects(page), cells, warnings)
         epoch, time_us = page[-1].epoch, page[-1].time_us
     return Folded(document, version, epoch, time_us, chain, warnings)
 
 
 def _fold_page(
-    document: dict[str, Any], page: Sequence[SealedEvent], opened: Sequence[Sequence[Change]], cells: set[bytes] | None, warnings: list[str]
+    document: dict[str, Any],
+    page: Sequence[SealedEvent],
+    effects: Sequence[Effect | RecordedEvent],
+    cells: set[bytes] | None,
+    warnings: list[str],
 ) -> dict[str, Any]:
     """The document, in place, after what a page of events does."""
     surprises: list[str] = []
-    for at, changes in enumerate(opened):
+    for at, effect in enumerate(effects):
+        changes = effect.changes
         before = None if cells is None else shape(document, changes)
         document = fold_into(document, changes, None, surprises)
         if cells is not None and before is not None:

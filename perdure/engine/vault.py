@@ -13,7 +13,7 @@ import msgspec
 from perdure.engine import blobs
 from perdure.engine.changes import Change
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.codec import EVENT_CONTEXT, StoredPayload, decode_changes, decode_payload, event_context, recorded_event
+from perdure.engine.log.codec import EVENT_CONTEXT, Effect, StoredPayload, decode_effects, decode_payload, event_context, recorded_event
 from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
 from perdure.engine.log.heads import KnownHeads, first_head
 from perdure.engine.log.marks import RESERVED, refusal
@@ -204,27 +204,27 @@ class Vault:
             opened.append(await self.open(sealed))
         return opened
 
-    async def open_changes(self, events: Sequence[SealedEvent]) -> list[tuple[Change, ...]]:
-        """What the events do to a state, in order: as `open_all`, but the rest of them stays closed. It is fast for agent after agent."""
+    async def open_effects(self, events: Sequence[SealedEvent]) -> Sequence[Effect | RecordedEvent]:
+        """What the events do to a state, in order: as `open_all`, but what a fold does not need stays closed. It is fast for agent after agent."""
         if not events:
             return []
         first, last = events[0], events[-1]
         if first.agent != last.agent or first.tenant != last.tenant:
             runs = groupby(events, lambda event: (event.tenant, event.agent))
-            return [changes for _, run in runs for changes in await self._open_run(list(run))]
+            return [effect for _, run in runs for effect in await self._open_run(list(run))]
         return await self._open_run(events)
 
-    async def _open_run(self, events: Sequence[SealedEvent]) -> list[tuple[Change, ...]]:
+    async def _open_run(self, events: Sequence[SealedEvent]) -> Sequence[Effect | RecordedEvent]:
         known = self.known(AgentName(events[0].tenant, events[0].agent))
         if known is None:
-            return [event.changes for event in await self.open_all(events)]
+            return await self.open_all(events)
         try:
             ids = [event.id.int.to_bytes(16, "big") for event in events]
-            found = decode_changes(known[1].open_many(EVENT_CONTEXT, ids, [event.payload for event in events]))
+            found = decode_effects(known[1].open_many(EVENT_CONTEXT, ids, [event.payload for event in events]))
         except (PerdureError, msgspec.MsgspecError):
             # One by one: what is missing is loaded then, and the event that does not open is named.
-            return [event.changes for event in await self.open_all(events)]
-        return [(await self.open(events[at])).changes if changes is None else changes for at, changes in enumerate(found)]
+            return await self.open_all(events)
+        return [await self.open(events[at]) if effect.references else effect for at, effect in enumerate(found)]
 
     async def keep_large(self, tenant: str, event: Event) -> tuple[Event, int]:
         """The event with its large values kept outside, durable when this returns, and how many there are. Raises LimitExceeded."""

@@ -14,7 +14,7 @@ import pytest
 from perdure import Event, append, limits, set_value
 from perdure.client.engine import Engine
 from perdure.engine.changes import Change
-from perdure.engine.digest import canonical
+from perdure.engine.digest import canonical, digest
 from perdure.engine.fold import apply
 from perdure.engine.importing import BrokenRecord, read_conversations
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
@@ -90,6 +90,24 @@ async def test_a_replay_is_the_fold_of_each_event(open_engine: OpenEngine, monke
             assert cells or middle == 90
 
 
+async def test_a_replay_that_nobody_watches_finds_what_a_watched_one_does(open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "READ_PAGE_EVENTS", PAGE_EVENTS)
+    async with open_engine() as engine:
+        events = [
+            msgspec.structs.replace(event, replayable=number % 4 > 0) for number, event in enumerate(some_events(random.Random(6), 50))
+        ]
+        await engine.agent(NAME.agent).append(events)
+        cases: tuple[dict[str, Any], ...] = ({}, {"from_version": 11}, {"to_version": 30, "types": ["type0", "type2"]})
+        for wanted in cases:
+            seen: list[Event] = []
+            watched = await engine.log.replay_events(NAME, handler=seen.append, **wanted)
+            alone = await engine.log.replay_events(NAME, **wanted)
+            assert msgspec.structs.replace(alone, duration_s=0) == msgspec.structs.replace(watched, duration_s=0)
+            assert alone.events == len(seen) > 0
+            assert alone.skipped > 0
+            assert alone.checksum == digest((await one_by_one(engine, NAME, wanted.get("to_version"))).document).hex()
+
+
 async def test_real_conversations_replay_as_they_were_written(embedded: Engine, trajectories: Path) -> None:
     path = trajectories / "tau-bench" / "gpt-4o-airline.json"
     for number, conversation in zip(range(12), read_conversations(str(path), format="auto"), strict=False):
@@ -108,6 +126,9 @@ async def test_a_replay_stops_at_an_event_that_was_changed_and_names_it(embedded
     with pytest.raises(ChainBroken) as broken:
         await fold_log(store, vault, record)
     assert broken.value.version == 5
+    for handler in (None, lambda _: None):
+        with pytest.raises(ChainBroken):
+            await embedded.log.replay_events(NAME, handler=handler)
     # Where the chain was made to fit, the seal tells.
     events = await store.read_agent(record, EventFilter(), 9)
     chain = events[3].chain

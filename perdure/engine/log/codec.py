@@ -21,10 +21,11 @@ from perdure.errors import IntegrityError, InvalidEvent, LimitExceeded
 __all__ = [
     "EVENT_CONTEXT",
     "Draft",
+    "Effect",
     "Payload",
     "StoredPayload",
     "check_size",
-    "decode_changes",
+    "decode_effects",
     "decode_payload",
     "encode_payload",
     "event_context",
@@ -50,8 +51,8 @@ class StoredPayload(Payload, frozen=True, array_like=True, gc=False):
     references: int = 0
 
 
-class _Folded(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A payload for who folds: of everything but the changes only the places."""
+class Effect(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A payload for who folds: of what the fold does not need only the bytes."""
 
     changes: tuple[Change, ...]
     data: msgspec.Raw
@@ -59,7 +60,7 @@ class _Folded(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: msgspec.Raw
     actor: msgspec.Raw
     schema_version: msgspec.Raw
-    replayable: msgspec.Raw
+    replayable: bool
     references: int = 0
 
 
@@ -81,7 +82,7 @@ EVENT_CONTEXT: Final = b"event"
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredPayload)
-_folded_decoder = msgspec.msgpack.Decoder(_Folded)
+_effect_decoder = msgspec.msgpack.Decoder(Effect)
 
 
 def encode_payload(event: Event, references: int = 0) -> bytes:
@@ -111,13 +112,13 @@ def decode_payload(sealed: SealedEvent, plaintext: bytes) -> StoredPayload:
         raise IntegrityError(message, tenant=sealed.tenant, agent=sealed.agent, version=sealed.version) from problem
 
 
-def decode_changes(plaintexts: Sequence[bytes]) -> list[tuple[Change, ...] | None]:
-    """What the events do to a state, of each payload; None where values of it stand outside. The rest is not decoded.
+def decode_effects(plaintexts: Sequence[bytes]) -> list[Effect]:
+    """What the events do to a state; where `references` is not 0, values of it stand outside. The rest of them is not decoded.
 
     Raises msgspec.MsgspecError when one of them is no payload; which one it is, `decode_payload` tells.
     """
-    decode = _folded_decoder.decode
-    return [None if folded.references else folded.changes for folded in map(decode, plaintexts)]
+    decode = _effect_decoder.decode
+    return [decode(plaintext) for plaintext in plaintexts]
 
 
 def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
