@@ -25,6 +25,11 @@ class Comparing:
         self._there: Folded | None = None
         self.digest = b""
 
+    def anew(self) -> Comparing:
+        """Itself, as if nothing had been compared."""
+        self._here = self._there = None
+        return self
+
     async def at(self, version: int) -> None:
         """Compare the states at a version, not before the last one. Raises IntegrityError."""
         if self._here is None:

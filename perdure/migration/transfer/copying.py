@@ -15,6 +15,7 @@ from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, SealedEvent
+from perdure.engine.log.log import read_pages
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.inheritance import carry_large
 from perdure.migration.transfer.sides import Side
@@ -38,6 +39,7 @@ class Copying:
         self._owner = owner
         self._large = large
         self._page_events = FIRST_PAGE_EVENTS
+        self._first = version + 1
         self.version = version
         self.chain = chain
         self.events = 0
@@ -62,6 +64,14 @@ class Copying:
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+    async def look_again(self) -> None:
+        """The tenant has large values since: carry those of the events that were put in without a look."""
+        if not self._large:
+            self._large = True
+            where = EventFilter(from_version=self._first, to_version=self.version)
+            async for page in read_pages(self._source.store, self._row, where):
+                await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
 
     async def _read(self, after: int, to: int) -> list[SealedEvent]:
         if after >= to:

@@ -32,12 +32,22 @@ class Inheritance:
         self._source = source
         self._target = target
         self._numbers: dict[str, dict[int, int]] = {}
+        self._large: set[str] = set()
 
-    async def give(self, row: AgentRecord, heir: AgentRecord | None) -> bytes:
-        """The wrapped key material for the agent's row at the target; heir: that row, where it has its key already.
+    async def large(self, tenant: str) -> bool:
+        """Whether the tenant has any large value at the source by now."""
+        if tenant not in self._large:
+            found = await self._source.store.list_blobs((tenant, b""), 1)
+            if found and found[0][0] == tenant:
+                self._large.add(tenant)
+        return tenant in self._large
+
+    async def give(self, row: AgentRecord, heir: AgentRecord | None, *, anew: bool = False) -> bytes:
+        """The wrapped key material for the agent's row at the target; heir: that row, where it has its key already. anew: look whether the source
+        has rotated its tenant's key, or trained dictionaries, since the last time.
 
         The same bytes as the heir's where nothing would change. Raises KeyUnavailable, SealBroken, LimitExceeded."""
-        eras = await self._eras(row)
+        eras = await self._eras(row, anew)
         key = await self._target.vault.ring.tenant_key(row.tenant)
         data_key = os.urandom(KEY_BYTES)
         if heir is not None and heir.data_key:
@@ -47,12 +57,13 @@ class Inheritance:
                 return heir.data_key
         return key.wrap_data_key(row.agent, join_material(data_key, eras))
 
-    async def _eras(self, row: AgentRecord) -> list[Era]:
+    async def _eras(self, row: AgentRecord, anew: bool) -> list[Era]:
         ring = self._source.vault.ring
         material = await ring.unwrap_material(row.tenant, row.agent, row.data_key)
         data_key, inherited = split_material(material)
-        key = await ring.tenant_key(row.tenant, refresh=True)
-        numbers = await self._dictionaries(row.tenant)
+        first = anew or row.tenant not in self._numbers
+        key = await ring.tenant_key(row.tenant, refresh=first)
+        numbers = await self._dictionaries(row.tenant) if first else self._numbers[row.tenant]
         own = Era([(version, key.agent_key(version, data_key)) for version in key.versions], _moved(numbers))
         older = [
             Era(era.keys, _moved({id: numbers.get(era.dictionaries.get(id, id), id) for id in (*era.dictionaries, *numbers)}))
@@ -62,23 +73,18 @@ class Inheritance:
 
     async def _dictionaries(self, tenant: str) -> dict[int, int]:
         """Id at the source → id at the target, of the tenant's own dictionaries."""
-        known = self._numbers.setdefault(tenant, {})
+        known = dict(self._numbers.get(tenant, {}))
         theirs = await self._source.vault.book.load(tenant)
         for id in theirs.ids:
             found = theirs.find(id)
             if id not in known and found is not None:
                 known[id] = await self._target.vault.book.adopt(tenant, found.content, id)
+        self._numbers[tenant] = known
         return known
 
 
 def _moved(numbers: dict[int, int]) -> dict[int, int]:
     return {old: new for old, new in sorted(numbers.items()) if old != new}
-
-
-async def has_large(side: Side, tenant: str) -> bool:
-    """Whether the tenant has any large value."""
-    found = await side.store.list_blobs((tenant, b""), 1)
-    return bool(found) and found[0][0] == tenant
 
 
 async def carry_large(source: Side, target: Side, name: AgentName, events: Sequence[SealedEvent]) -> int:

@@ -31,12 +31,12 @@ from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.expected import ANY
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, STAGED, mark_of, owner_of, refusal
-from perdure.errors import AlreadyExists, Conflict, Fenced, IntegrityError, InvalidInput
+from perdure.errors import AlreadyExists, Conflict, DictionaryNotFound, Fenced, IntegrityError, InvalidInput, KeyUnavailable
 from perdure.identifiers import partition_of
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots
 from perdure.migration.transfer.comparing import Comparing
 from perdure.migration.transfer.copying import Copying
-from perdure.migration.transfer.inheritance import Inheritance, has_large
+from perdure.migration.transfer.inheritance import Inheritance
 from perdure.migration.transfer.records import Arrival, TransferRecord, arrival, keep, keep_arrival, record_of
 from perdure.migration.transfer.sides import Side, row_of
 
@@ -67,6 +67,7 @@ class Mover:
         self._progress = progress
         self._staged = owner_of(STAGED, record.id)
         self._name = record.name
+        self._floored = False
 
     async def run(self) -> TransferRecord:
         """Go from wherever the agent is until the target serves it; the record then.
@@ -168,12 +169,12 @@ class Mover:
         )
 
     async def _begin(self, row: AgentRecord, heir: AgentRecord) -> Copying:
-        await self._give_keys(row, heir)
-        await carry_floor(self._source, self._target, row, heir)
+        await self._give_keys(row)
+        self._floored = await carry_floor(self._source, self._target, row, heir)
         version, chain = await self._standing(heir)
         if version:
             await self._check_same(row, version, chain)
-        large = await has_large(self._source, self._name.tenant)
+        large = await self._keys.large(self._name.tenant)
         return Copying(self._source, self._target, row, heir, version, chain, owner=self._staged, large=large)
 
     async def _standing(self, heir: AgentRecord) -> tuple[int, bytes]:
@@ -196,10 +197,10 @@ class Mover:
                 f"the target has another history of agent {row.agent!r}", tenant=row.tenant, agent=row.agent, version=version
             )
 
-    async def _give_keys(self, row: AgentRecord, heir: AgentRecord) -> None:
-        """Everything the source can open, the target can: also what was rotated or trained since the last time."""
+    async def _give_keys(self, row: AgentRecord, *, anew: bool = False) -> None:
+        """Everything the source can open, the target can; anew: also what was sealed with what is rotated or trained since the last time."""
         heir = await row_of(self._target, self._name)
-        wrapped = await self._keys.give(row, heir)
+        wrapped = await self._keys.give(row, heir, anew=anew)
         if wrapped != heir.data_key and await self._target.store.swap_data_keys([heir], [wrapped]) != 1:
             raise Conflict("the agent's key at the target was changed meanwhile", hint="try again", tenant=row.tenant, agent=row.agent)
         self._target.vault.forget(self._name)
@@ -214,7 +215,8 @@ class Mover:
             await copying.to(head.version, self._progress)
             rounds += 1
         steps.reach("transfer.copied")
-        await carry_snapshots(self._source, self._target, row, copying.heir)
+        if self._floored:
+            await carry_snapshots(self._source, self._target, row, copying.heir)
         await comparing.at(copying.version)
         self._record = msgspec.structs.replace(self._record, rounds=rounds)
         steps.reach("transfer.compared")
@@ -245,15 +247,26 @@ class Mover:
         (head,) = await self._source.store.heads([row])
         await copying.to(head.version, self._progress)
         steps.reach("transfer.rest_copied")
-        await self._give_keys(row, heir)
-        await carry_snapshots(self._source, self._target, row, heir)
-        await comparing.at(head.version)
+        if self._floored:
+            await carry_snapshots(self._source, self._target, row, heir)
+        if await self._keys.large(self._name.tenant):
+            await copying.look_again()
+        await self._compare_all(row, head.version, comparing)
         standing = await self._standing(heir)
         if standing != (head.version, head.chain) or not head.leaving:
             raise IntegrityError(
                 f"the target ends at version {standing[0]}, the source at {head.version}", tenant=row.tenant, agent=row.agent
             )
         steps.reach("transfer.verified")
+
+    async def _compare_all(self, row: AgentRecord, version: int, comparing: Comparing) -> None:
+        """Compare the states at the end; by that every byte has been opened with the target's keys."""
+        try:
+            await comparing.at(version)
+        except (IntegrityError, KeyUnavailable, DictionaryNotFound):
+            # A key was rotated or a dictionary trained while the agent was copied: with what it brought it must open, all of it.
+            await self._give_keys(row, anew=True)
+            await comparing.anew().at(version)
 
     async def _commit(self, heir: AgentRecord) -> int:
         """The event that makes the target the agent's engine, over its mark, in one step; the epoch from then on."""
