@@ -29,6 +29,10 @@ class Proxy:
         self._reply = True
         self.cut_done = asyncio.Event()
         """Set when the cut that `cut_reply_to` or `cut_request` asked for has happened."""
+        self._released = asyncio.Event()
+        self._released.set()
+        self.held = asyncio.Event()
+        """Set when what `hold_request` waits for is here."""
 
     @property
     def url(self) -> str:
@@ -86,6 +90,16 @@ class Proxy:
         self._pattern, self._reply = pattern, False
         self.cut_done.clear()
 
+    def hold_request(self, pattern: bytes) -> None:
+        """Once: let the connection that sends these bytes wait with them until `release`."""
+        self._pattern = pattern
+        self._released.clear()
+        self.held.clear()
+
+    def release(self) -> None:
+        """Let what is held go on to the server."""
+        self._released.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
@@ -117,10 +131,14 @@ class Proxy:
                 seen = seen[-256:] + data
                 if self._pattern is not None and self._pattern in seen:
                     self._pattern = None
-                    if not self._reply:
+                    if not self._released.is_set():
+                        self.held.set()
+                        await self._released.wait()
+                    elif not self._reply:
                         self.cut_done.set()
                         return
-                    lost.set()
+                    else:
+                        lost.set()
                 if self._separated:
                     await self._flowing.wait()
                 writer.write(data)

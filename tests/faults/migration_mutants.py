@@ -1,0 +1,56 @@
+"""Builds with a fault in what guards a migration, to prove that the checks see such faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from perdure.migration.arrival import Arrival
+from perdure.migration.copy import Copy
+from tests.faults.mutants import acknowledge_early, drop_the_epoch_check
+
+__all__ = ["BY_NAME"]
+
+
+def fold_otherwise() -> None:
+    """The target's copy is not the fold of the log: it counts one too few."""
+    load, follow = Copy.load, Copy.follow
+
+    async def load_otherwise(self: Copy, *given: Any, **named: Any) -> None:
+        await load(self, *given, **named)
+        self.document["count"] -= 1
+
+    async def follow_otherwise(self: Copy, to_version: int | None = None) -> int:
+        events = await follow(self, to_version)
+        if events:
+            self.document["count"] -= 1
+        return events
+
+    Copy.load = load_otherwise  # type: ignore[method-assign]
+    Copy.follow = follow_otherwise  # type: ignore[method-assign]
+
+
+def fold_otherwise_unseen_by_the_coordinator() -> None:
+    """The same, where the copy is not compared with what the coordinator folds."""
+    fold_otherwise()
+
+    async def load_only(self: Arrival, copy: Copy) -> None:
+        await copy.load(to_version=self.migration.witness_version or None)
+
+    Arrival._load = load_only  # type: ignore[method-assign]
+
+
+def compare_nothing() -> None:
+    """The same, and it is not compared with the source either."""
+    fold_otherwise_unseen_by_the_coordinator()
+    assert callable(Arrival._same)
+    Arrival._same = lambda *_: None  # type: ignore[method-assign]
+
+
+BY_NAME: dict[str, Callable[[], None]] = {
+    "no-epoch-check": drop_the_epoch_check,
+    "early-acknowledgement": acknowledge_early,
+    "another-fold": fold_otherwise,
+    "another-fold-without-a-witness": fold_otherwise_unseen_by_the_coordinator,
+    "no-verification": compare_nothing,
+}
