@@ -172,18 +172,21 @@ async def test_a_poisoned_agent_is_put_aside_alone_and_taken_back(world: World, 
         await world.talk(agent, 5)
     record = await world.vault.record("t", "b")
     poisoned = (await world.store.find(record, [(await world.log.get_events(AgentName("t", "b")))[2].id]))[0]
-    opened = world.vault.open_all
 
-    async def open_all(events: Any) -> Any:
-        events = list(events)
-        if any(event.id == poisoned.id for event in events):
-            raise SealBroken("a sealed value cannot be opened", tenant="t", agent="b", version=3)
-        return await opened(events)
+    def failing(opened: Any) -> Any:
+        async def open_some(events: Any) -> Any:
+            events = list(events)
+            if any(event.id == poisoned.id for event in events):
+                raise SealBroken("a sealed value cannot be opened", tenant="t", agent="b", version=3)
+            return await opened(events)
+
+        return open_some
 
     await world.publish()
     projector = world.projector()
     with monkeypatch.context() as patched:
-        patched.setattr(world.vault, "open_all", open_all)
+        patched.setattr(world.vault, "open_all", failing(world.vault.open_all))
+        patched.setattr(world.vault, "open_effects", failing(world.vault.open_effects))
         await projector.drain()
         entry = (await projector.quarantine.list())[0]
         assert (entry.tenant, entry.agent, entry.code) == ("t", "b", "seal_broken")
