@@ -36,7 +36,7 @@ async def write(settings: config.Settings, count: int) -> None:
             await asyncio.gather(*(engine.agent(n.agent, tenant=n.tenant).append(e) for n, e in zip(NAMES, event, strict=True)))
 
 
-@pytest.mark.parametrize("step", ["backup.segments", "backup.parts"])
+@pytest.mark.parametrize("step", ["backup.segment", "backup.segments", "backup.parts"])
 async def test_a_backup_that_was_killed_is_none_and_the_next_is_whole(tmp_path: Path, step: str) -> None:
     flags = {"log": f"sqlite:///{tmp_path}/state", "keys": f"file://{tmp_path}/root.key"}
     settings, to = config.load(flags), f"file://{tmp_path}/backups"

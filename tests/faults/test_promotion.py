@@ -124,22 +124,22 @@ async def append_when_back(engine: Engine, name: AgentName) -> None:
     raise AssertionError("the log did not come back")
 
 
-async def lived(here: Installation, *, late: bool) -> Engine:
+async def lived(here: Installation, *, late: bool = False, projected: bool = True) -> Engine:
     """Events before and after the copy, all on the topic and in the cache; the engine that wrote the later ones."""
     async with here.opened() as engine:
         await say(engine, *AGENTS, times=3)
-        await engine.run(until_drained=True)
+        await engine.run(until_drained=True, projector=projected)
     here.copy()
     engine = await here.opened()
     await say(engine, *AGENTS, times=2)
     if late:
         await say(engine, LATE, times=2)
-    await engine.run(until_drained=True)
+    await engine.run(until_drained=True, projector=projected)
     return engine
 
 
 async def test_what_the_topic_has_comes_back_and_old_processes_are_shut_out(installation: Installation) -> None:
-    before = await lived(installation, late=False)
+    before = await lived(installation)
     try:
         wrote, states = await histories(before, *AGENTS), await digests(before, *AGENTS)
         installation.put_copy_in_place()
@@ -217,7 +217,7 @@ def broken_off_at(step: str) -> Iterator[None]:
 
 
 async def test_a_promotion_that_breaks_off_at_any_step_keeps_the_log_shut_and_goes_on(installation: Installation) -> None:
-    before = await lived(installation, late=False)
+    before = await lived(installation, projected=False)
     states = await digests(before, *AGENTS)
     await before.close()
     installation.put_copy_in_place()

@@ -153,6 +153,7 @@ class Exporter:
         name = f"{PREFIX}segments/{partition:03d}/{first:020d}-{last:020d}-{self._id}"
         digest, size = await self._put(name, [StoredEvent.of(event) for event in events])
         self._advance(len(events), total)
+        steps.reach("backup.segment")
         return Segment(partition, first, last, len(events), events[-1].time_us, name, digest, size)
 
     # --- everything else ---
