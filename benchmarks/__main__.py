@@ -20,6 +20,7 @@ from benchmarks import (
     embedded,
     growth,
     load,
+    migration,
     pipeline,
     recovery,
     replay,
@@ -45,6 +46,7 @@ _MODULES: dict[str, Any] = {
     "growth": growth,
     "scale": scale,
     "cache": cache,
+    "migration": migration,
 }
 TIMEOUT_S = {True: 1_200.0, False: 14_400.0}
 """Of one benchmark among all, quick or not: one that hangs must not keep the others from being measured."""

@@ -34,6 +34,11 @@ TARGETS = (
     *(Target("load", f"ratios.{name}", 1) for name in ("eventsourcing", "langgraph", "emmett", "message_db", "openai")),
     Target("growth", "ratios.append_at_end", 0.95),
     Target("replay", "figures.replay_per_s", 150_000),
+    Target("migration", "figures.downtime_p50_ms", 4, at_least=False),
+    Target("migration", "figures.downtime_p99_ms", 10, at_least=False),
+    Target("migration", "figures.lost", 0, at_least=False),
+    Target("migration", "figures.doubled", 0, at_least=False),
+    Target("migration", "ratios.bystander_p99", 1.2, at_least=False),
 )
 
 REASONS: dict[tuple[str, str], str] = {
