@@ -112,6 +112,10 @@ class Log(EventLog):
         await self.settle(name)
         return await super().fence(name, expected_epoch=expected_epoch)
 
+    def appends_straight(self, name: AgentName) -> bool:
+        """Whether neither a schema nor the fast path has to do with an append to this agent."""
+        return self._straight(name, ANY)
+
     def _straight(self, name: AgentName, expected: ExpectedVersion) -> bool:
         """Whether an append needs nothing but the log itself."""
         if type(name) is not AgentName:

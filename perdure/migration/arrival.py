@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from perdure.engine import steps
 from perdure.engine.log.log import Owned
-from perdure.errors import Conflict, Fenced, Overloaded, PerdureError, Unavailable
+from perdure.errors import AlreadyExists, Conflict, Fenced, InvalidInput, Overloaded, PerdureError, Unavailable
 from perdure.migration.coordinator import Coordinator
 from perdure.migration.copy import Copy, Copying
 from perdure.migration.ledger import Kept
@@ -75,6 +75,7 @@ class Arrival:
         self._source: SourceLink = links.to(migration.name, migration.source_address, host.name, host.address)
         self._held: Handed | None = None
         self._began_at = 0.0
+        self._first = True  # whether commands that wait here are written with the commit
         self._touched = False  # whether the log may hold, or get, something of this migration that was not refused
 
     @property
@@ -210,6 +211,8 @@ class Arrival:
                 return await self._commit(copy, self.migration.epoch)
             except Fenced as problem:
                 raise Aborted(f"the agent was taken by others: {problem.message}") from problem
+            except (AlreadyExists, InvalidInput):
+                self._first = False  # a command that had taken effect before, or is refused: each for itself, then
             except Conflict:
                 continue
         return None
@@ -237,29 +240,32 @@ class Arrival:
             self._same(copy, held.digest)
         self._facts.update(path="fence")
         try:
-            return await self._commit(copy, fenced.epoch)
+            try:
+                return await self._commit(copy, fenced.epoch)
+            except (AlreadyExists, InvalidInput):
+                self._first = False
+                return await self._commit(copy, fenced.epoch)
         except Conflict as problem:
             raise Aborted(f"the migration was aborted, or the agent taken by others: {problem.message}") from problem
 
     async def _commit(self, copy: Copy, epoch: int) -> Owned:
-        commit = event(self.migration, COMMIT, "commit")
+        # The commit changes no state: the copy is what the agent is at the commit's version, too.
+        staged = self._host.stage(self._name, epoch + 1, Loaded(copy.document, copy.version + 1))
+        first = await self._host.decide_first(staged) if self._first and self._log.appends_straight(self._name) else []
         steps.reach("migration.target.committing")
         if not self._host.holds_lease():
             raise Aborted("this node has lost its lease")
+        commit = event(self.migration, COMMIT, "commit")
         owned = await self._surely(
-            lambda: self._log.hand_over(self._name, self._host.name, epoch=epoch, version=copy.version, chain=copy.chain, event=commit)
+            lambda: self._log.hand_over(
+                self._name, self._host.name, epoch=epoch, version=copy.version, chain=copy.chain, event=commit, first=first
+            )
         )
         steps.reach("migration.target.committed")
-        # The commit changes no state: the copy is what the agent is at the commit's version, too; unless an earlier try of this very commit
-        # was written at a place of its own.
-        state = Loaded(copy.document, owned.version) if owned.version == copy.version + 1 else None
-        self._host.adopt(self._name, owned.epoch, state)
-        self._facts.update(
-            downtime_target_ms=round((time.monotonic() - self._began_at) * 1000, 3),
-            version=owned.version,
-            checksum=owned.chain.hex(),
-            final_epoch=owned.epoch,
-        )
+        # Elsewhere it stands only where an earlier try of this very commit was written at a place of its own.
+        expected = (owned.version, owned.epoch) == (copy.version + 1 + len(first), epoch + 1)
+        self._host.adopt(staged, wrote_first=bool(first), state_known=expected)
+        self._facts.update(downtime_target_ms=round((time.monotonic() - self._began_at) * 1000, 3))
         steps.reach("migration.target.serving")
         return owned
 
@@ -267,7 +273,7 @@ class Arrival:
         before, self._touched = self._touched, True
         try:
             owned: Owned = await surely(ask)
-        except Conflict:
+        except (Conflict, InvalidInput):
             self._touched = before  # refused: the log has nothing of it
             raise
         return owned

@@ -6,9 +6,10 @@ whichever epoch, takes effect once.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,7 +18,7 @@ from perdure.engine.event import Event
 from perdure.errors import InvalidInput
 from perdure.identifiers import uuid7
 
-__all__ = ["COMMAND_BYTES_MAX", "Command", "CommandResult", "Handler", "events_of"]
+__all__ = ["COMMAND_BYTES_MAX", "Command", "CommandResult", "Handler", "Waiting", "events_of"]
 
 COMMAND_BYTES_MAX: Final = 1024 * 1024
 """One command's body as JSON."""
@@ -39,6 +40,13 @@ class CommandResult(msgspec.Struct, frozen=True):
     events: int
     epoch: int
     already: bool = False
+
+
+class Waiting(NamedTuple):
+    """A command, and where its result goes."""
+
+    command: Command
+    answer: asyncio.Future[CommandResult]
 
 
 Handler = Callable[[dict[str, Any], Any], Sequence[Event] | Awaitable[Sequence[Event]]]

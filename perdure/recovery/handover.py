@@ -19,8 +19,10 @@ from typing import Any, Final
 import msgspec
 
 from perdure.engine.log.contract import AgentName
+from perdure.engine.stopping import rest
 from perdure.errors import NotServed, Overloaded
 from perdure.limits import MOVED_REMEMBERED_MAX, PARKED_COMMANDS_MAX
+from perdure.recovery.commands import Command, CommandResult, Waiting
 
 __all__ = ["HOLD_S", "MOVED_FRESH_S", "PARK_S", "Coming", "Handed", "Leaving", "Left", "Stand", "moved_to"]
 
@@ -117,40 +119,71 @@ class Leaving:
         self._gone.pop(name, None)
 
 
+class _Arrival:
+    """An agent that is about to come, and who waits for it. otherwise: what they are told when it does not."""
+
+    __slots__ = ("otherwise", "settled", "waiting")
+
+    def __init__(self, otherwise: NotServed) -> None:
+        self.otherwise = otherwise
+        self.settled = asyncio.Event()
+        self.waiting: list[Waiting] = []
+
+
 class Coming:
-    """Agents that are about to be this node's, and the callers that wait for them."""
+    """Agents that are about to be this node's, and the commands that wait for them."""
 
     def __init__(self) -> None:
-        self._arrivals: dict[AgentName, tuple[asyncio.Future[None], NotServed]] = {}
-        self._waiting = 0
+        self._arrivals: dict[AgentName, _Arrival] = {}
+        self._parked = 0
 
     def expect(self, name: AgentName, otherwise: NotServed) -> None:
-        """From now on callers wait. otherwise: what they are told when it does not come."""
+        """From now on commands wait. otherwise: what their callers are told when it does not come."""
         if name not in self._arrivals:
-            self._arrivals[name] = (asyncio.get_running_loop().create_future(), otherwise)
+            self._arrivals[name] = _Arrival(otherwise)
 
     def expects(self, name: AgentName) -> bool:
         """Whether it is about to come."""
         return name in self._arrivals
 
-    def settled(self, name: AgentName) -> None:
-        """It has come, or will not: callers go on, and find out which."""
+    def waiting(self, name: AgentName) -> list[Waiting]:
+        """The commands that wait for it so far."""
+        arrival = self._arrivals.get(name)
+        return arrival.waiting if arrival is not None else []
+
+    def settled(self, name: AgentName) -> tuple[list[Waiting], NotServed] | None:
+        """It has come, or will not: the commands that waited for it, and what their callers are told if it does not."""
         arrival = self._arrivals.pop(name, None)
-        if arrival is not None and not arrival[0].done():
-            arrival[0].set_result(None)
+        if arrival is None:
+            return None
+        arrival.settled.set()
+        return arrival.waiting, again(arrival.otherwise)
 
     async def wait(self, name: AgentName) -> None:
-        """Return at once when the agent is not expected, else when it is settled. Raises NotServed when that takes too long, Overloaded."""
+        """Return at once when the agent is not expected, else when it is settled, or after `PARK_S`."""
+        arrival = self._arrivals.get(name)
+        if arrival is not None:
+            await rest(arrival.settled, PARK_S)
+
+    async def park(self, name: AgentName, command: Command) -> CommandResult | None:
+        """Wait with a command for its agent; None when the agent is not expected. Raises NotServed when that takes too long, Overloaded."""
         arrival = self._arrivals.get(name)
         if arrival is None:
-            return
-        if self._waiting >= PARKED_COMMANDS_MAX:
-            raise Overloaded(f"{self._waiting} commands wait for agents to come", tenant=name.tenant, agent=name.agent)
-        self._waiting += 1
+            return None
+        if self._parked >= PARKED_COMMANDS_MAX:
+            raise Overloaded(f"{self._parked} commands wait for agents to come", tenant=name.tenant, agent=name.agent)
+        answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
+        arrival.waiting.append(Waiting(command, answer))
+        self._parked += 1
+        # Until it is settled; how long the command itself then takes is another matter.
+        settled = asyncio.ensure_future(rest(arrival.settled, PARK_S))
         try:
-            async with asyncio.timeout(PARK_S):
-                await asyncio.shield(arrival[0])
-        except TimeoutError:
-            raise again(arrival[1]) from None
+            either: list[asyncio.Future[Any]] = [answer, settled]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and not arrival.settled.is_set():
+                answer.cancel()  # whoever comes to it needs to do nothing more
+                raise again(arrival.otherwise)
+            return await answer
         finally:
-            self._waiting -= 1
+            settled.cancel()
+            self._parked -= 1

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 from perdure.engine import steps
 from perdure.engine.digest import digest
+from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
@@ -29,7 +30,7 @@ from perdure.errors import AlreadyExists, Fenced, NotServed, Overloaded, Perdure
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
-from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, moved_to
+from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, again, moved_to
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.nodes import Node, NodeState, announce, check_node_name, list_nodes, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
@@ -155,7 +156,11 @@ class AgentHost:
         Raises what the handler raises as CommandFailed; NotServed with the owner's address where another node owns the agent; Overloaded;
         Unavailable and DeadlineExceeded: the outcome is unknown, the same command (by its id) is safe to send again.
         """
-        served = self._served.get(name) or await self._open(name)
+        served = self._served.get(name)
+        if served is None:
+            if self._coming.expects(name) and (done := await self._coming.park(name, command)) is not None:
+                return done
+            served = await self._open(name)
         if (elsewhere := self._leaving.held(name)) is None:
             served.go_on()  # a hold that nobody ended
         else:
@@ -211,9 +216,13 @@ class AgentHost:
             steps.reach("host.taken")
             return self._serve(name, epoch)
 
-    def _serve(self, name: AgentName, epoch: int, state: Loaded | None = None) -> ServedAgent:
+    def _serve(self, name: AgentName, epoch: int) -> ServedAgent:
         assert name not in self._served, f"{name} is served already"
         self._leaving.back(name)
+        served = self._served[name] = self._made(name, epoch)
+        return served
+
+    def _made(self, name: AgentName, epoch: int, state: Loaded | None = None, *, staged: bool = False) -> ServedAgent:
         served = ServedAgent(
             name,
             epoch,
@@ -223,9 +232,9 @@ class AgentHost:
             may_act=self.holds_lease,
             moved=self._moved,
             state=state,
+            staged=staged,
             gone=lambda gone: self._drop(gone, served),
         )
-        self._served[name] = served
         return served
 
     def _drop(self, name: AgentName, served: ServedAgent) -> None:
@@ -278,15 +287,36 @@ class AgentHost:
         self._coming.expect(name, moved_to(name, node, address))
 
     def expect_no_more(self, name: AgentName) -> None:
-        """It does not come."""
-        self._coming.settled(name)
+        """It does not come, or it has come by another way: who waits is served, or told where it is."""
+        settled = self._coming.settled(name)
+        if settled is None:
+            return
+        waiting, otherwise = settled
+        served = self._served.get(name)
+        if served is not None:
+            served.take_over(waiting)
+            return
+        for each in waiting:
+            if not each.answer.done():
+                each.answer.set_exception(again(otherwise))
 
-    def adopt(self, name: AgentName, epoch: int, state: Loaded | None) -> None:
-        """Serve an agent that the log has given to this node under this epoch, from the state that it has at this moment (None: it is read)."""
+    def stage(self, name: AgentName, epoch: int, state: Loaded) -> ServedAgent:
+        """An agent that will be this node's under this epoch, and this state, if the log says so; see `decide_first`."""
+        return self._made(name, epoch, state, staged=True)
+
+    async def decide_first(self, staged: ServedAgent) -> list[Event]:
+        """What commands that wait for a staged agent come to, for being written in the step that makes it this node's."""
+        return await staged.decide_first(self._coming.waiting(staged.name))
+
+    def adopt(self, staged: ServedAgent, *, wrote_first: bool, state_known: bool) -> None:
+        """The log has given a staged agent to this node. state_known: at the version that it was staged for; else it is read."""
+        name = staged.name
         if name not in self._served and self.holds_lease():
             self._log.vault.forget(name)
-            self._serve(name, epoch, state)
-        self._coming.settled(name)
+            self._leaving.back(name)
+            self._served[name] = staged
+            staged.begin(wrote_first=wrote_first, state_known=state_known)
+        self.expect_no_more(name)
 
     def check_room(self, name: AgentName) -> None:
         """Raises NotServed without a lease, Overloaded when the node is full."""

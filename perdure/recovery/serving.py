@@ -27,7 +27,7 @@ from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError
-from perdure.recovery.commands import Command, CommandResult, Handler, events_of
+from perdure.recovery.commands import Command, CommandResult, Handler, Waiting, events_of
 
 __all__ = ["Loaded", "ServedAgent"]
 
@@ -36,6 +36,8 @@ BATCH_COMMANDS_MAX: Final = 256
 """Commands of one agent that are decided one after the other and appended at once."""
 REMEMBERED_MAX: Final = 1_024
 """Newest commands of an agent whose results are answered from memory when they are sent again."""
+FIRST_COMMANDS_MAX: Final = 16
+"""Commands that are written in the step that makes an agent ours: it holds the partition's lock."""
 ATTEMPTS_MAX: Final = 8
 """How often in a row a batch is decided anew because somebody else appended to the agent meanwhile."""
 
@@ -50,14 +52,10 @@ class Loaded(NamedTuple):
     version: int
 
 
-class _Waiting(NamedTuple):
-    command: Command
-    answer: asyncio.Future[CommandResult]
-
-
 class ServedAgent:
     """load: reads the newest state. may_act: whether the node still holds its lease. moved: what to tell callers once the log says that the
-    agent is not ours. gone: called once then. state: what it is served from, where that is known."""
+    agent is not ours. gone: called once then. state: what it is served from, where that is known. staged: it is not ours yet, and waits for
+    `begin`."""
 
     def __init__(
         self,
@@ -71,6 +69,7 @@ class ServedAgent:
         moved: Callable[[AgentName, Fenced], Awaitable[PerdureError]],
         gone: Callable[[AgentName], None],
         state: Loaded | None = None,
+        staged: bool = False,
     ) -> None:
         self.name = name
         self.epoch = epoch
@@ -84,10 +83,58 @@ class ServedAgent:
         self._held: PerdureError | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._mailbox: asyncio.Queue[_Waiting] = asyncio.Queue(MAILBOX_MAX)
+        self._mailbox: asyncio.Queue[Waiting] = asyncio.Queue(MAILBOX_MAX)
         self._remembered: OrderedDict[UUID, CommandResult] = OrderedDict()
         self._closed: PerdureError | None = None
-        self._task = asyncio.create_task(self._serve(), name=f"perdure-agent-{name.agent}")
+        self._first: list[tuple[Waiting, int, int]] = []
+        self._after_first = state
+        self._task: asyncio.Task[None] | None = None
+        if not staged:
+            self._start()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._serve(), name=f"perdure-agent-{self.name.agent}")
+
+    async def decide_first(self, waiting: Sequence[Waiting]) -> list[Event]:
+        """Of an agent that is staged: what the first commands come to, for being written in the very step that makes it ours."""
+        if self._state is None or inspect.iscoroutinefunction(self._handler):
+            return []  # a handler that waits would make everybody wait
+        document, version = self._state
+        events: list[Event] = []
+        seen: set[UUID] = set()
+        for each in waiting[:FIRST_COMMANDS_MAX]:
+            if each.answer.done() or each.command.id in seen:
+                continue
+            seen.add(each.command.id)
+            own = await self._decide(document, each)
+            if own is None:
+                continue
+            for event in own:
+                document, _warnings = apply(document, event.changes)
+            events += own
+            self._first.append((each, version + len(events), len(own)))
+        self._after_first = Loaded(document, version + len(events))
+        return events
+
+    def begin(self, *, wrote_first: bool, state_known: bool = True) -> None:
+        """It is ours now. wrote_first: with what `decide_first` came to; state_known: and it stands where it was expected to."""
+        if wrote_first and state_known:
+            self._state = self._after_first
+            for each, at, count in self._first:
+                self._answer(each, CommandResult(at, count, self.epoch))
+        elif not state_known:
+            self._state = None
+        self._start()
+
+    def take_over(self, waiting: Sequence[Waiting]) -> None:
+        """Commands that came before it was ours; those that were answered meanwhile need nothing more."""
+        for each in waiting:
+            if each.answer.done():
+                continue
+            try:
+                self._mailbox.put_nowait(each)
+            except asyncio.QueueFull:
+                _refuse(each, self._full())
 
     @property
     def version(self) -> int | None:
@@ -110,12 +157,13 @@ class ServedAgent:
             raise refusal
         answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         try:
-            self._mailbox.put_nowait(_Waiting(command, answer))
+            self._mailbox.put_nowait(Waiting(command, answer))
         except asyncio.QueueFull:
-            raise Overloaded(
-                f"{MAILBOX_MAX} commands wait for agent {self.name.agent!r}", tenant=self.name.tenant, agent=self.name.agent
-            ) from None
+            raise self._full() from None
         return answer
+
+    def _full(self) -> Overloaded:
+        return Overloaded(f"{MAILBOX_MAX} commands wait for agent {self.name.agent!r}", tenant=self.name.tenant, agent=self.name.agent)
 
     async def standing(self) -> Loaded:
         """The state and its version, of a moment when no append was under way; read again where it is not in memory."""
@@ -138,9 +186,11 @@ class ServedAgent:
         """Take no more commands; the one being appended is finished, the others are answered with `why`."""
         if self._closed is None:
             self._closed = why
-            self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+            if self._task is not None:
+                self._task.cancel()
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
         while not self._mailbox.empty():
             _refuse(self._mailbox.get_nowait(), why)
 
@@ -164,7 +214,7 @@ class ServedAgent:
             finally:
                 self._quiet.set()
 
-    async def _batch(self, batch: list[_Waiting]) -> None:
+    async def _batch(self, batch: list[Waiting]) -> None:
         try:
             await self._take(batch)
         except Fenced as problem:
@@ -175,7 +225,7 @@ class ServedAgent:
             for each in batch:
                 _refuse(each, problem)
 
-    async def _shut(self, batch: list[_Waiting], problem: Fenced) -> None:
+    async def _shut(self, batch: list[Waiting], problem: Fenced) -> None:
         """Somebody else owns the agent from here on."""
         try:
             moved = await self._moved(self.name, problem)
@@ -192,7 +242,7 @@ class ServedAgent:
             _refuse(each, moved)
         self._gone(self.name)
 
-    async def _take(self, batch: Sequence[_Waiting]) -> None:
+    async def _take(self, batch: Sequence[Waiting]) -> None:
         """Answer every command of the batch, or raise."""
         conflicts = 0
         while fresh := self._unanswered(batch):
@@ -213,20 +263,20 @@ class ServedAgent:
                 if conflicts == ATTEMPTS_MAX:
                     raise
 
-    def _unanswered(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+    def _unanswered(self, batch: Sequence[Waiting]) -> list[Waiting]:
         """What is left to do; of a command that stands twice in the batch the second waits for the first's result."""
-        left: dict[UUID, _Waiting] = {}
+        left: dict[UUID, Waiting] = {}
         for each in batch:
             if not self._answered(each):
                 left.setdefault(each.command.id, each)
         return list(left.values())
 
-    async def _together(self, batch: Sequence[_Waiting]) -> None:
+    async def _together(self, batch: Sequence[Waiting]) -> None:
         """Decide one after the other as many as one append holds, append at once, answer."""
         assert self._state is not None
         document, version = self._state
         events: list[Event] = []
-        decided: list[tuple[_Waiting, int, int]] = []
+        decided: list[tuple[Waiting, int, int]] = []
         for each in batch:
             own = await self._decide(document, each)
             if own is None:
@@ -242,13 +292,13 @@ class ServedAgent:
         for each, at, count in decided:
             self._answer(each, CommandResult(at, count, self.epoch))
 
-    async def _settle(self, each: _Waiting) -> None:
+    async def _settle(self, each: Waiting) -> None:
         """Answer a command that took effect before, as the log has it."""
         found = await self._log.store.find(await self._log.vault.record(*self.name), [each.command.id])
         if found:
             self._answer(each, CommandResult(found[0].version, 0, found[0].epoch, already=True))
 
-    async def _decide(self, document: dict[str, Any], each: _Waiting) -> list[Event] | None:
+    async def _decide(self, document: dict[str, Any], each: Waiting) -> list[Event] | None:
         """The command's events; None when the handler refused it, which its caller is told."""
         try:
             decided = self._handler(_decode(_encode(document)), each.command.body)
@@ -279,7 +329,7 @@ class ServedAgent:
         if done.already:
             raise AlreadyExists("these commands took effect before")
 
-    def _answered(self, each: _Waiting) -> bool:
+    def _answered(self, each: Waiting) -> bool:
         """Answer a command that was sent again from memory. One whose caller has gone needs nothing more."""
         if each.answer.done():
             return True
@@ -289,7 +339,7 @@ class ServedAgent:
         each.answer.set_result(msgspec.structs.replace(known, already=True))
         return True
 
-    def _answer(self, each: _Waiting, result: CommandResult) -> None:
+    def _answer(self, each: Waiting, result: CommandResult) -> None:
         self._remembered[each.command.id] = result
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
@@ -297,7 +347,7 @@ class ServedAgent:
             each.answer.set_result(result)
 
 
-def _refuse(each: _Waiting, problem: Exception) -> None:
+def _refuse(each: Waiting, problem: Exception) -> None:
     if not each.answer.done():
         each.answer.set_exception(problem)
         each.answer.exception()  # its caller may be gone

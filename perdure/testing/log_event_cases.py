@@ -238,7 +238,7 @@ async def a_fenced_agent_takes_no_append(under: LogUnderTest) -> None:
 
 
 async def a_hand_over_holds_only_where_the_agent_stands(under: LogUnderTest) -> None:
-    """Another epoch, version or chain hash: nothing is written. Told again under the same id, it is answered."""
+    """Another epoch, version or chain hash: nothing is written. Told again under the same id, it is answered; its first events go with it."""
     log, elsewhere = await under.open_log(), await under.open_log()
     await elsewhere.append_events(AGENT, some(3))
     chain = (await log.get_events(AGENT))[-1].chain
@@ -246,16 +246,21 @@ async def a_hand_over_holds_only_where_the_agent_stands(under: LogUnderTest) -> 
     for epoch, version, hashed in ((1, 3, chain), (0, 2, chain), (0, 4, chain), (0, 3, bytes(32))):
         with pytest.raises(Conflict):
             await log.hand_over(AGENT, "host-b", epoch=epoch, version=version, chain=hashed, event=given)
-    done = await log.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given)
-    assert (done.epoch, done.version, done.already) == (1, 4, False)
+    first = some(2)
+    mixed = [Event("noted", id=(await log.get_events(AGENT))[0].id), *first]
+    with pytest.raises(AlreadyExists):
+        await log.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given, first=mixed)
+    done = await log.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given, first=first)
+    assert (done.epoch, done.version, done.already) == (1, 6, False)
     for each in (log, elsewhere):
-        assert await each.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given) == done._replace(already=True)
+        again = await each.hand_over(AGENT, "host-b", epoch=0, version=3, chain=chain, event=given, first=first)
+        assert again == done._replace(already=True)
     with pytest.raises(Fenced):
         await elsewhere.append_events(AGENT, some(), epoch=0)
     (record,) = await log.store.agents([AGENT])
     assert record is not None
     assert (record.owner, record.epoch) == ("host-b", 1)
-    assert [event.epoch for event in await log.get_events(AGENT)] == [0, 0, 0, 1]
+    assert [event.epoch for event in await log.get_events(AGENT)] == [0, 0, 0, 1, 1, 1]
     await check_log(log)
 
 

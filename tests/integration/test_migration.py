@@ -21,7 +21,7 @@ from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper
 from perdure.migration.records import Migration
 from perdure.recovery.caller import Caller
-from perdure.recovery.commands import Command
+from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.host import AgentHost
 from perdure.recovery.http import bind, serving
 
@@ -187,6 +187,29 @@ async def test_a_command_that_is_sent_again_after_the_move_takes_effect_once(any
         await anywhere.nodes[0].command(NAME, Command("to the old one"))
     assert told.value.details["address"] == anywhere.nodes[1].address
     await anywhere.check()
+
+
+@pytest.mark.parametrize("with_old", [False, True])
+async def test_commands_that_wait_at_the_target_take_effect_with_the_flip_and_once(world: World, at_step: Any, with_old: bool) -> None:
+    """Also where one of them had taken effect at the source already: then each is asked for by itself."""
+    old, new = Command("old"), [Command(f"new {number}") for number in range(3)]
+    world.acknowledged[old.id] = (await world.caller.command(NAME, None, old)).version
+    waiting: list[asyncio.Task[CommandResult]] = []
+
+    def send() -> None:
+        commands = [*new, new[0], *([old] if with_old else [])]
+        waiting.extend(asyncio.ensure_future(world.nodes[1].command(NAME, command)) for command in commands)
+
+    at_step("migration.target.held", send)
+    done = await world.move("b")
+    results = await asyncio.wait_for(asyncio.gather(*waiting), 60)
+    assert done.phase == "committed"
+    assert [result.version for result in results[:3]] == [done.version + 1 + number for number in range(3)]
+    assert {result.epoch for result in results[:3]} == {done.final_epoch}
+    assert (results[3].version, results[3].already) == (results[0].version, True)
+    assert not with_old or results[4].already
+    world.acknowledged.update({command.id: result.version for command, result in zip(new, results, strict=False)})
+    await world.check()
 
 
 async def test_a_damaged_copy_stops_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,16 +119,31 @@ class EventLog:
         record, _ = await self.vault.obtain_served(name)
         return (await self._change_owner(name, record.owner, Event(FENCED), expected_epoch)).epoch
 
+    def appends_straight(self, name: AgentName) -> bool:
+        """Whether an append to this agent needs nothing but the log itself; only then may events go with `hand_over`."""
+        return type(name) is AgentName
+
     async def hand_over(
-        self, name: AgentName, owner: str, *, epoch: int, event: Event, version: ExpectedVersion = ANY, chain: bytes | None = None
+        self,
+        name: AgentName,
+        owner: str,
+        *,
+        epoch: int,
+        event: Event,
+        version: ExpectedVersion = ANY,
+        chain: bytes | None = None,
+        first: Sequence[Event] = (),
     ) -> Owned:
         """Make `owner` the owner where the agent still stands exactly here: at this epoch, newest version and chain hash.
 
-        event: its id makes asking again safe after the answer was lost. Raises Fenced (another epoch) and Conflict (another version, or
-        another history), with nothing written.
+        event: its id makes asking again safe after the answer was lost. first: what the new owner appends in the same step. Raises Fenced
+        (another epoch), Conflict (another version, or another history), AlreadyExists (some of `first` is there already) and what is raised
+        of events that cannot be appended, with nothing written.
         """
+        for each in first:
+            check_event(each)
         given = Event(OWNED, data={**(event.data or {}), "owner": owner}, id=event.id, correlation_id=event.correlation_id)
-        return await self._change_owner(name, owner, given, epoch, version, chain)
+        return await self._change_owner(name, owner, given, epoch, version, chain, first=first)
 
     async def fence_for(self, name: AgentName, *, epoch: int, event: Event) -> Owned:
         """As `fence`, with an event whose id makes asking again safe; where the agent then stands."""
@@ -146,18 +161,23 @@ class EventLog:
         chain: bytes | None = None,
         *,
         over_fence: bool = True,
+        first: Sequence[Event] = (),
     ) -> Owned:
         check_names(name)
         record, cipher = await self.vault.obtain_served(name)
         if owner.startswith(RESERVED):
             raise InvalidInput(f"{owner!r} is no name of a node", hint=f"{RESERVED}… marks agents that move between engines")
-        item = Item(record, version, epoch, [_seal(cipher, event, encode_payload(event))], owner, chain, over_fence)
+        payloads = [encode_payload(each) for each in (event, *first)]
+        if any(len(payload) > limits.INLINE_BYTES_MAX for payload in payloads):
+            raise LimitExceeded("large values do not go with a change of owner", hint="append them afterwards")
+        drafts = [_seal(cipher, each, payload) for each, payload in zip((event, *first), payloads, strict=True)]
+        item = Item(record, version, epoch, drafts, owner, chain, over_fence)
         outcome = await self.writer.append([item])
         self.vault.forget(name)
         done = _result(name, item, outcome)
         if isinstance(outcome, decide.Written):
             return Owned(outcome.places[0][3], done.version, outcome.places[0][4], already=False)
-        found = await self.store.find(record, [event.id])
+        found = await self.store.find(record, [drafts[-1].id])
         return Owned(found[0].epoch, found[0].version, found[0].chain, already=True)
 
     def _prepared(self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Item | None:
