@@ -187,43 +187,36 @@ async def a_floor_never_passes_what_a_fork_needs(log: LogUnderTest) -> None:
     await _compact(store, fork, history, 15)
     assert await store.first_forked(parent) is None
     await _fails(store.read_agent(fork, EventFilter(from_version=12), 100), Compacted)
+    await _fails(fork_of(store, fork, 12, "never"), Compacted)
     assert await store.find(fork, [history[11].id, history[15].id]) == [history[15]]
     await _compact(store, parent, written, 18)
     assert await store.read_agent(fork, EventFilter(from_version=15), 100) == history[14:]
     assert await store.version_at(fork, own[-1].time_us) == 18
 
 
-async def forks_and_floors_at_once_leave_no_hole(log: LogUnderTest) -> None:
-    """Whoever comes second is refused: a fork has all from the floor on, whatever the order."""
-    stores = [await log.open(), await log.open()]
-    parent, writer = await agent_of(stores[0]), RawWriter(stores[0])
-    written = await writer.add(parent, 60)
-    for event in written:
-        await stores[0].add_snapshot(snapshot_row(parent, event.version, kind=CHECKPOINT, chain=event.chain))
-    made: list[AgentRecord] = []
-
-    async def fork() -> None:
-        for version in range(2, 40, 3):
-            try:
-                made.append(await fork_of(stores[1], parent, version))
-            except Compacted:
+async def of_a_fork_and_a_floor_at_once_one_is_refused(log: LogUnderTest) -> None:
+    """Each needs what the other takes away; both at once would leave a fork with a hole in its past."""
+    forking, shortening = await log.open(), await log.open()
+    writer = RawWriter(forking)
+    for _ in range(4):
+        parent = await agent_of(forking)
+        written = await writer.add(parent, 14)
+        for event in written:
+            await forking.add_snapshot(snapshot_row(parent, event.version, kind=CHECKPOINT, chain=event.chain))
+        for version in range(1, 12):
+            fork, floor = await asyncio.gather(
+                fork_of(forking, parent, version),
+                shortening.raise_floor(parent, version + 1, written[version - 1].chain),
+                return_exceptions=True,
+            )
+            if isinstance(fork, BaseException):
+                assert isinstance(fork, Compacted), fork
+                assert not isinstance(floor, BaseException), floor
                 continue
-
-    async def shorten() -> None:
-        for floor in range(2, 40):
-            try:
-                await stores[0].raise_floor(parent, floor, written[floor - 2].chain)
-                await stores[0].remove_events(parent, 100)
-            except Conflict:
-                return
-
-    await asyncio.gather(fork(), shorten())
-    (floor,) = await stores[0].floors([parent])
-    for each in made:
-        assert each.parent is not None
-        assert each.parent.version >= floor.version
-        there = await stores[0].read_agent(each, EventFilter(from_version=floor.version), 100)
-        assert there == written[floor.version - 1 : each.parent.version]
+            assert isinstance(floor, Conflict), floor
+            await shortening.remove_events(parent, 100)
+            assert await forking.read_agent(fork, EventFilter(from_version=version), 10) == [written[version - 1]]
+            break
 
 
 async def rows_of_forks_are_loaded_elsewhere(log: LogUnderTest) -> None:
@@ -252,6 +245,6 @@ CASES = (
     a_moment_before_a_fork_resolves_in_its_past,
     what_cannot_be_forked_leaves_nothing,
     a_floor_never_passes_what_a_fork_needs,
-    forks_and_floors_at_once_leave_no_hole,
+    of_a_fork_and_a_floor_at_once_one_is_refused,
     rows_of_forks_are_loaded_elsewhere,
 )

@@ -39,7 +39,7 @@ _MAKE: Final = f"""INSERT INTO agents ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %
     ON CONFLICT DO NOTHING"""  # noqa: S608 - constants
 _MAKE_OF: Final = f"""INSERT INTO agents ({_COLUMNS})
     SELECT %s, %s, %s, %s, %s, %s, %s::jsonb, %s, greatest(%s, e.time_us), e.epoch, %s, %s, e.version, e."offset", e.time_us, e.epoch, e.chain
-    FROM {{table}} e WHERE e.agent_key = %s AND e.version = %s AND NOT EXISTS (SELECT FROM floors WHERE agent_key = %s AND version > %s)
+    FROM {{table}} e WHERE e.agent_key = %s AND e.version = %s AND NOT EXISTS (SELECT FROM floors WHERE agent_key = ANY(%s) AND version > %s)
     ON CONFLICT DO NOTHING
     RETURNING agent_key, created_us, parent_offset, parent_time_us, parent_epoch, parent_chain"""  # noqa: S608 - constants
 _CHILDREN: Final = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
@@ -98,8 +98,9 @@ class PostgresForks(PostgresFloors):
             parent, agent=owner.agent, agent_key=owner.agent_key, partition=owner.partition, parent=None, past=()
         )
         tables = await self._tables(held, EventFilter(from_version=owner.version, to_version=owner.version), descending=False)
-        key = (owner.agent_key, owner.version)
-        values = (*self._facts(record), parent.agent_key, owner.agent_key, *key, *key)
+        # Who stands between the fork and that agent may have a floor of its own, and then no longer has what is before it.
+        line = [parent.agent_key, *(past.agent_key for past in parent.past if past.version >= owner.version)]
+        values = (*self._facts(record), parent.agent_key, owner.agent_key, owner.agent_key, owner.version, line, owner.version)
         row: tuple[Any, ...] | None = None
         with translated():
             async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():

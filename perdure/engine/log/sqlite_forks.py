@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
+from perdure.engine.log.floor_rows import compacted
 from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, check_depth, line_from
-from perdure.engine.log.sqlite_floors import first_forked
+from perdure.engine.log.sqlite_floors import first_forked, floor_of
 from perdure.engine.log.sqlite_rows import agents_of, get_agents, read_agent
 from perdure.engine.log.versions import no_version
 from perdure.errors import IntegrityError
@@ -65,6 +66,9 @@ def _stood(connection: sqlite3.Connection, parent: AgentRecord, version: int) ->
     """What the fork goes on from; Compacted where it was removed."""
     if version == 0:
         return msgspec.structs.replace(NOTHING_SHARED, agent=parent.agent)
+    floor = floor_of(connection, parent)
+    if 0 < version < floor.version:
+        raise compacted(parent, version, floor)
     where = EventFilter(from_version=version, to_version=version)
     events = read_agent(connection, parent, where, 1, False) if version > 0 else []
     if not events:
