@@ -19,7 +19,7 @@ class Command(NamedTuple):
 _START, _WRITE, _READ, _OPERATE = "Start", "Write", "Read", "Operate"
 
 COMMANDS: Final = (
-    Command("demo", "demo:app", "Many agents, a real crash and a look into the past; `demo recovery` kills a node.", _START),
+    Command("demo", "demo:app", "Many agents, a real crash and a look into the past; `demo recovery`, `demo migration`.", _START),
     Command("init", "init:init", "Make the log, its keys and the topic, where they are missing.", _START),
     Command("services", "services:app", "Local Postgres, Redis, Kafka and S3 for development: up, down, status, logs.", _START),
     Command("doctor", "doctor:doctor", "Check this installation and the servers that are configured.", _START),
