@@ -17,7 +17,8 @@ HOT_AGENTS_MAX: Final = 20_000
 
 
 class _Sized(Protocol):
-    size_bytes: int
+    @property
+    def size_bytes(self) -> int: ...
 
 
 State = TypeVar("State", bound=_Sized)

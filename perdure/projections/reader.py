@@ -39,25 +39,37 @@ class ReadState(NamedTuple):
 
 
 class _Kept:
-    """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any."""
+    """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any. One that is read once, and kept by nobody, is
+    never encoded."""
 
-    __slots__ = ("_first", "chain", "encoded", "size_bytes", "time_us", "token")
+    __slots__ = ("_encoded", "_first", "chain", "time_us", "token")
 
     def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes) -> None:
         self._first: dict[str, Any] | None = document
-        self.encoded = _encode(document)
+        self._encoded: bytes | None = None
         self.token = token
         self.time_us = time_us
         self.chain = chain
-        self.size_bytes = len(self.encoded)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the encoded document; whoever keeps the state asks for it, before anybody has got the document."""
+        if self._encoded is None:
+            assert self._first is not None, "a state that is kept was given away before"
+            self._encoded = _encode(self._first)
+        return len(self._encoded)
 
     def document(self) -> dict[str, Any]:
         """A document that nobody else has: the first caller gets the one that was encoded."""
-        first, self._first = self._first, None
-        return self.decoded() if first is None else first
+        document, self._first = self.shown(), None
+        return document
 
-    def decoded(self) -> dict[str, Any]:
-        document: dict[str, Any] = _decode(self.encoded)
+    def shown(self) -> dict[str, Any]:
+        """The document to look at: it is another's, too."""
+        if self._first is not None:
+            return self._first
+        assert self._encoded is not None, "a state that nobody keeps is read once"
+        document: dict[str, Any] = _decode(self._encoded)
         return document
 
     def folded(self) -> Folded:
@@ -182,7 +194,7 @@ class StateReader:
         if kept.token.version == 0:
             return kept
         cipher = await self._vault.cipher(tenant, agent)
-        write, _ = seal_whole(cipher, kept.token, kept.time_us, kept.chain, kept.decoded())
+        write, _ = seal_whole(cipher, kept.token, kept.time_us, kept.chain, kept.shown())
         try:
             await self._cache.apply([write])
         except Unavailable:
