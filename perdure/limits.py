@@ -242,6 +242,8 @@ MOVED_REMEMBERED_MAX: Final = 100_000
 # --- rebuilding the cache ---
 REBUILD_PAGE_AGENTS: Final = 200
 """Agents between two notes of how far a rebuild is; it bounds what a crash repeats."""
+REBUILD_PARALLEL_MAX: Final = 64
+"""Agents that a rebuild folds at once."""
 REBUILD_ATTEMPTS_MAX: Final = 64
 """How often an agent is brought forward that is written to while it is cut over."""
 REBUILD_PROBLEMS_MAX: Final = 100

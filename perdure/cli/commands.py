@@ -59,6 +59,7 @@ COMMANDS: Final = (
     Command("keys", "keys:app", "Tenants' keys: list, rotate.", _OPERATE),
     Command("backup", "backup:app", "Backups of the log: create, list, status, verify, restore, drill, prune.", _OPERATE),
     Command("repair", "repair:repair", "Put right what does not hold, from a copy that the hash chain proves.", _OPERATE),
+    Command("cache", "cache:app", "The cache of current states: status, warm, invalidate.", _OPERATE),
     Command("rebuild", "rebuild:app", "Put states into the cache anew while they are read; status, abort.", _OPERATE),
     Command("quarantine", "quarantine:app", "Agents whose projection stands still: list, resolve.", _OPERATE),
     Command("approve", "approvals:approve", "Let an operation through that somebody else asked for.", _OPERATE),

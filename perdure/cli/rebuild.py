@@ -36,8 +36,6 @@ async def rebuild(
     one. One that was interrupted is gone on with; one that has been aborted leaves nothing behind."""
     if bool(agents) + every + every_tenant != 1:
         raise InvalidInput("which agents?", hint="name them, or --all for every agent of the tenant, or --every-tenant")
-    if not 1 <= parallel <= 64:
-        raise InvalidInput(f"{parallel} at once", hint="1 to 64")
     if agents:
         return await _named(agents, parallel, options)
     tenant = None if every_tenant else options.tenant_name
@@ -79,9 +77,10 @@ async def abort(*, options: Options = DEFAULTS) -> None:
 
 async def _named(agents: tuple[str, ...], parallel: int, options: Options) -> int:
     async with session(options) as engine:
+        number = await engine.rebuilds.number()
 
         async def one(name: AgentName) -> int:
-            return await engine.rebuilds.agent(name)
+            return await engine.rebuilds.agent(name, number)
 
         with Progress("rebuild", quiet=options.json, unit="agents") as progress:
             done = await for_each(chosen(engine, options.tenant_name, agents, every=False), one, parallel=parallel, progress=progress)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from perdure.client.rebuilds import Rebuilds
     from perdure.client.recovery import Recovery
     from perdure.client.transfers import Transfers
+    from perdure.client.state_cache import StateCacheManager
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
     from perdure.client.verify_order import VerifyOrder
@@ -110,6 +111,13 @@ class Engine:
         from perdure.client.rebuilds import Rebuilds
 
         return Rebuilds(self)
+
+    @cached_property
+    def state_cache(self) -> StateCacheManager:
+        """The cache of current states: statistics, warm, invalidate, sync."""
+        from perdure.client.state_cache import StateCacheManager
+
+        return StateCacheManager(self)
 
     @cached_property
     def approvals(self) -> Approvals:

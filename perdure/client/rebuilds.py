@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perdure.engine.log.contract import AgentName
+from perdure.errors import InvalidInput
+from perdure.limits import REBUILD_PARALLEL_MAX
 from perdure.projections.builds import Build
 from perdure.projections.rebuild import Progress, Rebuilder
 
@@ -38,9 +40,16 @@ class Rebuilds:
         """
         return await self._rebuilder(parallel).run(tenant, progress)
 
-    async def agent(self, name: AgentName) -> int:
-        """Rebuild one agent at once, whatever else is under way; its version. Raises AgentNotFound, and what stands against folding it."""
-        return await self._rebuilder(1).one(await self._engine.log.vault.record(*name))
+    async def agent(self, name: AgentName, number: int | None = None) -> int:
+        """Rebuild one agent at once, whatever else is under way; its version. number: that several agents share, see `number`.
+
+        Raises AgentNotFound, and what stands against folding it; then nothing has changed."""
+        rebuilder, record = self._rebuilder(1), await self._engine.log.vault.record(*name)
+        return await rebuilder.one(record, await rebuilder.number() if number is None else number)
+
+    async def number(self) -> int:
+        """A number for agents that are rebuilt one by one, instead of one for each."""
+        return await self._rebuilder(1).number()
 
     async def status(self) -> RebuildStatus:
         """The newest rebuild."""
@@ -53,5 +62,7 @@ class Rebuilds:
         return await self._rebuilder(1).abort()
 
     def _rebuilder(self, parallel: int) -> Rebuilder:
+        if not 1 <= parallel <= REBUILD_PARALLEL_MAX:
+            raise InvalidInput(f"{parallel} at once", hint=f"1 to {REBUILD_PARALLEL_MAX}")
         log = self._engine.log
         return Rebuilder(log.store, self._engine.cache, log.vault, self._engine.snapshots.base, parallel=parallel)

@@ -38,6 +38,11 @@ class States:
         self._log = log
         self._turns = Turns()
 
+    @property
+    def reader(self) -> StateReader:
+        """What reads them."""
+        return self._reader
+
     # --- reading ---
     async def get_current_state(self, name: AgentName, *, consistency: Consistency = "strong", at_least: int | None = None) -> State:
         """The state now. strong: every acknowledged event; eventual: what the cache has. at_least: not older than this version.

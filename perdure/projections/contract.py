@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from perdure.projections.statistics import CacheStatistics
+
 __all__ = ["CachedState", "CellWrite", "CutOver", "Outcome", "StateCache", "Token"]
 
 
@@ -86,6 +88,10 @@ class StateCache(Protocol):
         ...
 
     async def remove(self, agents: Sequence[tuple[str, str]]) -> None: ...
+
+    async def statistics(self) -> CacheStatistics:
+        """What it holds altogether."""
+        ...
 
     # --- a rebuild: states of a numbered build, beside those that are read (docs/adr/0015-rebuild.md) ---
     async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:

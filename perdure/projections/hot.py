@@ -46,9 +46,16 @@ class HotStates(Generic[State]):
         self._agents_max = agents_max
         self._states: OrderedDict[tuple[str, str], tuple[State, int]] = OrderedDict()
         self._bytes = 0
+        self.evicted = 0
+        """States that had to go for others."""
 
     def __len__(self) -> int:
         return len(self._states)
+
+    @property
+    def bytes_max(self) -> int:
+        """Bytes that may be held."""
+        return self._bytes_max
 
     @property
     def size_bytes(self) -> int:
@@ -68,8 +75,18 @@ class HotStates(Generic[State]):
         self.drop(agent)
         self._states[agent] = (state, state.size_bytes)
         self._bytes += state.size_bytes
+        self._shrink()
+
+    def resize(self, *, bytes_max: int | None = None, agents_max: int | None = None) -> None:
+        """Hold at most so much from now on; None: as before."""
+        self._bytes_max = self._bytes_max if bytes_max is None else bytes_max
+        self._agents_max = self._agents_max if agents_max is None else agents_max
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self._states and (self._bytes > self._bytes_max or len(self._states) > self._agents_max):
             self.drop(next(iter(self._states)))
+            self.evicted += 1
 
     def drop(self, agent: tuple[str, str]) -> None:
         """Forget a state."""

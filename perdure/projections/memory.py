@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from perdure import limits
 from perdure.projections.contract import CachedState, CellWrite, CutOver, Outcome, Token
+from perdure.projections.statistics import CacheStatistics
 
 __all__ = ["AGENTS_MAX", "BYTES_MAX", "MemoryCache"]
 
@@ -26,6 +27,7 @@ class MemoryCache:
         self._sizes: dict[tuple[str, str], int] = {}
         self._bytes = 0
         self._built: dict[int, MemoryCache] = {}
+        self._evicted = 0
 
     @property
     def size_bytes(self) -> int:
@@ -57,6 +59,10 @@ class MemoryCache:
         """Forget these agents."""
         for agent in agents:
             self._forget(agent)
+
+    async def statistics(self) -> CacheStatistics:
+        """What it holds; builds are not counted."""
+        return CacheStatistics(len(self._states), self._bytes, self._bytes_max, self._evicted, 0)
 
     async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:
         """As `apply`, into a build (see the contract)."""
@@ -127,6 +133,7 @@ class MemoryCache:
     def _shrink(self) -> None:
         while self._states and (self._bytes > self._bytes_max or len(self._states) > self._agents_max):
             self._forget(next(iter(self._states)))
+            self._evicted += 1
 
     def _cut_over(self, number: int, agent: tuple[str, str]) -> CutOver:
         read = self._states.get(agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from perdure.projections.cells_codec import CACHE_DAMAGE, seal_whole
 from perdure.projections.contract import StateCache, Token
 from perdure.projections.fill import Base, fold_on, open_cached
 from perdure.projections.hot import HotStates
+from perdure.projections.statistics import ReadStatistics
 
 __all__ = ["AT_LEAST_TIMEOUT_S", "Consistency", "ReadState", "StateReader"]
 
@@ -93,6 +95,12 @@ class StateReader:
         self._vault = vault
         self._base = base
         self._kept: HotStates[_Kept] = HotStates() if kept is None else kept
+        self.statistics = ReadStatistics()
+
+    @property
+    def kept(self) -> HotStates[Any]:
+        """The states at hand."""
+        return self._kept
 
     async def state(
         self,
@@ -108,6 +116,7 @@ class StateReader:
         strong: at the newest version that the log holds. eventual: at whichever version the cache holds, without asking the log.
         at_least: not before this version, e.g. the one that an own append returned; it is waited for `timeout_s`, then DeadlineExceeded.
         """
+        began_s = time.perf_counter()
         if consistency == "strong":
             kept = await self._strong(tenant, agent)
         elif consistency == "eventual":
@@ -117,6 +126,7 @@ class StateReader:
             raise InvalidInput(f"consistency {consistency!r} is unknown", hint="strong or eventual")
         if at_least is not None and kept.token.version < at_least:
             kept = await self._wait(tenant, agent, at_least, timeout_s)
+        self.statistics.took(time.perf_counter() - began_s)
         return kept.read()
 
     async def state_at_version(self, tenant: str, agent: str, version: int) -> ReadState:
@@ -140,21 +150,26 @@ class StateReader:
         head = (await self._store.heads([record]))[0]
         kept = self._kept.get((tenant, agent))
         if kept is not None and _stands(kept, head, self._store.generation):
+            self.statistics.at_hand += 1
             return kept
-        cached = await self._cached(tenant, agent)
+        cached = await self._cached(tenant, agent, counts=False)
         if cached is None:
             return await self._miss(tenant, agent)
         if cached.token.version > head.version:
             # An append between the two readings may have put the cache ahead. One that still is has seen what the log, an older copy, has not.
             head = (await self._store.heads([record]))[0]
         if cached.token.version == head.version and cached.chain == head.chain:
+            self.statistics.cached += 1
             return cached
         try:
             if cached.token.version < head.version:
-                return self._keep(tenant, agent, await self._fold(record, after=cached))
+                caught_up = self._keep(tenant, agent, await self._fold(record, after=cached))
+                self.statistics.caught_up += 1
+                return caught_up
         except ChainBroken:
             # Either the cache holds another history, or the log is broken: the whole fold tells which.
             pass
+        self.statistics.damaged += 1
         await self._forget(tenant, agent)
         return await self._miss(tenant, agent)
 
@@ -168,12 +183,13 @@ class StateReader:
         if moves.concern(AgentName(tenant, agent)):
             await self._vault.served(tenant, agent)
 
-    async def _cached(self, tenant: str, agent: str) -> _Kept | None:
+    async def _cached(self, tenant: str, agent: str, *, counts: bool = True) -> _Kept | None:
         """The state that the cache holds, without decoding it anew when it is at hand; None: a miss, or the cache is away."""
         name = (tenant, agent)
         try:
             kept = self._kept.get(name)
             if kept is not None and await self._cache.token(tenant, agent) == kept.token:
+                self.statistics.at_hand += counts
                 return kept
             cached = (await self._cache.get([name]))[0]
         except Unavailable:
@@ -183,14 +199,17 @@ class StateReader:
         try:
             opened = await open_cached(self._vault, tenant, agent, cached)
         except CACHE_DAMAGE:
+            self.statistics.damaged += 1
             await self._forget(tenant, agent)
             return None
+        self.statistics.cached += counts
         return self._keep(tenant, agent, _Kept(opened.document, cached.token, opened.time_us, opened.chain))
 
     async def _miss(self, tenant: str, agent: str) -> _Kept:
         """The newest state from the log, put back into the cache. An agent without events is a state, but is never cached."""
         record = await self._vault.served(tenant, agent)
         kept = await self._fold(record)
+        self.statistics.folded += 1
         if kept.token.version == 0:
             return kept
         cipher = await self._vault.cipher(tenant, agent)

@@ -88,10 +88,14 @@ class Rebuilder:
         build = await self._record.read()
         return build, any(lease.name == LEASE for lease in await self._store.list_leases(LEASE))
 
-    async def one(self, record: AgentRecord) -> int:
+    async def number(self) -> int:
+        """A number for agents that are rebuilt one by one."""
+        return await self._record.number()
+
+    async def one(self, record: AgentRecord, number: int) -> int:
         """Rebuild one agent at once, also while a rebuild is under way; its version. Raises what stands against folding it, and then nothing
         has changed."""
-        return (await self._replace(await self._record.number(), record)).version
+        return (await self._replace(number, record)).version
 
     async def _finish(self, lease: KeptLease, progress: Progress | None) -> Build:
         try:

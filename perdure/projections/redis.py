@@ -15,6 +15,7 @@ from perdure import limits
 from perdure.errors import ConfigurationError
 from perdure.projections.contract import CachedState, CellWrite, CutOver, Outcome, Token
 from perdure.projections.redis_link import RedisLink, pack, unavailable
+from perdure.projections.statistics import CacheStatistics
 
 __all__ = ["META", "PIPELINE_BYTES_MAX", "PIPELINE_WRITES_MAX", "RedisCache"]
 
@@ -91,6 +92,15 @@ class RedisCache:
     async def apply(self, writes: Sequence[CellWrite]) -> list[Token | None]:
         """Apply each write by itself, in order; the token that stands after each (see the contract)."""
         return await self._apply(writes, 0)
+
+    async def statistics(self) -> CacheStatistics:
+        """What the server says of itself: all of its keys, whoever they belong to."""
+        info, keys = await self._send([pack(("INFO",)), pack(("DBSIZE",))])
+        text = info if isinstance(info, bytes) else b""
+        facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+        number = {name: int(facts.get(name, b"0")) for name in (b"used_memory", b"maxmemory", b"evicted_keys", b"expired_keys")}
+        bound = number[b"maxmemory"] or None
+        return CacheStatistics(keys, number[b"used_memory"], bound, number[b"evicted_keys"], number[b"expired_keys"])
 
     async def build(self, number: int, writes: Sequence[CellWrite]) -> list[Token | None]:
         """As `apply`, into a build (see the contract). What is built and never cut over goes by itself after `BUILT_TTL_S`."""

@@ -114,6 +114,13 @@ class CacheContract(CacheBuildCases):
         await cache.remove([agent])
         assert await cache.tokens([agent, neighbour]) == [None, Token(1, 0, 1)]
 
+    async def test_it_tells_what_it_holds(self, cache: StateCache, agent: tuple[str, str]) -> None:
+        await cache.apply([whole(agent, Token(1, 0, 1), {b"a": b"x" * 100})])
+        facts = await cache.statistics()
+        assert facts.entries >= 1
+        assert facts.bytes >= 100
+        assert min(facts.evicted, facts.expired) >= 0
+
     async def test_names_never_run_together(self, cache: StateCache, agent: tuple[str, str]) -> None:
         base = agent[0]
         names = [(base, "a/b"), (base + "/a", "b"), (base, "a}b"), (base, "a%2Fb"), (base, "ä b"), (base, "{a")]

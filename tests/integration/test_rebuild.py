@@ -145,7 +145,8 @@ async def test_a_projector_that_knows_only_the_old_states_goes_on_with_the_new_o
 
 async def test_one_agent_is_rebuilt_by_itself_and_one_that_cannot_be_folded_keeps_what_it_has(world: World) -> None:
     await filled(world)
-    await rebuilder(world).one(await world.vault.record(*NAMES[0]))
+    number = await rebuilder(world).number()
+    await rebuilder(world).one(await world.vault.record(*NAMES[0]), number)
     assert [state.build > 0 for state in await cached(world)] == [True, False, False, False, False]
     connection = world.store._write_connection
     assert connection is not None
@@ -154,7 +155,7 @@ async def test_one_agent_is_rebuilt_by_itself_and_one_that_cannot_be_folded_keep
     statement = f"UPDATE events SET payload = x'00' WHERE agent_key = {key} AND version = 2"
     await asyncio.wrap_future(world.store._writer.submit(lambda: connection.execute(statement).fetchall()))
     with pytest.raises(IntegrityError):
-        await rebuilder(world).one(await world.vault.record(*NAMES[1]))
+        await rebuilder(world).one(await world.vault.record(*NAMES[1]), number)
     done = await rebuilder(world).run("t")
     assert (done.phase, done.failures, len(done.problems), done.problems[0].startswith("t/b: ")) == ("done", 1, 1, True)
     assert [state.build == done.number for state in await cached(world)] == [True, False, True, True, True]
