@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from perdure.client.migrations import Migrations
     from perdure.client.rebuilds import Rebuilds
     from perdure.client.recovery import Recovery
-    from perdure.client.transfers import Transfers
     from perdure.client.state_cache import StateCacheManager
+    from perdure.client.transfers import Transfers
     from perdure.client.upkeep import Upkeep
     from perdure.client.verify import VerifyReport
     from perdure.client.verify_order import VerifyOrder
@@ -99,6 +99,13 @@ class Engine:
         return Recovery(self)
 
     @cached_property
+    def rebuilds(self) -> Rebuilds:
+        """Rebuilds of the cache."""
+        from perdure.client.rebuilds import Rebuilds
+
+        return Rebuilds(self)
+
+    @cached_property
     def migrations(self) -> Migrations:
         """Moving agents between nodes."""
         from perdure.client.migrations import Migrations
@@ -106,11 +113,11 @@ class Engine:
         return Migrations(self)
 
     @cached_property
-    def rebuilds(self) -> Rebuilds:
-        """Rebuilds of the cache."""
-        from perdure.client.rebuilds import Rebuilds
+    def transfers(self) -> Transfers:
+        """Moving agents to other engines."""
+        from perdure.client.transfers import Transfers
 
-        return Rebuilds(self)
+        return Transfers(self)
 
     @cached_property
     def state_cache(self) -> StateCacheManager:
@@ -126,13 +133,6 @@ class Engine:
 
         assert self.log.reader is not None
         return Approvals(self.log, self.log.reader)
-
-    @cached_property
-    def transfers(self) -> Transfers:
-        """Moving agents to other engines."""
-        from perdure.client.transfers import Transfers
-
-        return Transfers(self)
 
     @cached_property
     def backups(self) -> Backups:
