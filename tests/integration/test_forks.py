@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,10 +13,12 @@ from typing import Any
 import pytest
 
 import perdure
+import perdure.sync
 from perdure import ANY, NO_STREAM, Event, append, config, set_value
 from perdure.client.backups import restore_backup
 from perdure.client.engine import Engine
 from perdure.client.repair import repair
+from perdure.engine import steps
 from perdure.engine.digest import digest
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
@@ -260,40 +258,28 @@ async def test_a_restore_to_a_moment_has_the_forks_of_that_moment(engine: Engine
         assert (await restored.verify()).ok
 
 
-KILLED = """
-import asyncio, sys
-import perdure
-from perdure.engine.log.contract import AgentName
-from perdure.testing import kill_points
+async def test_a_fork_from_what_a_backup_does_not_have_is_not_in_it(engine: Engine, tmp_path: Path) -> None:
+    """It is made, of an event that is younger, after the backup has noted where the log stands."""
+    await say(engine, "a", "one")
+    before = settings(tmp_path)
 
-async def main():
-    async with perdure.open() as engine:
-        await engine.recovery.fork(AgentName("t", "a"), "b", version=2, reason="first")
+    def meanwhile(step: str) -> None:
+        if step == "backup.segments":
+            with perdure.sync.open(settings=before) as other:
+                other.agent("a", tenant=TENANT).append(Event("said", changes=(append("/said", "two"),)))
+                other.recovery.fork(named("a"), "young")
+                other.recovery.fork(named("a"), "old", version=1)
 
-kill_points.install_from_environment()
-asyncio.run(main())
-"""
-
-
-def ended(environment: dict[str, str]) -> int:
-    """How a process that forks the agent ends."""
-    return subprocess.run([sys.executable, "-c", KILLED], env=environment, timeout=90, check=False).returncode
-
-
-@pytest.mark.parametrize("step", ["fork.row", "fork.event"])
-async def test_a_fork_that_is_killed_half_way_is_gone_on_with(engine: Engine, tmp_path: Path, step: str) -> None:
-    await say(engine, "a", "one", "two", "three")
-    urls = {"PERDURE_LOG": f"sqlite:///{tmp_path}/state", "PERDURE_KEYS": f"file://{tmp_path}/root.key", "PERDURE_CACHE": "memory://"}
-    environment = {**{name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}, **urls}
-    environment["PERDURE_KILL_POINT"] = step
-    assert await asyncio.to_thread(ended, environment) == -signal.SIGKILL
-    assert (await document(engine, "b")) == {"said": ["one", "two"]}
-    if step == "fork.row":
-        assert [(fork.version, fork.actor) for fork in await engine.recovery.forks(named("a"))] == [(2, "")]
-        with pytest.raises(AlreadyExists):
-            await engine.recovery.fork(named("a"), "b", version=1)
-        assert (await engine.recovery.fork(named("a"), "b", version=2, actor="ana")).appended == 3
-    with pytest.raises(AlreadyExists):
-        await engine.recovery.fork(named("a"), "b", version=2)
-    assert [event.type for event in await history(engine, "b")] == ["said", "said", "forked"]
-    assert (await engine.verify()).ok
+    steps.install(meanwhile)
+    try:
+        await engine.backups.create(f"file://{tmp_path}/backups")
+    finally:
+        steps.install(None)
+    assert (await engine.backups.verify(f"file://{tmp_path}/backups")).ok
+    await restore_backup(f"file://{tmp_path}/backups", settings(tmp_path, "restored"))
+    async with perdure.open(settings=settings(tmp_path, "restored"), create=False) as restored:
+        with pytest.raises(AgentNotFound):
+            await document(restored, "young")
+        assert await document(restored, "old") == {"said": ["one"]}
+        assert (await restored.verify()).ok
+        assert (await restored.recovery.fork(named("a"), "old", version=1)).appended == 2
