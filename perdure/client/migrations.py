@@ -243,6 +243,9 @@ class Migrations:
 
     async def _open(self, migration: str) -> Migration:
         now = await self.monitor_migration(migration)
+        kept = await self._ledger.get(now.name)
+        if kept is not None and kept.migration.id == migration:
+            now = kept.migration  # whoever told of its end may have died before it was written down
         if not now.open:
             raise Conflict(f"migration {migration} is {now.phase}", tenant=now.tenant, agent=now.agent)
         return now
