@@ -27,6 +27,7 @@ from benchmarks import (
     results,
     scale,
     snapshot,
+    transfer,
 )
 from benchmarks.measuring import run
 from benchmarks.report import note, print_report
@@ -40,6 +41,7 @@ _MODULES: dict[str, Any] = {
     "recovery": recovery,
     "replay": replay,
     "backup": backup,
+    "transfer": transfer,
     "embedded": embedded,
     "bytes": bytes,
     "load": load,

@@ -120,7 +120,10 @@ class Transfers:
 
 def _side(engine: Engine, address: str = "") -> Side:
     shelf = engine.snapshots.shelf if engine.snapshots.base is not None else None
-    return Side(engine.log, engine.cache, shelf, address or address_of(str(engine.settings.log.value)), engine.log.settle)
+    assert engine.log.reader is not None, "the engine gives the log its reader"
+    return Side(
+        engine.log, engine.log.reader, engine.cache, shelf, address or address_of(str(engine.settings.log.value)), engine.log.settle
+    )
 
 
 def address_of(url: str) -> str:

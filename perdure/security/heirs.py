@@ -95,11 +95,11 @@ class HeirCipher(Cipher):
 
     def open(self, context: bytes, sealed: bytes) -> bytes:
         """See `Cipher.open`. The key that opened the value before is tried first: neighbours were sealed alike."""
-        inherited = self._heirlooms.get(sealed[1], []) if len(sealed) >= _SMALLEST else []
+        inherited = self._heirlooms.get(sealed[1], ()) if len(sealed) >= _SMALLEST else ()
         if not inherited:
             return self._own.open(context, sealed)
         problem: PerdureError | None = None
-        for cipher in sorted((*inherited, self._own), key=lambda each: each is not self._last):
+        for cipher in self._order(inherited):
             try:
                 opened = cipher.open(context, sealed)
             except DictionaryNotFound:
@@ -113,6 +113,16 @@ class HeirCipher(Cipher):
         assert problem is not None, "the own cipher is always tried"
         raise problem
 
+    def _order(self, inherited: Sequence[Cipher]) -> list[Cipher]:
+        last = self._last
+        return [last, *(each for each in (*inherited, self._own) if each is not last)]
+
     def open_many(self, prefix: bytes, suffixes: Sequence[bytes], sealed: Sequence[bytes]) -> list[bytes]:
-        """The plaintexts of many values, in order; the context of each is the prefix and its suffix."""
+        """See `Cipher.open_many`. Mostly one key opens all of them."""
+        try:
+            return self._last.open_many(prefix, suffixes, sealed)
+        except (SealBroken, KeyUnavailable):
+            return self._each(prefix, suffixes, sealed)
+
+    def _each(self, prefix: bytes, suffixes: Sequence[bytes], sealed: Sequence[bytes]) -> list[bytes]:
         return [self.open(prefix + suffix, value) for suffix, value in zip(suffixes, sealed, strict=True)]

@@ -40,6 +40,7 @@ class Copying:
         self._large = large
         self._page_events = FIRST_PAGE_EVENTS
         self._first = version + 1
+        self._moved = asyncio.Event()
         self.version = version
         self.chain = chain
         self.events = 0
@@ -64,6 +65,12 @@ class Copying:
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+    async def beyond(self, version: int) -> None:
+        """Wait until the target has more than this. One waits at a time."""
+        while self.version <= version:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def look_again(self) -> None:
         """The tenant has large values since: carry those of the events that were put in without a look."""
@@ -95,6 +102,7 @@ class Copying:
         ]
         await self._target.store.receive_events([heir], here, owner=self._owner)
         self.version, self.chain = version, chain
+        self._moved.set()
         self.events += len(page)
         self.bytes += sum(len(event.payload) for event in page)
         steps.reach("transfer.page")

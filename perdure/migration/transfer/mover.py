@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -43,6 +44,8 @@ from perdure.migration.transfer.sides import Side, row_of
 __all__ = ["Mover", "check_movable"]
 
 Progress = Callable[[int, int], None]
+_OTHER_KEYS: Final = (IntegrityError, KeyUnavailable, DictionaryNotFound)
+"""What opening raises with keys that are too old; damage raises the same, and stays."""
 
 
 class Mover:
@@ -212,18 +215,44 @@ class Mover:
             (head,) = await self._source.store.heads([row])
             if head.version - copying.version <= (limits.TRANSFER_LAG_EVENTS if rounds else 0):
                 break
-            await copying.to(head.version, self._progress)
+            await self._round(copying, comparing, head.version)
             rounds += 1
         steps.reach("transfer.copied")
+        version = await comparing.serve()
+        if version > copying.version:
+            await copying.to(version, self._progress)
         if self._floored:
             await carry_snapshots(self._source, self._target, row, copying.heir)
-        await comparing.at(copying.version)
+        await self._compare_all(row, version, comparing)
         self._record = msgspec.structs.replace(self._record, rounds=rounds)
         steps.reach("transfer.compared")
         await self._source.settle(self._name)
         waiting = self._ready()
         if asyncio.iscoroutine(waiting):
             await waiting
+
+    async def _round(self, copying: Copying, comparing: Comparing, version: int) -> None:
+        """Copy, and fold behind it what is there."""
+        if self._floored:
+            await copying.to(version, self._progress)  # folding begins at a snapshot, which comes after the events
+            return
+        folding = asyncio.create_task(self._fold_behind(copying, comparing, version))
+        try:
+            await copying.to(version, self._progress)
+            await folding
+        finally:
+            folding.cancel()
+            await asyncio.gather(folding, return_exceptions=True)
+
+    async def _fold_behind(self, copying: Copying, comparing: Comparing, version: int) -> None:
+        folded = 0
+        try:
+            while folded < version:
+                await copying.beyond(folded)
+                folded = copying.version
+                await comparing.follow(folded)
+        except _OTHER_KEYS:
+            comparing.anew()  # the look after it tells whether newer keys help
 
     # --- nobody serves ---
     async def _leave(self, row: AgentRecord) -> AgentRecord:
@@ -260,10 +289,10 @@ class Mover:
         steps.reach("transfer.verified")
 
     async def _compare_all(self, row: AgentRecord, version: int, comparing: Comparing) -> None:
-        """Compare the states at the end; by that every byte has been opened with the target's keys."""
+        """Compare the states; by that every byte has been opened with the target's keys."""
         try:
             await comparing.at(version)
-        except (IntegrityError, KeyUnavailable, DictionaryNotFound):
+        except _OTHER_KEYS:
             # A key was rotated or a dictionary trained while the agent was copied: with what it brought it must open, all of it.
             await self._give_keys(row, anew=True)
             await comparing.anew().at(version)

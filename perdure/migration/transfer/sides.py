@@ -11,16 +11,18 @@ from perdure.engine.vault import Vault
 from perdure.errors import AgentNotFound
 from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base
+from perdure.projections.reader import StateReader
 from perdure.snapshots.shelf import SnapshotShelf
 
 __all__ = ["Side", "row_of"]
 
 
 class Side(NamedTuple):
-    """log, cache: the engine's. shelf: of its snapshots, None where it has no store. address: what clients are told. settle: writes what waits of an
-    agent on the fast path of this process."""
+    """log, reader, cache: the engine's. shelf: of its snapshots, None where it has no store. address: what clients are told. settle: writes what
+    waits of an agent on the fast path of this process."""
 
     log: EventLog
+    reader: StateReader
     cache: StateCache
     shelf: SnapshotShelf | None
     address: str
