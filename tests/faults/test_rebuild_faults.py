@@ -52,7 +52,7 @@ async def keys_of(redis: Redis, tenant: str) -> list[bytes]:
     return [key async for key in redis.scan_iter(match=f"perdure:{{{tenant}/*", count=1_000)]
 
 
-@pytest.mark.parametrize("step", ["page_built", "built", "decided", "page_cut"])
+@pytest.mark.parametrize("step", ["begun", "page_built", "built", "decided", "page_cut"])
 async def test_a_rebuild_killed_at_any_step_is_gone_on_with(step: str, tenant: str, redis_url: str, tmp_path: Path) -> None:
     flags = {"log": f"sqlite:///{tmp_path}/state", "keys": f"file://{tmp_path}/root.key", "cache": redis_url}
     variables = {f"PERDURE_{name.upper()}": value for name, value in flags.items()} | {"PERDURE_TENANT": tenant}
