@@ -162,6 +162,7 @@ class Recovery:
 
         Raises AlreadyExists, VersionNotFound, LimitExceeded (a fork of forks too deep).
         """
+        await self._log.settle(name)
         return await self._traveller.fork(name, new_agent, version=version, time=time, actor=actor, reason=reason)
 
     async def forks(self, name: AgentName, *, after: str = "", limit: int = FORKS_PAGE) -> list[Fork]:

@@ -74,7 +74,8 @@ async def fork(log: EventLog, parent: AgentRecord, version: int | None, new_agen
     facts = {"agent": parent.agent, "version": version, "chain": stood.chain.hex(), "shared": True}
     event = Event(FORKED, data={"from": facts, "reason": reason}, actor=actor, causation_id=cause.id if cause is not None else None)
     try:
-        done = await log.append_events(name, [event], expected=version)
+        # Straight into the log: the event changes nothing, so neither schemas nor the parent's state are asked.
+        done = await EventLog.append_events(log, name, [event], expected=version)
     except Conflict as problem:
         raise _taken(made) from problem
     reach("fork.event")

@@ -22,7 +22,7 @@ from perdure.engine import steps
 from perdure.engine.digest import digest
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
-from perdure.errors import AgentNotFound, AlreadyExists, Compacted, Conflict, IntegrityError, VersionNotFound
+from perdure.errors import AgentNotFound, AlreadyExists, Compacted, Conflict, IntegrityError, SchemaViolation, VersionNotFound
 
 TENANT = "t"
 
@@ -170,6 +170,17 @@ async def test_moments_ids_and_expectations_go_over_the_border(engine: Engine) -
         await agent.append([Event("said")], expected=2)
     assert (await engine.log.get_event(named("b"), told[1].id)).version == 2
     assert await document(engine, "b") == {"said": ["one", "two", "three"]}
+
+
+async def test_a_fork_has_what_waits_on_the_fast_path_and_asks_no_schema(engine: Engine) -> None:
+    engine.fidelity.fast("worker", critical=["done"], events_max=50, age_max_s=3_000.0)
+    await engine.agent("a", tenant=TENANT, type="worker").append([Event("said", changes=(append("/said", "waits"),))])
+    assert (await engine.recovery.fork(named("a"), "b")).appended == 2
+    assert await document(engine, "b") == {"said": ["waits"]}
+    await engine.schemas.publish("worker", {"type": "object", "required": ["never"]})
+    assert (await engine.recovery.fork(named("a"), "c")).appended == 2
+    with pytest.raises(SchemaViolation):
+        await engine.agent("c", tenant=TENANT).append([Event("done", changes=(append("/said", "more"),))], expected=2)
 
 
 async def test_a_fork_goes_on_from_its_parents_snapshot_and_seals_its_own_anew(engine: Engine, tmp_path: Path) -> None:
