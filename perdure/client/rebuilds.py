@@ -44,7 +44,7 @@ class Rebuilds:
         """Rebuild one agent at once, whatever else is under way; its version. number: that several agents share, see `number`.
 
         Raises AgentNotFound, and what stands against folding it; then nothing has changed."""
-        rebuilder, record = self._rebuilder(1), await self._engine.log.vault.record(*name)
+        rebuilder, record = self._rebuilder(1), await self._engine.log.vault.served(*name)
         return await rebuilder.one(record, await rebuilder.number() if number is None else number)
 
     async def number(self) -> int:

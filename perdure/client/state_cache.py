@@ -10,6 +10,7 @@ import msgspec
 
 from perdure import limits
 from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.marks import mark_of
 from perdure.errors import InvalidInput, KeyUnavailable
 from perdure.projections.contract import Token
 from perdure.projections.statistics import CacheStatistics, ReadStatistics
@@ -97,7 +98,8 @@ class StateCacheManager:
             work = []
             for record, token, head in zip(page, tokens, heads, strict=True):
                 fresh = token is not None and (token.generation, token.version) == (self._store.generation, head.version)
-                work.append(one(AgentName(record.tenant, record.agent), fresh, head.version == 0))
+                empty = head.version == 0 or mark_of(record.owner) is not None
+                work.append(one(AgentName(record.tenant, record.agent), fresh and not empty, empty))
             await asyncio.gather(*work)
             if progress is not None:
                 progress(done.agents)

@@ -33,8 +33,9 @@ class Build(msgspec.Struct, frozen=True):
     """One build. tenant: whose agents, or None for all.
 
     agents, events: what there is to do; agents_done, events_done: of it, done while building; agents_cut: cut over. skipped: agents without
-    events or without a key. after: tenant and agent up to which the phase is done. problems: agents that could not be built, the first ones,
-    one line each; failures: all of them. cleaned: nothing that an abort left lies in the cache any more. Times are unix microseconds.
+    events or a key, or on their way to another log. after: tenant and agent up to which the phase is done. problems: agents that could not be
+    built, the first ones, one line each; failures: all of them. cleaned: nothing that an abort left lies in the cache any more. Times are unix
+    microseconds.
     """
 
     number: int = 0

@@ -26,7 +26,7 @@ from perdure.projections.custom import BATCH_EVENTS_MAX, LEASE_S, Handler, Proje
 
 __all__ = ["Progress", "Target", "build_scope", "rebuild_projection"]
 
-REBUILD_LEASE_S: Final = 10.0
+REBUILD_LEASE_S: Final = 30.0
 CATCHING_UP_EVENTS: Final = 10 * BATCH_EVENTS_MAX
 """With fewer events to go the projection is stopped for the rest of them."""
 STOP_WAIT_S: Final = 60.0

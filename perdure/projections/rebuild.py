@@ -21,6 +21,7 @@ from uuid import uuid4
 from perdure import limits
 from perdure.engine.leases import KeptLease
 from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.marks import mark_of
 from perdure.engine.steps import reach
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict, Fenced, KeyUnavailable, PerdureError, Unavailable
@@ -32,7 +33,8 @@ from perdure.projections.stepping import whole_write
 __all__ = ["LEASE", "Progress", "Rebuilder"]
 
 LEASE: Final = "cache/rebuild"
-LEASE_S: Final = 10.0
+LEASE_S: Final = 30.0
+"""How long others wait for a rebuild whose process has died."""
 
 Progress = Callable[[Build], None]
 
@@ -58,7 +60,10 @@ class Rebuilder:
         """
         lease = await KeptLease.acquire(self._store, LEASE, uuid4().hex, LEASE_S)
         if lease is None:
-            raise Conflict("another process rebuilds already", hint="`perdure rebuild status` tells how far it is")
+            raise Conflict(
+                "another process rebuilds already",
+                hint=f"`perdure rebuild status` tells how far it is; where it died, its lease ends within {LEASE_S:g} s",
+            )
         async with lease:
             before = await self._record.read()
             if before.phase == "cutting":
@@ -153,7 +158,9 @@ class Rebuilder:
                 return f"{record.tenant}/{record.agent}: {problem.message}"
 
     async def _put(self, number: int, record: AgentRecord) -> Token:
-        """Fold the agent to the log's end and put it into the build."""
+        """Fold the agent to the log's end and put it into the build. One that is moving to another log, or has gone there, has no state here."""
+        if mark_of(record.owner) is not None:
+            return Token(self._store.generation, 0, 0)
         state = await fold_state(self._store, self._vault, record, self._base)
         if state.token.version:
             await self._cache.build(number, [whole_write(await self._vault.cipher(record.tenant, record.agent), state)])

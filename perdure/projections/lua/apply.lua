@@ -13,17 +13,18 @@ local FIRST = 10
 local key = KEYS[1]
 local expected = ARGV[1]
 local generation, epoch, version, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local ttl_ms, layout, build, puts = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local ttl_ms, layout, build, puts = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
 
 local function read_meta()
   local meta = redis.call('HGET', key, 'm')
   if not meta then return nil end
-  local g, e, v, n, more = string.match(meta, '^(%d+):(%d+):(%d+):(%d+)(.*)$')
+  local g, e, v, n, b, l = string.match(meta, '^(%d+):(%d+):(%d+):(%d+):(%d+):(%x*)$')
+  if not g then
+    g, e, v, n = string.match(meta, '^(%d+):(%d+):(%d+):(%d+)$')
+    b, l = '0', ''
+  end
   if not g or redis.call('HLEN', key) ~= tonumber(n) + 1 then return nil end
-  local b, l = '0', ''
-  if more ~= '' then b, l = string.match(more, '^:(%d+):(%x*)$') end
-  if not b then return nil end
-  return meta, tonumber(g), tonumber(e), tonumber(v), tonumber(b), l
+  return meta, tonumber(g), tonumber(e), tonumber(v), b, l
 end
 
 local meta, stored_generation, stored_epoch, stored_version, stored_build, stored_layout = read_meta()
@@ -31,7 +32,7 @@ if meta then
   local newer = generation > stored_generation
     or (generation == stored_generation and (epoch > stored_epoch or (epoch == stored_epoch and version > stored_version)))
   if not newer then return meta end
-  if stored_build > build then build = stored_build end
+  if build == '0' or tonumber(stored_build) > tonumber(build) then build = stored_build end
 end
 if expected ~= '' then
   if not meta then return false end
@@ -41,7 +42,7 @@ end
 
 local written = ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ARGV[5]
 -- What is of no build is written as it was before there were builds, where nobody names a layout.
-if build > 0 or layout ~= '' then written = written .. ':' .. string.format('%d', build) .. ':' .. layout end
+if build ~= '0' or layout ~= '' then written = written .. ':' .. build .. ':' .. layout end
 if expected == '' then
   -- Redis refuses for want of memory only what comes before a script's first write, and never a DEL: so ask with a HSET before it.
   redis.call('HSET', key, 'm', written)
