@@ -18,7 +18,10 @@ from perdure.engine.changes import set_value
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
+from perdure.engine.log import decide
+from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
+from perdure.engine.log.expected import ANY
 from perdure.engine.log.log import read_pages
 from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed, PerdureError
 
@@ -236,6 +239,24 @@ async def test_what_is_written_while_an_agent_moves_is_at_one_end_and_only_there
     assert here[: len(acknowledged)] == [event.id for event in acknowledged][: len(here)]
     assert (await target.log.vault.store.heads([await target.log.vault.record(*ALICE)]))[0].version == 50 + len(acknowledged) + 2
     await assert_sound(source, target)
+
+
+async def test_processes_that_remember_the_agent_learn_that_it_leaves_before_it_has_left(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 5)
+    async with perdure.open(settings=source.settings) as other:
+        await other.log.append_event(ALICE, Event("noted"))
+        stale, cipher = await other.log.vault.obtain(ALICE)
+        assert (await other.states.get_current_state(ALICE)).version == 6
+        await source.transfers.run(target, [ALICE])
+        await target.log.append_event(ALICE, Event("noted"))
+        # Whoever still has the row of before is refused by the log itself, as an owner too.
+        event = Event(decide.OWNED)
+        draft = Draft(event.id, event.type, None, None, None, None, None, cipher.seal(event_context(event.id), encode_payload(event)))
+        outcome = await other.log.writer.append([decide.Item(stale, ANY, None, [draft], "node")])
+        assert isinstance(outcome, decide.Shut)
+        other.log.vault._known[ALICE] = (stale, cipher)
+        await refused(other, ALICE, AgentMoved)
 
 
 async def test_nothing_is_begun_where_it_could_not_be_finished(pair: Pair) -> None:
