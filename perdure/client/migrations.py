@@ -153,6 +153,8 @@ class Migrations:
     async def monitor_migration(self, migration: str) -> Migration:
         """As it stands, or as it ended. Raises NotFound."""
         told = await self._journal.find(migration)
+        if told is None:  # its coordinator may have died before it told of it
+            told = next((each for each in await self._ledger.newest() if each.id == migration), None)
         if told is None:
             raise NotFound(f"there is no migration {migration!r}", hint="`perdure migrate list` lists them")
         kept = await self._ledger.get(told.name) if told.open else None

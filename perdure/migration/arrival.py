@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from msgspec.structs import replace
 
 from perdure.engine import steps
+from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import Owned
 from perdure.errors import AlreadyExists, Conflict, Fenced, InvalidInput, Overloaded, PerdureError, Unavailable
 from perdure.migration.coordinator import Coordinator
@@ -110,12 +111,16 @@ class Arrival:
             await self._enter("preparing")
         await self._write(session=self._host.session)
         steps.reach("migration.target.accepted")
+        self._host.check_room(self._name)
+        return self._copying.of(await self._owned_by_source())
+
+    async def _owned_by_source(self) -> AgentRecord:
+        """The agent's row now. The source may have taken it anew meanwhile, as a node does after its start; another may not."""
         self._log.vault.forget(self._name)
         record = await self._log.vault.record(*self._name)
-        if (record.owner, record.epoch) != (self.migration.source, self.migration.epoch):
-            raise Aborted(f"the agent belongs to node {record.owner!r} under epoch {record.epoch} meanwhile")
-        self._host.check_room(self._name)
-        return self._copying.of(record)
+        if record.owner != self.migration.source:
+            raise Aborted(f"the agent belongs to node {record.owner!r} meanwhile")
+        return record
 
     async def _move(self, copy: Copy) -> Owned:
         stands_still = self.migration.strategy in ("cold", "emergency")
@@ -123,7 +128,7 @@ class Arrival:
             await self._copy(copy)
             await self._compare(copy)
             await self._shadow(copy)
-        await self._enter("flipping", **self._facts)
+        await self._enter("flipping", **self._facts, epoch=(await self._owned_by_source()).epoch)
         steps.reach("migration.target.flipping")
         self._host.expect(self._name, self.migration.source, self.migration.source_address)
         self._began_at = time.monotonic()
@@ -226,7 +231,10 @@ class Arrival:
         except Fenced as problem:
             raise Aborted(f"the agent was taken by others: {problem.message}") from problem
         self._touched = True
-        self._note("fenced")
+        if copy.loaded:
+            self._note("fenced")
+        else:
+            await self._enter("fenced")  # the agent stands still for as long as the copy takes; a record more makes no difference
         steps.reach("migration.target.fenced")
         if not copy.loaded:
             await self._load(copy)
@@ -298,6 +306,10 @@ class Arrival:
 
     async def _abort(self, reason: str) -> None:
         """Nothing more is done for it here; what the log says decides, and is brought about where it says nothing."""
+        self._host.expect_no_more(self._name)
+        if not self._touched:
+            # All that was asked of the log was refused, and nothing more will be asked: the source may go on as it is.
+            await self._source.go_on()
         try:
             now = await self._ledger.get(self._name)
             if now is None or now.migration.id != self.migration.id or not now.migration.open:
@@ -305,10 +317,10 @@ class Arrival:
             if self._touched:
                 await self._settler.settle(now, reason)
             else:
-                # All that was asked of the log was refused: the source may go on as it is.
                 await self._settler.close(now.migration, "aborted", reason=reason, **self._facts)
         finally:
-            await self._source.go_on()
+            if self._touched:
+                await self._source.go_on()
 
     # --- the record ---
     async def _enter(self, phase: Phase, **facts: Any) -> None:

@@ -21,7 +21,7 @@ from perdure.recovery.host import AgentHost, Companion
 
 __all__ = ["arrivals"]
 
-POLL_S: Final = 0.05
+POLL_S: Final = 0.1
 KEEP_S: Final = 1.0
 """Pause between two looks at migrations of others, and at whether this node is being drained."""
 AGAIN_S: Final = 2.0

@@ -37,6 +37,7 @@ class Coordinator:
         self.ledger = self.settler.ledger
         self.journal = self.settler.journal
         self._keeper = Keeper(log)
+        self._kept_at = 0.0
 
     async def begin(
         self, plan: MigrationPlan, *, wait: bool = False, distrusted: bool = False, source_address: str = "", target_address: str = ""
@@ -82,7 +83,7 @@ class Coordinator:
         self, name: AgentName, id: str, *, until: Callable[[Migration], bool] | None = None, seen: Callable[[Migration], None] | None = None
     ) -> Migration:
         """Wait for its end (or until it is as wanted), settling it when its target is gone. seen: is told of every change."""
-        revision, looked_at = -1, 0.0
+        revision = -1
         while True:
             kept = await self.ledger.get(name)
             if kept is None or kept.migration.id != id:
@@ -94,8 +95,8 @@ class Coordinator:
             if not kept.migration.open or (until is not None and until(kept.migration)):
                 steps.reach("migration.coordinator.watched")
                 return kept.migration
-            if time.monotonic() - looked_at > KEEP_S:
-                looked_at = time.monotonic()
+            if time.monotonic() - self._kept_at > KEEP_S:
+                self._kept_at = time.monotonic()  # of all that watch through this coordinator, one looks
                 await self._keeper.look()
             await self._store.signal().wait(LOOK_S)
 

@@ -178,7 +178,7 @@ class AgentHost:
         served = self._served.get(name)
         if served is not None:
             return served
-        if (went := self._leaving.went(name)) is not None:
+        if (went := self._leaving.held(name) or self._leaving.went(name)) is not None:
             raise went
         if self._openings.locked() and (told := self._elsewhere.get(name)) is not None and time.monotonic() - told[0] < NODES_FRESH_S:
             raise NotServed(*told[1].args, hint=told[1].hint, tenant=name.tenant, agent=name.agent, **told[1].details)
@@ -212,7 +212,8 @@ class AgentHost:
                 # A fenced agent is being handed over: only who decided to end that may take it.
                 epoch = await self._log.take_ownership(name, self.name, expected_epoch=expected, over_fence=from_epoch is not None)
             except Fenced as problem:
-                raise NotServed(f"agent {name.agent!r} was taken by another node", tenant=name.tenant, agent=name.agent) from problem
+                message = f"agent {name.agent!r} was taken by another node, or is being handed over"
+                raise NotServed(message, hint="ask again soon", tenant=name.tenant, agent=name.agent) from problem
             steps.reach("host.taken")
             return self._serve(name, epoch)
 
@@ -251,11 +252,13 @@ class AgentHost:
         return Stand(version, served.epoch, (await asyncio.to_thread(digest, document)).hex())
 
     async def hold(self, name: AgentName, node: str, address: str, *, with_digest: bool = False) -> Handed:
-        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over. Raises NotServed."""
-        served = self._of(name)
+        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over."""
+        served = self._served.get(name)
         why = moved_to(name, node, address)
         self._leaving.hold(name, why)
         steps.reach("host.holding")
+        if served is None:
+            return Handed(None, 0)  # it is not opened here meanwhile, either
         version = await served.hold(why)
         if version is None or not with_digest:
             return Handed(version, served.epoch)
