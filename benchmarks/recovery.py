@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import time
 from typing import Any
@@ -19,9 +20,15 @@ from perdure.recovery.commands import Command
 
 __all__ = ["KEYS", "measure"]
 
-KEYS = ("figures.takeover_p50_s", "figures.takeover_p99_s", "figures.recovery_after_detection_s", "figures.agents")
+KEYS = (
+    *("figures.takeover_p50_s", "figures.takeover_p99_s", "figures.hot_takeover_p50_s", "figures.hot_takeover_p99_s"),
+    *("figures.recovery_after_detection_s", "figures.agents"),
+)
 HANDLER = "perdure.recovery.handlers:talk"
 TIMEOUT_S = 120.0
+HOT_PART = 20
+"""One agent in so many is written to often before the host is killed."""
+HOT_COMMANDS = 10
 
 
 async def measure(settings: Settings) -> dict[str, Any]:
@@ -46,6 +53,10 @@ async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[d
                 await asyncio.gather(*(caller.command(name, {"say": "before"}) for name in names[start : start + 100]))
         second, other = await start_node(flags, "second", HANDLER)
         processes.append(second)
+        hot = set(random.Random(agents).sample(names, agents // HOT_PART or 1))
+        async with Caller([one], timeout_s=TIMEOUT_S) as caller:
+            for _ in range(HOT_COMMANDS):
+                await asyncio.gather(*(caller.command(name, {"say": "often"}) for name in hot))
         async with Caller([one, other], timeout_s=TIMEOUT_S) as caller:
             first.send_signal(signal.SIGKILL)
             killed_at = time.perf_counter()
@@ -61,7 +72,10 @@ async def _killed(engine: Engine, flags: dict[str, str], agents: int) -> tuple[d
             entries = {entry.type: entry for entry in await engine.recovery.journal()}
     finally:
         await end_processes(processes)
+    hot_away = [seconds for name, seconds in zip(names, away, strict=True) if name in hot]
     found = {
+        "figures.hot_takeover_p50_s": median(hot_away),
+        "figures.hot_takeover_p99_s": percentile(hot_away, 0.99),
         "figures.takeover_p50_s": median(away),
         "figures.takeover_p99_s": percentile(away, 0.99),
         "figures.recovery_after_detection_s": max(float(entries["recovery_completed"].data["duration_s"]), 0.001),

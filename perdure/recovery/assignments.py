@@ -40,21 +40,24 @@ async def assigned(store: LogStore, node: str) -> list[Assignment]:
 
 
 async def assign(store: LogStore, node: str, wanted: Sequence[Assignment]) -> None:
-    """Add to what the node shall take over; what is there already is not added twice."""
-    await _change(store, node, set(wanted), remove=False)
+    """Add to what the node shall take over, in this order; what is there already is not added twice."""
+    await _change(store, node, wanted, remove=False)
 
 
 async def settle(store: LogStore, node: str, done: Collection[Assignment]) -> None:
     """Take away what the node took over, or what turned out void."""
-    await _change(store, node, set(done), remove=True)
+    await _change(store, node, done, remove=True)
 
 
-async def _change(store: LogStore, node: str, these: set[Assignment], *, remove: bool) -> None:
+async def _change(store: LogStore, node: str, wanted: Collection[Assignment], *, remove: bool) -> None:
+    these = set(wanted)
     for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
         document = await store.get_document(SCOPE, node)
         listed = _decode(document.value) if document else []
-        others = [each for each in listed if each not in these]
-        changed = others if remove else [*others, *sorted(these, key=lambda each: (each.tenant, each.agent))]
+        standing = set(listed)
+        changed = (
+            [each for each in listed if each not in these] if remove else [*listed, *(each for each in wanted if each not in standing)]
+        )
         if changed == listed:
             return
         if await store.put_document(SCOPE, node, _encode(changed), expected=document.revision if document else 0) is not None:

@@ -192,11 +192,12 @@ class AgentHost:
 
     async def _take(self, name: AgentName, from_epoch: int | None) -> ServedAgent:
         """Take the agent under a new epoch; from_epoch: it is somebody else's, and was decided to be taken from them."""
-        async with self._openings:
+        async with self._openings if from_epoch is None else contextlib.nullcontext():
             self._check_room(name)
             if name in self._served:
                 return self._served[name]
-            self._log.vault.forget(name)  # the owner may have changed elsewhere
+            if from_epoch is None:
+                self._log.vault.forget(name)  # the owner may have changed elsewhere
             record, _ = await self._log.vault.obtain(name)
             if self._coming.expects(name):
                 # It comes by itself, under an epoch that a take-over would end.
@@ -405,13 +406,22 @@ class AgentHost:
         wanted = await assigned(self._log.store, self.name)
         for start in range(0, len(wanted), TAKE_TOGETHER_MAX):
             together = wanted[start : start + TAKE_TOGETHER_MAX]
+            names = [AgentName(each.tenant, each.agent) for each in together]
+            await self._look_up(names)
             done = await asyncio.gather(*(self._take_over(each) for each in together), return_exceptions=True)
+            await self._look_up(names)  # who is commanded next need not ask for his row
             settled = [each for each, problem in zip(together, done, strict=True) if problem is None or isinstance(problem, NotServed)]
             await settle(self._log.store, self.name, settled)
             for problem in done:
                 if isinstance(problem, BaseException) and not isinstance(problem, NotServed | Unavailable):
                     raise problem
         return len(wanted)
+
+    async def _look_up(self, names: Sequence[AgentName]) -> None:
+        """Read the agents' rows anew, many at once: one by one they would take longer than all the rest of a take-over."""
+        for name in names:
+            self._log.vault.forget(name)
+        await self._log.vault.look_up(names)
 
     async def _take_over(self, wanted: Assignment) -> None:
         name = AgentName(wanted.tenant, wanted.agent)

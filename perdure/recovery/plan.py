@@ -9,7 +9,7 @@ from typing import NamedTuple
 from perdure.engine.log.contract import AgentRecord
 from perdure.recovery.assignments import Assignment
 
-__all__ = ["Room", "spread"]
+__all__ = ["Room", "hottest_first", "spread"]
 
 
 class Room(NamedTuple):
@@ -17,6 +17,11 @@ class Room(NamedTuple):
 
     agents: int
     agents_max: int
+
+
+def hottest_first(agents: Sequence[AgentRecord], heat: Mapping[int, int]) -> list[AgentRecord]:
+    """Those with the most of the newest events first (heat: by agent key); among equals the order given."""
+    return sorted(agents, key=lambda agent: -heat.get(agent.agent_key, 0))
 
 
 def spread(

@@ -22,7 +22,7 @@ from perdure.recovery.detection import Detector
 from perdure.recovery.journal import Journal
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.nodes import NodeState, list_nodes
-from perdure.recovery.plan import Room, spread
+from perdure.recovery.plan import Room, hottest_first, spread
 from perdure.recovery.policy import Policy, list_policies, policy_of
 
 __all__ = ["LEASE_NAME", "Supervisor"]
@@ -36,6 +36,10 @@ TAKE_S: Final = 2.0
 """How long a node may take to pick up what it was given, before the wait for the next try begins."""
 AGENTS_AT_ONCE_MAX: Final = 1_000
 """Agents of a lost node that are given away before it is looked again who has them: it limits what hits the nodes that are left."""
+OWNED_LOOKED_AT_MAX: Final = 10_000
+"""Agents of a lost node among which the hottest are looked for."""
+HEAT_OFFSETS: Final = 2_000
+"""Newest offsets of a partition by which it is judged who is hot: who was written to most, most lately."""
 
 
 class _Given(NamedTuple):
@@ -54,6 +58,7 @@ class _Recovery:
         self.node = node
         self.began_at = time.monotonic()
         self.agents = 0
+        self.heat: dict[int, int] | None = None
         self.given: dict[tuple[str, str, int], _Given] = {}  # by (tenant, agent, epoch that it is to be taken from)
 
 
@@ -123,20 +128,32 @@ class Supervisor:
             recovery = self._recoveries[lost] = _Recovery(lost)
             await self._journal.begun(recovery.id, {"node": lost, "agents": len(agents), "strategy": "migrate"})
             steps.reach("supervisor.began")
+        if recovery.heat is None:
+            recovery.heat = await self._heat()
+        agents = hottest_first(agents, recovery.heat)[:AGENTS_AT_ONCE_MAX]
         waiting = [agent for agent in agents if self._due(recovery, agent, states, policies)]
         if waiting:
             await self._give(recovery, waiting, states)
 
     async def _owned(self, lost: str, policies: dict[str, Policy]) -> list[AgentRecord]:
-        """The first of its agents that auto-recovery may act on."""
+        """Of its agents, those that auto-recovery may act on."""
         found: list[AgentRecord] = []
         after = 0
         while page := await self._store.list_owned(lost, after=after, limit=AGENTS_AT_ONCE_MAX):
             after = page[-1].agent_key
             found += [agent for agent in page if policy_of(policies, AgentName(agent.tenant, agent.agent)).enabled]
-            if len(found) >= AGENTS_AT_ONCE_MAX or len(page) < AGENTS_AT_ONCE_MAX:
+            if len(found) >= OWNED_LOOKED_AT_MAX or len(page) < AGENTS_AT_ONCE_MAX:
                 break
-        return found[:AGENTS_AT_ONCE_MAX]
+        return found
+
+    async def _heat(self) -> dict[int, int]:
+        """How many of the newest events are whose, by agent key."""
+        heat: dict[int, int] = {}
+        for partition, position in (await self._store.positions()).items():
+            after = max(0, position.offset - HEAT_OFFSETS)
+            for written in await self._store.written(partition, after, position.offset - after) if position.offset else ():
+                heat[written.agent_key] = heat.get(written.agent_key, 0) + written.events
+        return heat
 
     async def _give(self, recovery: _Recovery, waiting: list[AgentRecord], states: list[NodeState]) -> None:
         alive = {node.name: node for node, alive in states if alive}

@@ -16,13 +16,14 @@ from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.errors import AlreadyExists, CommandFailed, NotServed, Overloaded
 from perdure.projections.reader import StateReader
+from perdure.recovery.assignments import assign, assigned
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.host import AgentHost
 from perdure.recovery.journal import Journal
-from perdure.recovery.nodes import list_nodes
+from perdure.recovery.nodes import Node, announce, list_nodes, node_lease
 from perdure.recovery.supervisor import Supervisor
 
-LEASE_S = 0.6
+LEASE_S = 2.5
 NAME = AgentName("acme", "counter")
 
 
@@ -145,6 +146,32 @@ async def test_agents_of_a_lost_node_are_served_by_the_others_and_the_journal_te
             stop.set()
             await running
         assert [state.alive for state in await list_nodes(engine.log.store)] == [False] * 3
+        await lost.stop()
+
+
+async def test_agents_that_were_written_to_most_lately_are_given_away_first(tmp_path: Path) -> None:
+    names = [AgentName("acme", f"agent {number}") for number in range(20)]
+    async with engine_in(tmp_path) as engine, engine_in(tmp_path) as other:
+        lost = host_of(other, "lost")
+        await lost.start()
+        await asyncio.gather(*(lost.command(name, Command(1)) for name in names))
+        for times, name in ((9, names[17]), (6, names[4]), (3, names[11])):
+            await lost.command(name, Command(times))
+        freeze(lost)
+        store = engine.log.store
+        lease = await node_lease(store, "idle", 60.0)
+        assert lease is not None
+        async with lease, asyncio.timeout(20):
+            await announce(store, Node("idle", "", 100, lease.epoch, 0, ""))
+            supervisor = Supervisor(engine.log, reader_of(engine))
+            while not (given := await assigned(store, "idle")):
+                await supervisor.look()
+                await asyncio.sleep(0.05)
+        assert [each.agent for each in given][:3] == [names[17].agent, names[4].agent, names[11].agent]
+        assert sorted(each.agent for each in given) == sorted(name.agent for name in names)
+        # Given once, in an order that stays.
+        await assign(store, "idle", given[::-1])
+        assert await assigned(store, "idle") == given
         await lost.stop()
 
 

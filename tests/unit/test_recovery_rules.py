@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from perdure.identifiers import uuid7
 from perdure.recovery.commands import Command, events_of
 from perdure.recovery.detection import LOOKS_TO_LOSE, Detector
 from perdure.recovery.nodes import Node, NodeState, check_node_name
-from perdure.recovery.plan import Room, spread
+from perdure.recovery.plan import Room, hottest_first, spread
 from perdure.recovery.policy import Policy
 from perdure.recovery.strategy import KINDS, Failure, FailureReport, select_recovery_strategy, steps_of
 from perdure.recovery.timeline import parse_speed
@@ -68,6 +69,14 @@ def test_agents_go_to_the_emptiest_nodes_and_never_above_their_room(count: int, 
         assert rooms[name].agents + len(assignments) <= rooms[name].agents_max
     if homeless:
         assert all(room.agents + len(given_to.get(name, [])) >= room.agents_max for name, room in rooms.items())
+
+
+@given(st.lists(st.integers(0, 5), max_size=30))
+def test_the_hottest_agents_come_first_and_none_is_left_out(heat: list[int]) -> None:
+    agents = [msgspec.structs.replace(agent(number), agent_key=number) for number in range(len(heat))]
+    ordered = hottest_first(agents, {number: heat[number] for number in range(len(heat)) if heat[number]})
+    assert [heat[each.agent_key] for each in ordered] == sorted(heat, reverse=True)
+    assert sorted(each.agent_key for each in ordered) == list(range(len(heat)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,6 +31,8 @@ ALONE_AFTER = 16
 _PARAMETERS = 23
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
 _LOCK = "BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition)"
+_OWN = """UPDATE agents a SET owner = n.owner, epoch = n.epoch FROM unnest(%s::bigint[], %s::text[], %s::integer[]) n(agent_key, owner, epoch)
+          WHERE a.agent_key = n.agent_key"""
 _TAIL = (
     '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM {table} '
     'WHERE "offset" > {after} ORDER BY "offset" LIMIT {limit})'
@@ -197,8 +199,10 @@ class Appender:
         connection = self._connection
         clock_us = _single(await (await connection.execute(_APPEND, values, binary=True)).fetchone())
         if clock_us is not None:
-            for agent, owner, epoch in proposal.ownership:
-                await connection.execute("UPDATE agents SET owner = %s, epoch = %s WHERE agent_key = %s", (owner, epoch, agent))
+            # One statement for all: a take-over changes hundreds of rows, and each round trip would prolong the lock.
+            last = {agent: (owner, epoch) for agent, owner, epoch in proposal.ownership}
+            values_of = list(last), [owner for owner, _ in last.values()], [epoch for _, epoch in last.values()]
+            await connection.execute(_OWN, values_of)
             await connection.execute("COMMIT")
         return clock_us
 
