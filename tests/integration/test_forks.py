@@ -23,6 +23,7 @@ from perdure.engine.digest import digest
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
 from perdure.errors import AgentNotFound, AlreadyExists, Compacted, Conflict, IntegrityError, SchemaViolation, VersionNotFound
+from perdure.snapshots.order import SnapshotOrder
 
 TENANT = "t"
 
@@ -194,6 +195,8 @@ async def test_a_fork_goes_on_from_its_parents_snapshot_and_seals_its_own_anew(e
         snapshot = await other.snapshots.create_snapshot(named("b"))
         assert (snapshot.snapshot.version, snapshot.snapshot.kind) == (32, "full")
         assert (await other.snapshots.verify_snapshot(TENANT, snapshot.snapshot.id, replay=True)).ok
+        shared = await other.snapshots.shelf.writer.create(named("b"), SnapshotOrder(kind="checkpoint"), at_version=12)
+        assert (await other.snapshots.verify_snapshot(TENANT, shared.row.id, replay=True)).ok
         assert [each.version for each in await other.snapshots.list_snapshots(named("a"))] == [made.snapshot.version]
         assert (await other.verify()).ok
 
@@ -254,6 +257,7 @@ async def test_a_restore_to_a_moment_has_the_forks_of_that_moment(engine: Engine
     await say(engine, "a", "three")
     await engine.recovery.fork(named("a"), "later")
     await engine.recovery.fork(named("later"), "much later", version=2)
+    await engine.snapshots.create_snapshot(named("later"))
     await engine.backups.create(f"file://{tmp_path}/backups")
     assert (await engine.backups.drill(f"file://{tmp_path}/backups")).ok
     await restore_backup(f"file://{tmp_path}/backups", settings(tmp_path, "restored"), to_time=moment)

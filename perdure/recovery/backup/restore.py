@@ -83,6 +83,7 @@ class Restorer:
         self._until_us = None if to_time is None else to_microseconds(to_time)
         self._progress = progress
         self._agents: dict[tuple[str, str], AgentRecord] = {}
+        self._left_out: set[AgentName] = set()
         self._events = 0
 
     async def run(self) -> Restored:
@@ -174,7 +175,10 @@ class Restorer:
 
     async def _fork(self, rows: list[AgentRecord]) -> None:
         """Make forks, each after what it was forked from. Left out is what did not exist at the moment: it goes on from a later event."""
-        waiting = {AgentName(row.tenant, row.agent): row for row in rows if self._existed(row)}
+        waiting = {AgentName(row.tenant, row.agent): row for row in rows}
+        self._left_out = {name for name, row in waiting.items() if not self._existed(row)}
+        for name in self._left_out:
+            del waiting[name]
         while waiting:
             ready = [row for row in waiting.values() if row.parent and AgentName(row.tenant, row.parent.agent) not in waiting]
             for start in range(0, len(ready), CREATE_AGENTS):
@@ -251,6 +255,8 @@ class Restorer:
 
     async def _floors(self) -> None:
         async for entry in self._all("floors", FloorEntry):
+            if AgentName(entry.tenant, entry.agent) in self._left_out:
+                continue
             agent = self._agent(entry.tenant, entry.agent)
             (standing,) = await self._store.floors([agent])
             if standing.version < entry.floor.version:
@@ -262,7 +268,9 @@ class Restorer:
         async for row in self._all("snapshots", SnapshotRow):
             by_agent.setdefault(AgentName(row.tenant, row.agent), []).append(row)
         for name, rows in by_agent.items():
-            agent = self._agent(*name)
+            agent = self._agents.get(name)
+            if agent is None:
+                continue  # made after the moment, or after the agents were listed: none of its events is here
             (head,) = await self._store.heads([agent])
             for row in sorted(rows, key=lambda row: row.version):  # the registry takes them forward only
                 if row.version <= head.version:
