@@ -54,7 +54,7 @@ class IncrementalDigest:
 
     def digest(self) -> bytes:
         """The digest as of now, 32 bytes; the same as `digest(document)`."""
-        root = sha256(_DOMAIN)
+        parts = [_DOMAIN]
         for name in sorted(self._hashes):
-            root.update(len(name).to_bytes(4, "big") + name + self._hashes[name])
-        return root.digest()
+            parts += (len(name).to_bytes(4, "big"), name, self._hashes[name])
+        return sha256(b"".join(parts)).digest()
