@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from perdure.testing import (
     log_append_cases,
     log_archive_cases,
+    log_arrival_cases,
     log_control_cases,
     log_event_cases,
     log_event_process_cases,
@@ -41,6 +42,7 @@ STORE_CASES: tuple[Case, ...] = (
     *log_floor_cases.CASES,
     *log_fork_cases.CASES,
     *log_archive_cases.CASES,
+    *log_arrival_cases.CASES,
     *log_process_cases.CASES,
 )
 """Of the bare store."""
