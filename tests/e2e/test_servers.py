@@ -51,7 +51,9 @@ class Installation:
         assert report["current"] is True
         assert report["topic"] is not None
         assert report["cache"] is not None
-        assert report["log"]["events"] == sum(partition["messages"] for partition in report["topic"]["partitions"])
+        # A relay that a busy machine kept from renewing its lease is replaced, and repeats what it had published.
+        partitions = report["topic"]["partitions"]
+        assert report["log"]["events"] == sum(partition["messages"] - partition["duplicates"] for partition in partitions)
         return report
 
     def cached_keys(self) -> list[bytes]:
