@@ -157,7 +157,7 @@ class Migrations:
             told = next((each for each in await self._ledger.newest() if each.id == migration), None)
         if told is None:
             raise NotFound(f"there is no migration {migration!r}", hint="`perdure migrate list` lists them")
-        kept = await self._ledger.get(told.name) if told.open else None
+        kept = await self._ledger.get(told.name)  # whoever told of its end may have died before it was written down
         return kept.migration if kept is not None and kept.migration.id == migration else told
 
     async def watch_migration(self, migration: str, *, seen: Seen | None = None) -> Migration:
@@ -245,9 +245,6 @@ class Migrations:
 
     async def _open(self, migration: str) -> Migration:
         now = await self.monitor_migration(migration)
-        kept = await self._ledger.get(now.name)
-        if kept is not None and kept.migration.id == migration:
-            now = kept.migration  # whoever told of its end may have died before it was written down
         if not now.open:
             raise Conflict(f"migration {migration} is {now.phase}", tenant=now.tenant, agent=now.agent)
         return now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName
-from perdure.errors import AlreadyExists, Conflict, NotFound, NotServed
+from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper
 from perdure.migration.records import Migration
@@ -209,6 +210,26 @@ async def test_commands_that_wait_at_the_target_take_effect_with_the_flip_and_on
     assert (results[3].version, results[3].already) == (results[0].version, True)
     assert not with_old or results[4].already
     world.acknowledged.update({command.id: result.version for command, result in zip(new, results, strict=False)})
+    await world.check()
+
+
+async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody without an epoch, whom no hold concerns: the flip is refused and tried again, and in the end nobody may append."""
+    follow, agent = Copy.follow, world.engine.agent(NAME.agent, tenant=NAME.tenant)
+
+    async def too_late(copy: Copy, to_version: int | None = None) -> int:
+        more = await follow(copy, to_version)
+        with contextlib.suppress(Fenced):
+            await agent.append(Event("beside", changes=(append("/beside", copy.version),)))
+        return more
+
+    monkeypatch.setattr(Copy, "follow", too_late)
+    done = await world.move("b")
+    monkeypatch.undo()
+    assert (done.phase, done.path, done.attempts) == ("committed", "fence", 3)
+    await world.say()
+    assert len((await agent.state()).document["beside"]) >= 3
+    assert all(event.epoch == 1 for event in await world.engine.log.get_events(NAME) if event.type == "beside")
     await world.check()
 
 
