@@ -95,7 +95,11 @@ async def status(*, to: To, options: Options = DEFAULTS) -> int:
         fresh = await engine.backups.freshness(to)
     age = "there is no backup" if fresh.lag_s is None else f"the newest backup is {fresh.lag_s:.0f} s old"
     proven = "" if fresh.lag_s is None else (", unproven" if fresh.unproven else ", proven")
-    text = f"{age}{proven}; {count(fresh.lag_events)} events are in no backup{'  ALARM' if fresh.alarm else ''}"
+    lost = (
+        f"{count(fresh.lag_events)} events of the last {fresh.rpo_s:.0f} s are in no backup" if fresh.lag_events else "every event is in it"
+    )
+    ahead = f"; it has {count(fresh.ahead_events)} events that the log does not: see `recover promote`" if fresh.ahead_events else ""
+    text = f"{age}{proven}; {lost}{ahead}{'  ALARM' if fresh.alarm else ''}"
     emit(plain(fresh), as_json=options.json, text=text)
     return _FAILED if fresh.alarm else 0
 

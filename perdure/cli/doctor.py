@@ -8,13 +8,18 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
+
+from cyclopts import Parameter
 
 from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit
 from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.client.engine import Engine
 
 __all__ = ["Finding", "doctor"]
 
@@ -39,11 +44,15 @@ class Finding:
     hint: str = ""
 
 
-async def doctor(*, options: Options = DEFAULTS) -> int:
+async def doctor(
+    *,
+    backup: Annotated[str | None, Parameter(help="Where backups are kept: how fresh they are.", env_var="PERDURE_BACKUP")] = None,
+    options: Options = DEFAULTS,
+) -> int:
     """Check this installation and the servers that are configured; exit code 6 when something is missing."""
     findings = [_python(), *_libraries(options)]
     if all(finding.ok for finding in findings):
-        findings += await _opens(options)
+        findings += await _opens(options, backup)
         settings = options.settings()
         for what, url, scheme, ask in (
             ("store", settings.store.value, "s3:", _ask_store),
@@ -93,7 +102,7 @@ async def _ask_keys(url: str) -> str:
     return "wraps and unwraps"
 
 
-async def _opens(options: Options) -> list[Finding]:
+async def _opens(options: Options, backup: str | None) -> list[Finding]:
     """Opening reaches the log and refuses settings that are not durable; bus and cache are asked one by one."""
     findings: list[Finding] = []
     try:
@@ -101,13 +110,45 @@ async def _opens(options: Options) -> list[Finding]:
             findings.append(await _asked("engine", engine.tenants(), lambda tenants: f"opens; {len(tenants)} tenants"))
             if not str(engine.settings.bus.value).startswith("memory:"):
                 findings.append(await _asked("bus", engine.bus.mark(0), lambda _: "answers, and has its topic"))
+                findings += await _ahead(engine)
             if not str(engine.settings.cache.value).startswith("memory:"):
                 findings.append(await _asked("cache", engine.cache.tokens([("doctor", "doctor")]), lambda _: "answers"))
+            if backup is not None:
+                findings.append(await _backups(engine, backup))
     except PerdureError as error:
         findings.append(Finding("engine", False, error.message, error.hint))
     except TimeoutError:
         findings.append(Finding("engine", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is a server of the URLs above down?"))
     return findings
+
+
+async def _ahead(engine: Engine) -> list[Finding]:
+    """Whether the topic has what the log has not: a log that lost its end."""
+    from perdure.recovery.promotion import ahead_of_log
+
+    try:
+        events = sum((await ahead_of_log(engine.log.store, engine.bus)).values())
+    except PerdureError:
+        return []  # told of the bus itself
+    if not events:
+        return []
+    says = f"it has {events} events or more that the log does not have: an older copy of the database?"
+    return [Finding("topic", False, says, "perdure recover promote --dry-run")]
+
+
+async def _backups(engine: Engine, url: str) -> Finding:
+    """How much would be lost if the log were lost now."""
+    try:
+        fresh = await engine.backups.freshness(url)
+    except PerdureError as error:
+        return Finding("backup", False, error.message, error.hint)
+    if fresh.ahead_events:
+        return Finding(
+            "backup", False, f"it has {fresh.ahead_events} events that the log does not have", "perdure recover promote --dry-run"
+        )
+    newest = "there is none" if fresh.lag_s is None else f"the newest is {fresh.lag_s:.0f} s old, {'un' if fresh.unproven else ''}proven"
+    says = f"{newest}; {fresh.lag_events} events of the last {fresh.rpo_s:.0f} s are in none"
+    return Finding("backup", not fresh.alarm, says, "perdure backup create --every 30" if fresh.alarm else "")
 
 
 async def _asked(what: str, asking: Awaitable[Any], says: Callable[[Any], str]) -> Finding:

@@ -40,7 +40,7 @@ async def run(
     until_drained: Drained = False,
     supervise: Annotated[bool, Parameter(help="Watch over nodes: give the agents of a lost one to others.")] = True,
     backup_to: Annotated[str | None, Parameter(help="Take backups there: file:///FOLDER or s3://…", env_var="PERDURE_BACKUP")] = None,
-    backup_every: Annotated[float, Parameter(help="Seconds between two backups.")] = 60.0,
+    backup_every: Annotated[float, Parameter(help="Seconds between two backups.")] = 30.0,
     options: Options = DEFAULTS,
 ) -> None:
     """Relay, projector, supervisor and, where there is a store, snapshotter and backups in one process, until it is told to end (Ctrl-C,

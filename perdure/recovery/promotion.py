@@ -19,7 +19,7 @@ import msgspec
 from perdure.engine import steps
 from perdure.engine.bus.contract import TOPIC_MISSING, Bus
 from perdure.engine.log.chain import chain_hash
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, SealedEvent
+from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, SealedEvent
 from perdure.engine.log.log import EventLog
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
@@ -29,7 +29,7 @@ from perdure.limits import PROMOTION_EVENTS_MAX
 from perdure.projections.contract import StateCache
 from perdure.recovery.backup.restore import PROMOTION_MARK, RESTORE_SCOPE
 
-__all__ = ["Lost", "Promoter", "Promotion"]
+__all__ = ["Lost", "Promoter", "Promotion", "ahead_of_log"]
 
 READ: Final = 1_000
 LOAD: Final = 500
@@ -60,6 +60,18 @@ class Promotion(msgspec.Struct, frozen=True):
     lost_events: int
     lost: tuple[Lost, ...]
     topic_sound: bool
+
+
+async def ahead_of_log(store: LogStore, bus: Bus) -> dict[int, int]:
+    """By partition, how far the newest message on the topic is behind the log's end, where it is: the log then lacks so many events at least."""
+    newest: dict[int, int] = {}
+    for partition in range(store.partitions):
+        mark = await bus.mark(partition)
+        for delivery in await bus.read(partition, mark.end - 1, 1) if mark.end else ():
+            if delivery.event is not None:
+                newest[partition] = delivery.event.offset
+    positions = await store.positions()  # afterwards: a topic is never ahead of a log that is whole
+    return {partition: offset - positions[partition].offset for partition, offset in newest.items() if offset > positions[partition].offset}
 
 
 class Promoter:

@@ -21,6 +21,7 @@ from perdure.client.promotion import promote
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, Fenced, IntegrityError, Unavailable
+from perdure.recovery.promotion import ahead_of_log
 from tests.fix_services import PrivateServices
 
 AGENTS = tuple(AgentName("t", f"agent {number}") for number in range(5))
@@ -148,6 +149,7 @@ async def test_what_the_topic_has_comes_back_and_old_processes_are_shut_out(inst
             await append_when_back(before, AGENTS[0])
         async with installation.opened() as unaware:
             assert (await unaware.agent(AGENTS[1].agent, tenant="t").state()).version == 3
+            assert sum((await ahead_of_log(unaware.log.store, unaware.bus)).values()) == 11
         told = await promote(installation.settings, dry_run=True)
         assert (told.brought, told.lost, told.topic_sound) == (11, (), True)
         done = await promote(installation.settings)

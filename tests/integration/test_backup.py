@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -220,3 +221,27 @@ async def test_many_small_backups_do_not_become_many_objects_for_ever(place: Pla
         assert (await engine.backups.verify(place.backups)).ok
         fresh = await engine.backups.freshness(place.backups)
         assert (fresh.lag_events, fresh.alarm) == (0, False)
+
+
+async def test_what_would_be_lost_is_told_in_events_and_seconds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place.engine() as engine:
+        await write(engine, 2)
+        none = await engine.backups.freshness(place.backups)
+        assert (none.newest, none.lag_s, none.lag_events, none.alarm) == ("", None, 2 * len(NAMES), False)
+        assert none.rpo_s > 0
+        await engine.backups.create(place.backups)
+        fresh = await engine.backups.freshness(place.backups)
+        assert (fresh.lag_events, fresh.rpo_s, fresh.alarm) == (0, 0.0, False)
+        await write(engine, 1)
+        # It is the age of the oldest event that counts, not that of a backup after which nothing was written for long.
+        later = time.time() + 3_600
+        monkeypatch.setattr(time, "time", lambda: later)
+        old = await engine.backups.freshness(place.backups)
+        assert (old.lag_events, old.alarm) == (len(NAMES), True)
+        assert 3_500 < old.rpo_s <= 3_700
+        monkeypatch.undo()
+        await engine.backups.create(place.backups)
+    async with place.engine("older") as engine:
+        await write(engine, 1)
+        behind = await engine.backups.freshness(place.backups)
+        assert (behind.ahead_events, behind.alarm) == (2 * len(NAMES), True)

@@ -20,7 +20,7 @@ from perdure.recovery.backup.records import BlobEntry, FloorEntry, StoredEvent
 __all__ = ["ALARM_S", "Catalog", "Checked", "Freshness", "Listed", "Pruned"]
 
 ALARM_S: Final = 600.0
-"""A newest backup older than this is told as an alarm: well before the quarter of an hour that may be lost at most."""
+"""An event that is older than this and in no backup is told as an alarm: well before the quarter of an hour that may be lost at most."""
 PROBLEMS_MAX: Final = 100
 GRACE_S: Final = 3_600.0
 """Objects younger than this are never swept: a backup that is being taken has not named them yet."""
@@ -55,11 +55,15 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """How much would be lost if the log were lost now. lag_events: not in the newest backup; lag_s: its age (None: there is none)."""
+    """How much would be lost if the log were lost now. lag_events: not in the newest backup; lag_s: its age (None: there is none). rpo_s: how
+    far back what would be lost reaches, from now to the oldest event that is in no backup (0: nothing would be). ahead_events: of the backup that
+    the log does not have, which only an older copy of a log lacks. A backup of another generation of the log counts for nothing."""
 
     newest: str
     lag_events: int
     lag_s: float | None
+    rpo_s: float
+    ahead_events: int
     alarm: bool
     unproven: bool
 
@@ -117,10 +121,21 @@ class Catalog:
         """What the newest backup lacks of the log."""
         newest = await self.newest()
         positions = await store.positions()
-        lag = newest.lag_events(positions) if newest else sum(position.offset for position in positions.values())
+        counts = newest is not None and newest.generation == store.generation
+        ends = {partition: offset for partition, (offset, _) in newest.positions.items()} if newest and counts else {}
+        oldest_us = None
+        lag = ahead = 0
+        for partition, position in positions.items():
+            end = ends.get(partition, 0)
+            ahead += max(0, end - position.offset)
+            if position.offset > end:
+                lag += position.offset - end
+                first = (await store.read(partition, end, 1, sparse=True))[0]
+                oldest_us = min(first.time_us, oldest_us or first.time_us)
+        rpo_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
         age_s = time.time() - newest.created_us / 1e6 if newest else None
         unproven = newest is None or newest.id not in await self._proven()
-        return Freshness(newest.id if newest else "", lag, age_s, bool(lag) and (age_s is None or age_s > ALARM_S), unproven)
+        return Freshness(newest.id if newest else "", lag, age_s, rpo_s, ahead, rpo_s > ALARM_S or bool(ahead), unproven)
 
     async def prove(self, proof: Proof) -> None:
         """Note that a restore was compared."""
