@@ -19,6 +19,7 @@ from perdure.engine.fold import apply
 from perdure.engine.importing import BrokenRecord, read_conversations
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
 from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_pages import fetch_page
 from perdure.engine.replay import WARNINGS_KEPT_MAX, Folded, fold_log
 from perdure.errors import ChainBroken, SealBroken
@@ -161,4 +162,11 @@ async def test_a_page_that_fails_harms_no_other(fresh_database: str) -> None:
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
+        assert connection.closed
+
+
+async def test_a_page_whose_server_falls_silent_is_given_up(fresh_database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(fresh_database, autocommit=True) as connection:
+        with pytest.raises(Silent), answered_within(connection, 0.3):
+            await fetch_page(connection, b"SELECT 1", b"SELECT pg_sleep(60)", tuple)
         assert connection.closed
