@@ -152,9 +152,12 @@ class Arrival:
         began_at = time.monotonic()
         await self._beside(copy.load(to_version=migration.witness_version or None, transfer=migration.transfer))
         steps.reach("migration.target.copied")
-        if copy.version == migration.witness_version and migration.witness_digest and copy.digest() != migration.witness_digest:
-            raise Aborted(f"digest mismatch: this node's copy at version {copy.version} is not what the coordinator folds")
         self._facts.update(copy_s=round(time.monotonic() - began_at, 6), events=copy.loaded_events)
+        if migration.witness_digest and copy.version == migration.witness_version:
+            found = copy.digest()
+            self._facts.update(digest_target=found, verified_version=copy.version)
+            if found != migration.witness_digest:
+                raise Aborted(f"digest mismatch: this node's copy at version {copy.version} is not what the coordinator folds")
 
     async def _beside(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do what may take long, and meanwhile show that it goes on and look whether it was aborted."""

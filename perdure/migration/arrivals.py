@@ -7,7 +7,9 @@ import contextlib
 import time
 from typing import Final
 
-from perdure.errors import PerdureError, Unavailable
+import msgspec
+
+from perdure.errors import PerdureError
 from perdure.limits import ARRIVALS_AT_ONCE_MAX
 from perdure.migration.arrival import Arrival
 from perdure.migration.copy import Copying
@@ -56,8 +58,9 @@ class _Arrivals:
         kept_at = 0.0
         try:
             while True:
-                # With the log away nothing can be moved; the host's lease tells when to stop.
-                with contextlib.suppress(Unavailable):
+                # With the log away nothing can be moved, and what another version of perdure wrote may not be readable here: both are looked at
+                # again. The host's lease tells when to stop.
+                with contextlib.suppress(PerdureError, msgspec.MsgspecError):
                     await self._look()
                     if time.monotonic() - kept_at >= KEEP_S:
                         kept_at = time.monotonic()

@@ -233,6 +233,19 @@ async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: W
     await world.check()
 
 
+async def test_a_hold_that_nobody_ends_runs_out_and_is_no_fence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = world.nodes[0]
+    held = await host.hold(NAME, "b", world.nodes[1].address, with_digest=True)
+    assert (held.version, held.digest) == ((await host.stand(NAME)).version, (await host.stand(NAME)).digest)
+    with pytest.raises(NotServed) as told:
+        await host.command(NAME, Command("refused"))
+    assert told.value.details["address"] == world.nodes[1].address
+    monkeypatch.setattr("perdure.recovery.handover.HOLD_S", 0.0)
+    await world.say()
+    assert (await world.owner())[1] == held.epoch
+    await world.check()
+
+
 async def test_a_damaged_copy_stops_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Copy.load
 
