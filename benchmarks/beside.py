@@ -52,7 +52,7 @@ class _Appends:
 
     async def _run(self, side: Side, callers: int, payload: str) -> float:
         settings = self._beside.settings
-        found = await side.append(callers, settings.seconds(*((0.4, 8) if callers < max(CALLERS) else (0.7, 10))), payload)
+        found = await side.append(callers, settings.seconds(*((0.3, 8) if callers < max(CALLERS) else (0.7, 10))), payload)
         if payload == "synthetic":
             self.latency.setdefault((side.facts.name, callers), Histogram()).merge(found.latency)
         return found.per_s

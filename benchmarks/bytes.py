@@ -32,7 +32,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
     assert postgres is not None
     taken: dict[str, float] = {}
     async with sides(settings, postgres.url) as beside:
-        half = settings.count(100, len(beside.conversations), least=8) // 2
+        half = settings.count(80, len(beside.conversations), least=8) // 2
         second = beside.conversations[half : 2 * half]
         raw = sum(payloads.raw_bytes(conversation) for conversation in second)
         note(f"bytes: {half} conversations after {half} others")

@@ -22,7 +22,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of embedded appends."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     latency: dict[str, Histogram] = {}
-    duration_s = settings.seconds(0.5, 8)
+    duration_s = settings.seconds(0.3, 8)
     async with sides(settings, "") as beside, beside.ours("sqlite") as ours:
         note("embedded: appends")
         beside.tell(ours)

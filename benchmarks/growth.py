@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import cycle
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmarks.settings import Settings
 from benchmarks.sides import Beside, Pairs, Side, rounds, sides
 from perdure import Event, append, services
 from perdure.client.engine import Engine
+from perdure.engine.log import postgres_segments
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.postgres import PostgresStore
 from perdure.limits import PARTITIONS_DEFAULT, SEGMENT_OFFSETS
@@ -29,13 +30,16 @@ from perdure.projections.reader import StateReader
 __all__ = ["KEYS", "measure"]
 
 KEYS = (
-    *("ratios.append_at_end", "ratios.append_at_1000_segments", "ratios.load_at_end", "ratios.eventsourcing_at_end"),
+    *("ratios.append_at_end", "ratios.load_at_end", "ratios.eventsourcing_at_end"),
+    *("ratios.append_at_1000_segments", "ratios.append_at_1000_young_segments"),
     *("figures.append_start_per_s", "figures.append_end_per_s", "figures.load_end_ms", "figures.events", "figures.segments"),
 )
 START = 10_000
 SEGMENTS = 1_000
-SEGMENT_EVENTS = 64
+SEGMENT_EVENTS = 250
 """Offsets of one segment where there are to be a thousand."""
+SPARE_SEGMENTS = 24
+"""Made before they are measured, in each partition: in use one is made once in 100 000 events, and their number is what is asked here."""
 CALLERS = 256
 PEER_CALLERS = 32
 PAIRS = 3
@@ -74,6 +78,12 @@ class _Log:
         self.versions[name] = done.version
         self.events += _FILL_EVENTS
 
+    async def spare(self, segments: int) -> None:
+        """Make so many segments of each partition ahead of need."""
+        store: Any = self._engine.log.store
+        for partition in range(store.partitions):
+            await store._segments.ensure(store._pool, partition, store._segments.newest(partition) + segments)
+
     async def probe(self) -> None:
         """An agent that stays as it is while others grow."""
         events = [self._event() for _ in range(PROBE_MESSAGES)]
@@ -90,10 +100,10 @@ class _Log:
             assert state.version == PROBE_MESSAGES
         return median(took)
 
-    async def rate(self, duration_s: float) -> float:
+    async def rate(self, duration_s: float, callers: int = CALLERS) -> float:
         """Appends per second of callers at agents taken by chance out of all, at the versions these have."""
         names = list(self.versions)
-        callers = min(CALLERS, len(names))
+        callers = min(callers, len(names))
 
         async def step(caller: int) -> None:
             # A caller has its own share of the agents: no two append to one at once.
@@ -158,15 +168,35 @@ async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int]) -> 
 
 
 async def _segments(beside: Beside, small: _Log) -> None:
-    """As many events as fill a thousand segments, so that only their number differs."""
+    """As many events as fill a thousand small segments."""
     segments = beside.settings.count(SEGMENTS, SEGMENTS, least=PARTITIONS_DEFAULT)
     note(f"growth: {segments} segments")
     duration_s = beside.settings.seconds(1, 10)
-    async with _log(beside, 10_000, SEGMENT_EVENTS) as many:
+    async with _log(beside, 25_000, SEGMENT_EVENTS) as many:
         await many.grow(segments * SEGMENT_EVENTS)
+        await many.spare(beside.settings.count(SPARE_SEGMENTS, 10 * SPARE_SEGMENTS, least=1))
         await many.rate(duration_s / 2)
-        pairs = await rounds(PAIRS, lambda: many.rate(duration_s), lambda: small.rate(duration_s))
-    beside.found |= {"ratios.append_at_1000_segments": pairs.ratio, "figures.segments": segments}
+        young = await rounds(PAIRS, lambda: many.rate(duration_s), lambda: small.rate(duration_s))
+        with _no_longer_young():
+            # One row an append: few of them meet the border of two segments, where all ids are looked up, too.
+            old = await rounds(PAIRS, lambda: many.rate(duration_s, 1), lambda: small.rate(duration_s, 1))
+    beside.found |= {"ratios.append_at_1000_segments": old.ratio, "ratios.append_at_1000_young_segments": young.ratio}
+    beside.found["figures.segments"] = segments
+
+
+@contextmanager
+def _no_longer_young() -> Iterator[None]:
+    """As if every segment had begun long ago.
+
+    For twelve seconds after a segment has begun, ids are looked up in all segments of its partition: in use that is so for twelve seconds of
+    100 000 events, here, where a segment holds so few, it would be all the time.
+    """
+    before = postgres_segments.SURE_AFTER_MS
+    postgres_segments.SURE_AFTER_MS = 0
+    try:
+        yield
+    finally:
+        postgres_segments.SURE_AFTER_MS = before
 
 
 async def _peer(beside: Beside, large: Side, details: dict[str, Any]) -> None:

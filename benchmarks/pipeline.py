@@ -17,11 +17,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
 
 import perdure
-from benchmarks.append import Settings
-from benchmarks.appending import Agents, unique
+from benchmarks import messaging
+from benchmarks.appending import EVENT_BYTES, Agents, unique
 from benchmarks.measuring import median, open_load, percentile
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import fresh_database
+from benchmarks.settings import Settings
 from benchmarks.worker import Worker
 from perdure import Event, append, services
 from perdure.client.engine import Engine
@@ -38,6 +39,7 @@ __all__ = ["KEYS", "measure"]
 KEYS = (
     *("ratios.redis_read", "ratios.hot_read", "figures.kafka_p50_ms", "figures.kafka_p99_ms", "figures.redis_p50_ms"),
     *("figures.redis_p99_ms", "figures.project_per_s", "figures.relay_per_s"),
+    *messaging.KEYS,
 )
 RATE_PER_S = 5_000
 AGENTS = 2_000
@@ -65,6 +67,9 @@ class _Run:
         self.engine = engine
         self.given = given
         self.tenant = tenant
+        self.limits = messaging.Limits(
+            given["bus"].removeprefix("kafka://").partition("?")[0], given["cache"], f"{tenant}-bare", tools=settings.peers
+        )
         self.found: dict[str, float] = {}
         self.details: dict[str, Any] = {}
 
@@ -89,7 +94,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
             finally:
                 await _clean(run, servers.kafka.url)
     run.details["uvloop"] = type(asyncio.get_running_loop()).__module__ == "uvloop"
-    return shape(run.found, KEYS, run.details, about)
+    return shape(run.found, KEYS, run.details, about, run.limits)
 
 
 async def _clean(run: _Run, kafka_url: str) -> None:
@@ -122,7 +127,9 @@ async def _catch_up(run: _Run) -> None:
     stop.set()
     await relaying
     run.found["figures.project_per_s"] = await _project(run, events)
-    run.details["caught_up_events"] = events
+    bare = await run.limits.publishing(events, EVENT_BYTES)
+    run.found |= {f"ratios.{name}": run.found["figures.relay_per_s"] / rate for name, rate in bare.items()}
+    run.details |= {"caught_up_events": events, "bare_per_s": {name: round(rate) for name, rate in bare.items()}}
 
 
 async def _project(run: _Run, events: int) -> float:
@@ -330,4 +337,7 @@ async def _reads(run: _Run) -> None:
     p50 = {name: median(values) for name, values in found.items()}
     run.found["ratios.redis_read"] = p50["from_redis"] / p50["bare"]
     run.found["ratios.hot_read"] = p50["at_hand"] / p50["small"]
+    bare_per_s = await run.limits.reading(int(1_000 + run.settings.seconds(20_000, 200_000)), len(msgspec.msgpack.encode(document)))
+    if bare_per_s is not None:
+        run.found["ratios.redis_benchmark"] = 1 / p50["from_redis"] / bare_per_s
     run.details["read_p50_us"] = {name: round(value * 1e6) for name, value in p50.items()}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.report import note
+from perdure.services.jars import cache_folder
 
 __all__ = ["PeerUnavailable", "command"]
 
@@ -42,7 +43,7 @@ def command(peer: str) -> tuple[list[str], dict[str, str]]:
 def _made(peer: str, pins: str, make: Callable[[Path, Path], None]) -> Path:
     """The peer's environment for these pins; two processes that want it at once make it once."""
     wanted = (HERE / peer / pins).read_bytes() + sys.version.encode()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure" / "peers"
+    cache = cache_folder() / "peers"
     place = cache / f"{peer}-{hashlib.sha256(wanted).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{place.name}.lock").open("w") as lock:
