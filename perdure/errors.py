@@ -24,6 +24,7 @@
     │   └── ObjectNotFound           the store has no object of that name
     ├── Conflict                     the expected version does not hold
     │   ├── Fenced                   a newer epoch owns the agent
+    │   │   └── AgentMoved           another engine does; address says which
     │   └── AlreadyExists
     ├── IntegrityError               stored data is not what was written
     │   ├── ChainBroken              hash chain of an agent
@@ -33,7 +34,6 @@
     │   ├── DeadlineExceeded
     │   ├── Overloaded               a bounded queue is full
     │   └── NotServed                another node serves the agent, or none does at the moment
-    ├── AgentMoved                   the agent went to another engine; address says which
     ├── CommandFailed                the handler of an agent host refused a command, or failed
     └── Denied                       a tenant, a key or a grant forbids it
         ├── ApprovalRequired         another person must approve it first; approval is the id of what was asked for
@@ -328,11 +328,10 @@ class NotServed(Unavailable):
     code = "not_served"
 
 
-class AgentMoved(PerdureError):
+class AgentMoved(Fenced):
     """The agent went to another engine. `address` says which."""
 
     code = "agent_moved"
-    exit_code = 4
 
 
 class CommandFailed(PerdureError):

@@ -33,7 +33,7 @@ async def append_checked(
 
     Raises SchemaViolation (nothing is stored), Conflict, and what `write` raises.
     """
-    types = [(await vault.obtain(append.name))[0].type for append in appends]
+    types = [(await vault.obtain_served(append.name))[0].type for append in appends]
     watched = [number for number, agent_type in enumerate(types) if agent_type in schemas.types]
     if not watched:
         return await write(appends)

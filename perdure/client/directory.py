@@ -64,7 +64,7 @@ class AgentDirectory:
         """Set an agent's type and labels; the agent is made when it is not there. Raises InvalidInput, LimitExceeded."""
         check_name(name)
         _check_facts(type, labels)
-        record, _ = await self._vault.obtain(name)
+        record, _ = await self._vault.obtain_served(name)
         await self._describe(record, type, labels)
         await self._schemas.note_type(record.type, type)
 
@@ -72,7 +72,7 @@ class AgentDirectory:
         """The agent's type; an agent without one gets this one."""
         check_name(name)
         _check_facts(type, {})
-        record, _ = await self._vault.obtain(name)
+        record, _ = await self._vault.obtain_served(name)
         if record.type:
             return record.type
         await self._describe(record, type, record.labels)

@@ -102,7 +102,7 @@ class Fidelity:
         if len(appends) == 1 and 1 <= len(appends[0].events) <= limits.EVENTS_PER_APPEND_MAX:
             if self._join(appends[0]):
                 return [self._held(appends[0].name)]
-            mode = self._modes.get((await self._vault.obtain(appends[0].name))[0].type)
+            mode = self._modes.get((await self._vault.obtain_served(appends[0].name))[0].type)
             if mode is not None:
                 return [await self._append(appends[0], mode)]
         for append in appends:
@@ -162,7 +162,7 @@ class Fidelity:
 
     async def _check(self, batch: Batch, append: AgentAppend) -> None:
         """Raise SchemaViolation where the state with these events would not satisfy its type's schema."""
-        agent_type = (await self._vault.obtain(append.name))[0].type
+        agent_type = (await self._vault.obtain_served(append.name))[0].type
         if agent_type not in self._schemas.types:
             return
         assert self.reader is not None

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName
 from perdure.errors import (
+    AgentMoved,
     CommandFailed,
     Conflict,
     DeadlineExceeded,
@@ -42,6 +43,7 @@ _ERRORS: Final[dict[int, type[PerdureError]]] = {
     403: Denied,
     404: NotFound,
     409: Conflict,
+    410: AgentMoved,
     413: LimitExceeded,
     422: CommandFailed,
 }
@@ -108,7 +110,8 @@ class Caller:
         kind = _ERRORS.get(answer.status)
         if kind is None:
             raise Unavailable(detail, hint=facts.get("hint") or "", address=facts.get("address"))
-        raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent)
+        where = {"address": facts["address"]} if "address" in facts else {}
+        raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)
 
     def _choice(self, turn: int) -> str:
         """One of the addresses; those that did not answer a moment ago only where there is no other."""

@@ -26,7 +26,7 @@ from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
-from perdure.errors import AlreadyExists, Fenced, NotServed, Overloaded, PerdureError, Unavailable
+from perdure.errors import AgentMoved, AlreadyExists, Fenced, NotServed, Overloaded, PerdureError, Unavailable
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
@@ -198,7 +198,7 @@ class AgentHost:
                 return self._served[name]
             if from_epoch is None:
                 self._log.vault.forget(name)  # the owner may have changed elsewhere
-            record, _ = await self._log.vault.obtain(name)
+            record, _ = await self._log.vault.obtain_served(name)
             if self._coming.expects(name):
                 # It comes by itself, under an epoch that a take-over would end.
                 await self._coming.wait(name)
@@ -337,6 +337,8 @@ class AgentHost:
         told = self._leaving.held(name)
         if told is not None:
             return told
+        if isinstance(problem, AgentMoved):
+            return problem
         self._log.vault.forget(name)
         record = await self._log.vault.record(*name)
         if record.owner in ("", self.name):

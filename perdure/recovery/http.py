@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from perdure.engine.log.contract import AgentName
 from perdure.errors import (
+    AgentMoved,
     AlreadyExists,
     CommandFailed,
     Conflict,
@@ -48,6 +49,7 @@ _STATUS: Final = (  # the first class that fits
     (NotFound, 404),
     (AlreadyExists, 409),
     (Conflict, 409),
+    (AgentMoved, 410),
     (NotServed, 421),
     (Overloaded, 429),
     (Unavailable, 503),

@@ -94,7 +94,7 @@ class Traveller:
         """
         if (into == "fork") != (new_agent is not None):
             raise InvalidInput("a fork, and only a fork, has a new agent", hint="name the agent that is to be made")
-        record = await self._log.vault.record(*name)
+        record = await self._log.vault.served(*name)
         chosen = await self._resolve(record, version, time)
         read = await self._reader.state_at_version(*name, chosen)
         target, appended = "", 0
@@ -121,7 +121,7 @@ class Traveller:
 
         Raises as `go`, and LimitExceeded (a fork of forks too deep).
         """
-        record = await self._log.vault.record(*name)
+        record = await self._log.vault.served(*name)
         newest = version is None and time is None
         return await self._fork(record, None if newest else await self._resolve(record, version, time), new_agent, actor, reason)
 

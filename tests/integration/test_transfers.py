@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.engine.changes import set_value
+from perdure.engine.changes import append, set_value
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
@@ -24,6 +24,7 @@ from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.expected import ANY
 from perdure.engine.log.log import read_pages
 from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed, PerdureError
+from perdure.recovery.commands import Command
 
 ALICE = AgentName("default", "alice")
 BOB = AgentName("default", "bob")
@@ -106,7 +107,7 @@ async def test_trajectories_move_to_a_second_engine_and_back(pair: Pair, traject
     source, target = pair.source, pair.target
     for file in sorted(trajectories.rglob("*")):
         if file.is_file() and file.suffix in (".json", ".jsonl", ".traj"):
-            await source.import_conversations(read_conversations(file), skip_bad=True)
+            await source.import_conversations(read_conversations(str(file)), skip_bad=True)
     names = [AgentName(tenant, each.agent) for tenant in await source.tenants() async for each in all_of(source, tenant)]
     assert len(names) > 300
     names = names[::5]
@@ -177,7 +178,7 @@ async def test_keys_and_dictionaries_of_both_engines_open_what_each_sealed(pair:
     await put(source, ALICE, 5, size=200)
     await source.keys.rotate_encryption_key("default")
     await put(source, ALICE, 5, size=300)
-    texts = []
+    texts: list[str] = []
     for here, there in ((source, target), (target, source), (source, target)):
         assert (await here.transfers.run(there, [ALICE])).moved == 1
         await there.log.append_event(ALICE, Event("noted", changes=(set_value(f"/at{len(texts)}", "blue 7 red 7 " * 20),)))
@@ -257,6 +258,42 @@ async def test_processes_that_remember_the_agent_learn_that_it_leaves_before_it_
         assert isinstance(outcome, decide.Shut)
         other.log.vault._known[ALICE] = (stale, cipher)
         await refused(other, ALICE, AgentMoved)
+
+
+async def test_a_node_that_serves_the_agent_tells_its_callers_that_it_moved(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+
+    def note(_state: dict[str, Any], _body: Any) -> Sequence[Event]:
+        return [Event("noted", changes=(append("/notes", 1),))]
+
+    commands = [Command(None) for _ in range(4)]
+    async with source.recovery.host("here", note) as host:
+        assert (await host.command(ALICE, commands[0])).version == 2  # after the one that gave it to the node
+        await source.transfers.run(target, [ALICE], address="there.example")
+        for command in commands[1:3]:
+            with pytest.raises(AgentMoved) as told:
+                await host.command(ALICE, command)
+            assert told.value.details["address"] == "there.example"
+    async with target.recovery.host("there", note) as host:
+        assert (await host.command(ALICE, commands[0])).already
+        assert not (await host.command(ALICE, commands[3])).already
+    assert (await target.states.get_current_state(ALICE)).document == {"notes": [1, 1]}
+
+
+async def test_a_fork_stays_with_its_parent(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 5)
+    await source.recovery.fork(ALICE, "bob")
+    with pytest.raises(InvalidInput, match="is a fork"):
+        await source.transfers.run(target, [BOB])
+    known = await digest_of(source, BOB)
+    await source.transfers.run(target, [ALICE])
+    with pytest.raises(Conflict, match="has forks here"):
+        await source.transfers.erase([ALICE])
+    with pytest.raises(AgentMoved):
+        await source.recovery.fork(ALICE, "carol")
+    assert await digest_of(source, BOB) == known
+    await assert_sound(source, target)
 
 
 async def test_nothing_is_begun_where_it_could_not_be_finished(pair: Pair) -> None:
