@@ -32,8 +32,9 @@ __all__ = ["COUNT", "Outcome", "Probe", "Prober", "Probing", "count"]
 
 RATE_MAX: Final = 10_000.0
 """Commands a second to one agent."""
-IN_FLIGHT_MAX: Final = 16_384
-"""Commands under way at once; what is due above is recorded as not sent, and so counts as time in which the agent was away."""
+IN_FLIGHT_MAX: Final = 1_024
+"""Commands to one agent under way at once, as many as its mailbox holds; what is due above is recorded as not sent, and so counts as time in
+which the agent was away. Without a bound, repeats of what a busy machine did not answer in time would keep it busy for ever."""
 TICK_S: Final = 0.0005
 """The shortest rest between two looks at what is due."""
 COUNT: Final = "perdure.testing.prober:count"
@@ -174,17 +175,19 @@ class Probing:
 class Prober:
     """Sends to each agent at its rate (commands a second) from `start` until `stop`; `records` may be read at any time.
 
-    send: e.g. `lambda name, command: caller.command(name, None, command)`. body: what the commands carry.
+    send: e.g. `lambda name, command: caller.command(name, None, command)`. body: what the commands carry. in_flight_max: of one agent.
     """
 
-    def __init__(self, send: Send, rates: Mapping[AgentName, float], *, body: Any = None) -> None:
+    def __init__(self, send: Send, rates: Mapping[AgentName, float], *, body: Any = None, in_flight_max: int = IN_FLIGHT_MAX) -> None:
         if not rates or not all(0 < rate <= RATE_MAX for rate in rates.values()):
             raise InvalidInput(f"probe at least one agent, at up to {RATE_MAX:g} commands a second")
         self.records = {name: Probing(name) for name in rates}
         self._send = send
         self._intervals_s = {name: 1 / rate for name, rate in rates.items()}
         self._body = body
+        self._in_flight_max = in_flight_max
         self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight = dict.fromkeys(rates, 0)
         self._running: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -243,10 +246,11 @@ class Prober:
 
     def _begin(self, name: AgentName, intended_s: float) -> None:
         command = Command(self._body)
-        if len(self._under_way) >= IN_FLIGHT_MAX:
+        if self._in_flight[name] >= self._in_flight_max:
             self.records[name].begin(command.id, intended_s, time.monotonic(), Outcome.NOT_SENT)
             return
         number = self.records[name].begin(command.id, intended_s, time.monotonic())
+        self._in_flight[name] += 1
         task = asyncio.create_task(self._one(name, command, number))
         self._under_way.add(task)
         task.add_done_callback(self._ended)
@@ -258,10 +262,16 @@ class Prober:
             self._stop.set()
             self._accepted.set()
 
+    async def _counted(self, name: AgentName, command: Command) -> CommandResult:
+        try:
+            return await self._send(name, command)
+        finally:
+            self._in_flight[name] -= 1
+
     async def _one(self, name: AgentName, command: Command, number: int) -> None:
         record = self.records[name]
         try:
-            done = await self._send(name, command)
+            done = await self._counted(name, command)
         except PerdureError as problem:
             # Where nobody answered, or somebody else was first, it may have taken effect; any other error says that it did not.
             outcome = Outcome.UNKNOWN if isinstance(problem, Unavailable | Conflict) else Outcome.REFUSED

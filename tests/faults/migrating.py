@@ -23,15 +23,19 @@ from perdure.migration.ledger import Ledger
 from perdure.migration.records import Migration, Strategy
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult
-from perdure.recovery.nodes import list_nodes
+from perdure.recovery.nodes import LEASE_PREFIX, list_nodes
 from perdure.testing.ownership_history import OwnershipReport, check_ownership
 from perdure.testing.prober import COUNT, Prober
 from tests.faults.migration_process import Forked, fork
+from tests.faults.separation import Separable
 
-LEASE_S = 4.0
+LEASE_S = 60.0
+"""No lease runs out because the machine is busy; where one shall run out, `lease_runs_out` says so."""
 TIMEOUT_S = 90.0
-RATE = 25.0
-"""Commands a second to each agent: enough to have some under way at every step, few enough for a busy machine."""
+RATE = 10.0
+"""Commands a second to each agent: few enough for a busy machine, on which some are under way at every step."""
+IN_FLIGHT_MAX = 4
+"""Commands of an agent under way at once: a machine that is too busy to answer is not asked more and more."""
 TENANT = "t"
 ENDS = ("migration_committed", "migration_aborted")
 
@@ -57,24 +61,48 @@ class World:
         self._prober: Prober | None = None
 
     # --- processes ---
-    async def start(self, *words: str, log: str = "", kill_point: str = "", stop_point: str = "", mutant: str = "") -> Forked:
-        """A command in a process of its own. log: where it finds the log, when not where others do."""
+    async def start(self, *words: str, log: str = "", **more: str) -> Forked:
+        """A command in a process of its own. log: where it finds the log, when not where others do. more: see `fork`."""
         flags = {**self.flags, "log": log or self.flags["log"]}
         options = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
         hits = self._folder / f"hits-{next(self._numbers)}"
-        process = await fork([*words, "--json", *options], hits, kill_point=kill_point, stop_point=stop_point, mutant=mutant)
+        process = await fork([*words, "--json", *options], hits, **more)
         self._processes.append(process)
         return process
 
-    async def node(self, name: str, *, agents_max: int = 100, lease_s: float = LEASE_S, **more: str) -> Node:
+    async def node(self, name: str, *, agents_max: int = 100, address: str = "127.0.0.1", **more: str) -> Node:
         """A node that serves agents which count."""
-        words = ("host", "--node", name, "--handler", COUNT, "--lease-s", str(lease_s), "--agents-max", str(agents_max))
+        words = (
+            "host",
+            "--address",
+            address,
+            "--node",
+            name,
+            "--handler",
+            COUNT,
+            "--lease-s",
+            str(LEASE_S),
+            "--agents-max",
+            str(agents_max),
+        )
         process = await self.start(*words, **more)
         async with asyncio.timeout(TIMEOUT_S):
             line = await process.said.readline()
         assert line, f"node {name} ended with {await process.ended()}"
         node = self.nodes[name] = Node(name, process, msgspec.json.decode(line)["address"])
         return node
+
+    async def node_behind(self, way: Separable, name: str, *, stop_point: str = "") -> Node:
+        """A node whose way to the log can be cut."""
+        namespace = way.prefix[way.prefix.index("--target") + 1] if way.prefix else ""
+        return await self.node(name, address=way.address, log=way.url, namespace=namespace, stop_point=stop_point)
+
+    async def lease_runs_out(self, node: str) -> None:
+        """What time does to the lease of a node that is dead or cut off, now."""
+        store = self.engine.log.store
+        for lease in await store.list_leases(LEASE_PREFIX):
+            if lease.name == LEASE_PREFIX + node:
+                await store.release_lease(lease)
 
     # --- agents ---
     async def place(self, agents: Iterable[str], node: str) -> list[AgentName]:
@@ -93,7 +121,7 @@ class World:
             async def send(name: AgentName, command: Command) -> CommandResult:
                 return await caller.command(name, None, command)
 
-            async with Prober(send, dict.fromkeys(names, rate)) as prober:
+            async with Prober(send, dict.fromkeys(names, rate), in_flight_max=IN_FLIGHT_MAX) as prober:
                 self._prober = prober
                 await self.all_answer()
                 yield prober
@@ -178,7 +206,7 @@ class World:
         owner = await self.owner(name)
         url = f"{self.nodes[owner].address}/v1/tenants/{name.tenant}/agents/{name.agent}/state"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            found: dict[str, Any] = (await answer.json())["document"]
+            found: dict[str, Any] = (await answer.json()).get("document", {})
         return found
 
     async def end(self) -> None:

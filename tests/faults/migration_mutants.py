@@ -7,9 +7,18 @@ from typing import Any
 
 from perdure.migration.arrival import Arrival
 from perdure.migration.copy import Copy
-from tests.faults.mutants import acknowledge_early, drop_the_epoch_check
+from tests.faults import mutants
 
 __all__ = ["BY_NAME"]
+
+
+COMMIT_S = 0.3
+
+
+def acknowledge_long_before() -> None:
+    """An append is acknowledged when it has been decided, and written so late that the agent has more of them under way all the time."""
+    mutants.COMMIT_S = COMMIT_S
+    mutants.acknowledge_early()
 
 
 def fold_otherwise() -> None:
@@ -48,8 +57,8 @@ def compare_nothing() -> None:
 
 
 BY_NAME: dict[str, Callable[[], None]] = {
-    "no-epoch-check": drop_the_epoch_check,
-    "early-acknowledgement": acknowledge_early,
+    "no-epoch-check": mutants.drop_the_epoch_check,
+    "early-acknowledgement": acknowledge_long_before,
     "another-fold": fold_otherwise,
     "another-fold-without-a-witness": fold_otherwise_unseen_by_the_coordinator,
     "no-verification": compare_nothing,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -30,8 +31,10 @@ POLL_S: Final = 0.02
 END_S: Final = 60.0
 
 
-def _command(words: list[str], said: Connection, hits: str, kill_point: str, stop_point: str, mutant: str) -> None:
+def _command(words: list[str], said: Connection, hits: str, kill_point: str, stop_point: str, mutant: str, namespace: str) -> None:
     """In the forked process."""
+    if namespace:
+        _enter(namespace)
     os.dup2(said.fileno(), sys.stdout.fileno())
     os.dup2(os.open(f"{hits}.errors", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     said.close()
@@ -39,6 +42,13 @@ def _command(words: list[str], said: Connection, hits: str, kill_point: str, sto
     if mutant:
         migration_mutants.BY_NAME[mutant]()
     sys.exit(run(words))
+
+
+def _enter(namespace: str) -> None:
+    """Live in the network of this process from here on."""
+    with open(f"/proc/{namespace}/ns/net", "rb") as network:
+        if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0):
+            raise OSError(ctypes.get_errno(), f"the network of process {namespace} cannot be entered")
 
 
 def _watch_steps(hits: str, kill_point: str, stop_point: str) -> None:
@@ -121,12 +131,14 @@ class Forked:
             self._process.close()
 
 
-async def fork(words: list[str], hits: Path, *, kill_point: str = "", stop_point: str = "", mutant: str = "") -> Forked:
-    """Start a command. kill_point: `step` or `step:times`; stop_point: the same, it stops itself (SIGSTOP)."""
+async def fork(
+    words: list[str], hits: Path, *, kill_point: str = "", stop_point: str = "", mutant: str = "", namespace: str = ""
+) -> Forked:
+    """Start a command. kill_point: `step` or `step:times`; stop_point: the same, it stops itself (SIGSTOP). namespace: see `_enter`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     said, say = context.Pipe(duplex=False)
-    process = context.Process(target=_command, args=(words, say, str(hits), kill_point, stop_point, mutant), daemon=True)
+    process = context.Process(target=_command, args=(words, say, str(hits), kill_point, stop_point, mutant, namespace), daemon=True)
     await asyncio.to_thread(process.start)
     say.close()
     forked = Forked(process, said, hits)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import Unavailable
-from perdure.migration.kill_points import COORDINATOR, SOURCE, TARGET
+from perdure.migration.kill_points import COORDINATOR, SETTLER, SOURCE, TARGET
 from perdure.migration.records import Migration
 from tests.faults.migrating import TENANT, TIMEOUT_S, Node, World, world_on
 
@@ -29,7 +29,7 @@ async def world(fresh_database: str, tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def in_threes(world: World, wanted: Sequence[tuple[str, str]]) -> list[Node]:
-    """Nodes (name, kill point), a few at a time: leases shall not run out while others start."""
+    """Nodes (name, kill point), a few at a time."""
     nodes: list[Node] = []
     for start in range(0, len(wanted), 3):
         nodes += await asyncio.gather(*(world.node(name, kill_point=point) for name, point in wanted[start : start + 3]))
@@ -42,6 +42,13 @@ async def assert_killed(node: Node, point: str) -> None:
     assert node.process.hits()[point] == 1
 
 
+async def all_killed(world: World, doomed: Sequence[Node], points: Sequence[str]) -> None:
+    """Each was seen to die at its point; then their leases run out."""
+    for node, point in zip(doomed, points, strict=True):
+        await assert_killed(node, point)
+        await world.lease_runs_out(node.name)
+
+
 @pytest.mark.parametrize("points", [TARGET[:COMMIT], TARGET[COMMIT:]], ids=["before the commit", "from the commit on"])
 async def test_a_target_killed_at_any_step_leaves_one_owner(world: World, points: tuple[str, ...]) -> None:
     await asyncio.gather(world.node("source"), world.node("survivor"), world.start("recover", "watch"))
@@ -51,8 +58,7 @@ async def test_a_target_killed_at_any_step_leaves_one_owner(world: World, points
         moves = []
         for name, node, point in zip(names, doomed, points, strict=True):
             moves.append(asyncio.create_task(world.move(name, node.name, "cold" if point in FENCE_ONLY else "live")))
-        for node, point in zip(doomed, points, strict=True):
-            await assert_killed(node, point)
+        await all_killed(world, doomed, points)
         told = await asyncio.gather(*moves, return_exceptions=True)
         closed = await world.all_closed(names)
         await world.all_answer()
@@ -72,8 +78,7 @@ async def test_a_source_killed_at_any_step_leaves_one_owner(world: World) -> Non
     names = [(await world.place([f"agent {number}"], node.name))[0] for number, node in enumerate(doomed)]
     async with world.probed(names):
         moves = [asyncio.create_task(world.move(name, "target")) for name in names]
-        for node, point in zip(doomed, SOURCE, strict=True):
-            await assert_killed(node, point)
+        await all_killed(world, doomed, SOURCE)
         await asyncio.gather(*moves, return_exceptions=True)
         await world.all_closed(names)
         await world.all_answer()
@@ -102,9 +107,30 @@ async def test_a_coordinator_killed_at_any_step_is_not_needed(world: World) -> N
     assert {await world.owner(name) for name in names} == {"target"}
 
 
+async def test_a_settler_killed_at_any_step_is_followed_by_the_next(world: World) -> None:
+    # The target's lease does not run out: nobody settles but who is told to.
+    applied = "migration.target.applied"
+    _, target = await asyncio.gather(world.node("source"), world.node("target", kill_point=applied))
+    names = await world.place(["settled"], "source")
+    async with world.probed(names):
+        plan = await world.engine.migrations.plan_migration(names[0], "target", strategy="cold")
+        asked = asyncio.create_task(world.engine.migrations.execute_migration(plan))
+        await assert_killed(target, applied)
+        for point in SETTLER:
+            settler = await world.start("migrate", "abort", plan.id, kill_point=point)
+            async with asyncio.timeout(TIMEOUT_S):
+                assert await settler.ended() == -signal.SIGKILL, f"{point} was not reached: {settler.hits()}"
+            assert settler.hits()[point] == 1
+        async with asyncio.timeout(TIMEOUT_S):
+            ended = await asked
+        await world.all_answer()
+    await world.check()
+    assert (ended.phase, await world.owner(names[0])) == ("aborted", "source")
+
+
 async def test_a_source_that_stands_still_across_the_flip_changes_nothing_when_it_goes_on(world: World) -> None:
-    # It stops with a command in its hands that is decided and not appended. Its lease outlasts the halt: only the log's epoch can refuse it.
-    source, _ = await asyncio.gather(world.node("source", stop_point="host.decided:12", lease_s=60.0), world.node("target"))
+    # It stops with a command in its hands that is decided and not appended. Its lease does not run out: only the log's epoch can refuse it.
+    source, _ = await asyncio.gather(world.node("source", stop_point="host.decided:12"), world.node("target"))
     names = await world.place(["stopped"], "source")
     async with world.probed(names):
         async with asyncio.timeout(TIMEOUT_S):

@@ -13,10 +13,9 @@ import pytest
 from perdure.errors import PerdureError
 from tests.faults.migrating import TIMEOUT_S, World, world_on
 
-FAST = 200.0
-"""Commands a second: some are under way whenever the agent is moved."""
+FAST = 30.0
+"""Commands a second: with the slow commits of `acknowledge_long_before` some are under way whenever the agent is moved."""
 MOVES = 3
-LONG_LEASE_S = 60.0
 
 
 @pytest.fixture
@@ -28,9 +27,7 @@ async def world(fresh_database: str, tmp_path: Path) -> AsyncIterator[World]:
 async def a_source_that_stands_still(world: World, mutant: str) -> None:
     """It is stopped with a command in its hands, and goes on when the agent has moved; only the log's epoch can refuse it."""
     stop_point = "host.decided:12"
-    await asyncio.gather(
-        world.node("source", stop_point=stop_point, lease_s=LONG_LEASE_S, mutant=mutant), world.node("target", lease_s=LONG_LEASE_S)
-    )
+    await asyncio.gather(world.node("source", stop_point=stop_point, mutant=mutant), world.node("target"))
     (name,) = await world.place(["agent"], "source")
     source = world.nodes["source"].process
     async with world.probed([name]), asyncio.timeout(TIMEOUT_S):

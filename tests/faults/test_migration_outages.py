@@ -23,13 +23,15 @@ from perdure.migration.records import Migration, event_id
 from perdure.migration.settling import COMMIT, Settler
 from perdure.recovery.nodes import announce, list_nodes
 from tests.faults.migrating import TIMEOUT_S, World, world_on
+from tests.faults.separation import separable
 from tests.fix_proxy import Proxy
 from tests.fix_services import PrivateServices
 
 PING_PONG_S = float(os.environ.get("PERDURE_PING_PONG_S", "0"))
 """How long agents go to and fro; 0: `MOVES` times each."""
 MOVES = 4
-LONG_LEASE_S = 60.0
+LOST = 6
+"""Exit code of a node that lost its lease."""
 Proxies = Callable[[str], Awaitable[Proxy]]
 
 
@@ -82,7 +84,7 @@ async def test_an_abort_before_a_commit_that_is_late_wins_and_the_commit_changes
 
 
 async def test_an_abort_behind_a_commit_finds_it_done(world: World) -> None:
-    await asyncio.gather(world.node("source"), world.node("target", stop_point="migration.target.committed", lease_s=LONG_LEASE_S))
+    await asyncio.gather(world.node("source"), world.node("target", stop_point="migration.target.committed"))
     (name,) = await world.place(["agent"], "source")
     settler, ledger = Settler(world.engine.log), Ledger(world.engine.log.store)
     async with world.probed([name]):
@@ -138,6 +140,38 @@ async def test_a_target_cut_off_from_the_log_leaves_the_agent_where_it_is_or_end
     assert (again.phase, await world.owner(names[1])) == ("committed", "target")
 
 
+async def test_nodes_in_networks_that_are_cut_neither_write_nor_keep_an_agent(world: World) -> None:
+    async with separable(world.flags["log"]) as way_of_source, separable(world.flags["log"]) as way_of_target:
+        copied = "migration.target.copied"
+        await asyncio.gather(
+            world.node_behind(way_of_source, "source"), world.node_behind(way_of_target, "apart", stop_point=copied), world.node("other")
+        )
+        moving, staying = await world.place(["moving", "staying"], "source")
+        async with world.probed([moving, staying]):
+            # A target that reaches neither the source nor, from its copy on, the log.
+            asked = asyncio.create_task(world.move(staying, "apart"))
+            apart = world.nodes["apart"].process
+            async with asyncio.timeout(TIMEOUT_S):
+                await apart.stopped()
+                await way_of_target.cut()
+                apart.send(signal.SIGCONT)
+                await world.lease_runs_out("apart")
+                ended = await asked
+            await way_of_target.heal()
+            async with asyncio.timeout(TIMEOUT_S):
+                assert await apart.ended() == LOST
+            await world.all_answer()
+            # A source that its target reaches, and that does not reach the log.
+            await way_of_source.cut()
+            moved = await world.move(moving, "other")
+            await world.all_answer([moving])
+            await way_of_source.heal()
+            await world.all_answer()
+        await world.check()
+    assert (moved.phase, await world.owner(moving)) == ("committed", "other")
+    assert (ended.phase, await world.owner(staying)) == ("aborted", "source")
+
+
 async def test_a_coordinator_cut_off_from_the_log_is_not_needed(world: World, proxy_before: Proxies) -> None:
     (name,) = await source_and_target(world)
     proxy = await proxy_before(world.flags["log"])
@@ -186,7 +220,7 @@ async def test_a_postgres_that_restarts_while_the_agent_is_fenced_delays_it_and_
     assert postgres is not None
     async with world_on(postgres.url, tmp_path) as world:
         fenced = "migration.target.fenced"
-        await asyncio.gather(world.node("source", lease_s=LONG_LEASE_S), world.node("target", stop_point=fenced, lease_s=LONG_LEASE_S))
+        await asyncio.gather(world.node("source"), world.node("target", stop_point=fenced))
         (name,) = await world.place(["agent"], "source")
         target = world.nodes["target"].process
         async with world.probed([name]):

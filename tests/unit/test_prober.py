@@ -80,6 +80,25 @@ async def test_commands_are_sent_while_others_are_not_answered() -> None:
     assert prober.under_way == 0
 
 
+async def test_what_is_due_beyond_the_bound_is_recorded_as_not_sent() -> None:
+    away = asyncio.Event()
+
+    async def send(name: AgentName, _command: Command) -> CommandResult:
+        if name == ONE:
+            await away.wait()
+        return CommandResult(1, 1, 1)
+
+    async with asyncio.timeout(TIMEOUT_S), Prober(send, {ONE: 500, OTHER: 500}, in_flight_max=3) as prober:
+        await prober.accepted(OTHER, 10)
+        waiting = prober.records[ONE].of(Outcome.UNKNOWN)
+        away.set()
+        await prober.accepted(ONE, 4)
+    record = prober.records[ONE]
+    assert waiting == 3
+    assert record.of(Outcome.NOT_SENT) > 0
+    assert record.of(Outcome.NOT_SENT) + record.of(Outcome.ACCEPTED) == len(record)
+
+
 async def test_every_outcome_is_recorded() -> None:
     answers: list[PerdureError | None] = [CommandFailed("no"), DeadlineExceeded("late"), None]
     sent: list[Command] = []
