@@ -115,6 +115,8 @@ TRANSFER_LAG_EVENTS: Final = 256
 """Once the target lacks no more than this, the source is fenced."""
 TRANSFER_ROUNDS_MAX: Final = 20
 """Rounds in which an agent that is written to faster than it is copied is followed; then it is fenced as it is."""
+TRANSFER_CLOCKS_APART_S: Final = 1.0
+"""How far the clocks of two logs may be apart. With more, the time of an id would not tell any more where it can stand."""
 TRANSFER_LIST_PAGE: Final = 500
 TRANSFER_REPORT_MAX: Final = 1_000
 """Agents of one run that a report names."""

@@ -113,6 +113,12 @@ class Transfers:
         return [name async for name in names_of(_side(self._engine), tenant)]
 
     def _run(self, target: Engine, address: str, at_once: int, progress: Callable[[Report], None] | None) -> Run:
+        from perdure.client.engine import Engine
+
+        if not isinstance(target, Engine):
+            raise InvalidInput(
+                f"the target is no engine but a {type(target).__name__}", hint="open it with perdure.open(), in the same event loop"
+            )
         if target is self._engine or target.log.store is self._engine.log.store:
             raise ConfigurationError("source and target are the same engine", hint="name another engine to move to")
         return Run(_side(self._engine), _side(target, address), at_once=at_once, progress=progress)

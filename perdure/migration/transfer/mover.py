@@ -301,6 +301,10 @@ class Mover:
         """The event that makes the target the agent's engine, over its mark, in one step; the epoch from then on."""
         (head,) = await self._target.store.heads([heir])
         newest = await self._target.store.read_agent(heir, EventFilter(from_version=head.version, to_version=head.version), 1)
+        # Times of an agent never go back: what is appended next gets the target's time.
+        ahead_s = (newest[0].time_us - await self._target.store.clock_us()) / 1e6
+        if ahead_s > 0:
+            await asyncio.sleep(min(ahead_s, limits.ID_CLOCK_MARGIN_S))
         time_us = max(newest[0].time_us, await self._target.store.clock_us())
         sealed = await self._owned(heir, head, time_us)
         await self._target.store.receive_events([heir], [sealed], owner=self._staged, settle=Settling("", sealed.epoch))
