@@ -147,7 +147,8 @@ async def _backups(engine: Engine, url: str) -> Finding:
             "backup", False, f"it has {fresh.ahead_events} events that the log does not have", "perdure recover promote --dry-run"
         )
     newest = "there is none" if fresh.lag_s is None else f"the newest is {fresh.lag_s:.0f} s old, {'un' if fresh.unproven else ''}proven"
-    says = f"{newest}; {fresh.lag_events} events of the last {fresh.rpo_s:.0f} s are in none"
+    lost = f"{fresh.lag_events} events of the last {fresh.rpo_s:.0f} s are in none" if fresh.lag_events else "every event is in it"
+    says = f"{newest}; {lost}"
     return Finding("backup", not fresh.alarm, says, "perdure backup create --every 30" if fresh.alarm else "")
 
 

@@ -134,7 +134,7 @@ async def promote(
     verb = "would be" if done.dry_run else "is"
     lines = [
         f"the log {verb} of generation {done.generation}",
-        f"{count(done.brought)} events of {count(done.agents)} agents that it lacked {verb} taken from the topic",
+        f"from the topic: {count(done.brought)} events of {count(done.agents)} agents that it lacked",
         f"{count(done.lost_events)} events are lost" if done.lost_events else "nothing is known to be lost",
         *(f"  {each.tenant}/{each.agent}: versions {each.first_version} to {each.last_version}: {each.reason}" for each in done.lost),
     ]

@@ -27,6 +27,7 @@ from perdure.engine.topic_check import check_topic
 from perdure.errors import Conflict, IntegrityError, LimitExceeded, NotFound, PerdureError, Unavailable
 from perdure.limits import PROMOTION_EVENTS_MAX
 from perdure.projections.contract import StateCache
+from perdure.recovery.backup.export import BACKUP_SCOPE, LOG_ID
 from perdure.recovery.backup.restore import PROMOTION_MARK, RESTORE_SCOPE
 
 __all__ = ["Lost", "Promoter", "Promotion", "ahead_of_log"]
@@ -92,11 +93,13 @@ class Promoter:
 
     async def run(self, *, dry_run: bool) -> Promotion:
         """Raises Conflict while processes are at work on this log, LimitExceeded, Unavailable."""
-        old = self._store.generation
-        generation = old + 1 if dry_run else await self._begin()
+        # The same copy may have been promoted before: its generation then is in the cache already.
+        seen = await self._compare_cache(None)
+        next_one = max(self._store.generation, seen) + 1
+        generation = next_one if dry_run else await self._begin(next_one)
         for partition in range(self._store.partitions):
             await self._partition(partition, dry_run=dry_run)
-        await self._compare_cache(old if dry_run else generation - 1)
+        await self._compare_cache(generation)
         sound = not self._gone if dry_run else await self._settle()
         lost = sorted(self._gone.values(), key=lambda each: (each.tenant, each.agent))
         return Promotion(
@@ -109,7 +112,7 @@ class Promoter:
             sound,
         )
 
-    async def _begin(self) -> int:
+    async def _begin(self, generation: int) -> int:
         """Nobody else is at work from here on; the new generation. One that was interrupted keeps the number that it had begun."""
         mark = await self._store.get_document(RESTORE_SCOPE, PROMOTION_MARK)
         if mark is None:
@@ -119,12 +122,12 @@ class Promoter:
                     f"processes are at work on this log ({', '.join(held[:3])})",
                     hint="stop them; what was copied with the log runs out by itself within seconds",
                 )
-            value = msgspec.msgpack.encode(self._store.generation + 1)
+            value = msgspec.msgpack.encode(generation)
             mark = await self._store.put_document(RESTORE_SCOPE, PROMOTION_MARK, value, expected=0)
             if mark is None:
                 raise Conflict("another promotion has just begun", hint="wait for it")
             steps.reach("promotion.marked")
-        generation: int = msgspec.msgpack.decode(mark.value, type=int)
+        generation = msgspec.msgpack.decode(mark.value, type=int)
         if self._store.generation < generation:
             await self._store.set_generation(generation)
         steps.reach("promotion.generation")
@@ -226,10 +229,12 @@ class Promoter:
         self._gone[name] = Lost(name.tenant, name.agent, first, last, reason if before is None else before.reason)
 
     # --- what the cache has seen ---
-    async def _compare_cache(self, generation: int) -> None:
-        """Versions that the old world's cache had, and that neither the log nor the topic has."""
+    async def _compare_cache(self, generation: int | None) -> int:
+        """Note versions that the cache has seen in an older generation than this one, and that neither the log nor the topic has; None: note none.
+        The newest generation that the cache has seen."""
+        newest = 0
         if self._cache is None:
-            return
+            return newest
         for tenant in await self._store.tenants():
             after = ""
             while page := await self._store.list_agents(tenant, after=after, limit=PAGE_AGENTS):
@@ -237,10 +242,14 @@ class Promoter:
                 names = [AgentName(agent.tenant, agent.agent) for agent in page]
                 heads = await self._store.heads(page)
                 for name, token, head in zip(names, await self._cache.tokens(names), heads, strict=True):
+                    if token is None:
+                        continue
+                    newest = max(newest, token.generation)
                     version = self._heads[name][1].version if name in self._heads else head.version
-                    if token is not None and token.generation == generation and token.version > version:
+                    if generation is not None and token.generation < generation and token.version > version:
                         self._miss(name, version + 1, "only the cache has seen it")
                         self._miss(name, token.version, "only the cache has seen it")
+        return newest
 
     # --- the end ---
     async def _settle(self) -> bool:
@@ -255,5 +264,7 @@ class Promoter:
             # Whatever topic there is then gets the whole log from its beginning; consumers drop what they know.
             for document in await self._store.list_documents(RELAY_SCOPE):
                 await self._store.delete_document(RELAY_SCOPE, document.name)
+        # Backups of the log that this one was must not be gone on with, whatever its generation was called.
+        await self._store.delete_document(BACKUP_SCOPE, LOG_ID)
         await self._store.delete_document(RESTORE_SCOPE, PROMOTION_MARK)
         return sound

@@ -21,6 +21,7 @@ from perdure.client.promotion import promote
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, Fenced, IntegrityError, Unavailable
+from perdure.projections.contract import CellWrite, Token
 from perdure.recovery.promotion import ahead_of_log
 from tests.fix_services import PrivateServices
 
@@ -185,9 +186,14 @@ async def test_what_is_lost_is_told_and_a_new_topic_gets_the_log_that_goes_on(in
     installation.put_copy_in_place()
     async with installation.opened() as engine:
         assert not (await engine.verify()).ok
+        # The same copy was promoted before, and what went on from it was lost again: its generations are used up.
+        (cached,) = await engine.cache.get([AGENTS[0]])
+        assert cached is not None
+        write = CellWrite(*AGENTS[0], None, Token(4, 1, 1), cached.cells, (), len(cached.cells), cached.layout)
+        assert await engine.cache.apply([write]) == [write.token]
     done = await promote(installation.settings)
     assert {(each.agent, each.first_version, each.last_version) for each in done.lost} == {(AGENTS[4].agent, 6, 7), (LATE.agent, 1, 3)}
-    assert (done.lost_events, done.topic_sound) == (5, False)
+    assert (done.generation, done.lost_events, done.topic_sound) == (5, 5, False)
     installation.topics.append(f"promotion-{uuid.uuid4().hex}")
     async with installation.opened() as engine:
         now = await histories(engine, *AGENTS)

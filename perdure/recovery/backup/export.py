@@ -26,7 +26,7 @@ from perdure.recovery.backup.objects import PREFIX, Vessel, blob_object
 from perdure.recovery.backup.records import BlobEntry, DocumentEntry, FloorEntry, KeyEntry, StoredEvent
 from perdure.security.ring import TENANT_KEYS_SCOPE
 
-__all__ = ["VOLATILE_SCOPES", "Exporter", "log_id"]
+__all__ = ["BACKUP_SCOPE", "LOG_ID", "VOLATILE_SCOPES", "Exporter", "log_id"]
 
 SEGMENT_EVENTS: Final = 5_000
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
@@ -36,17 +36,18 @@ PAGE: Final = 1_000
 PART_RECORDS: Final = 10_000
 VOLATILE_SCOPES: Final = frozenset({"relay", "nodes", "assignments", "snapshotter", "backup", "restore"})
 """Documents about running processes: another world's are of no use."""
-_SCOPE: Final = "backup"
+BACKUP_SCOPE: Final = "backup"
+LOG_ID: Final = "log"
 
 Progress = Callable[[int, int], None]
 
 
 async def log_id(store: LogStore) -> str:
     """The id of a log, made when it is first backed up."""
-    document = await store.get_document(_SCOPE, "log")
+    document = await store.get_document(BACKUP_SCOPE, LOG_ID)
     if document is None:
-        await store.put_document(_SCOPE, "log", uuid7().hex.encode(), expected=0)
-        document = await store.get_document(_SCOPE, "log")
+        await store.put_document(BACKUP_SCOPE, LOG_ID, uuid7().hex.encode(), expected=0)
+        document = await store.get_document(BACKUP_SCOPE, LOG_ID)
     assert document is not None
     return document.value.decode()
 
