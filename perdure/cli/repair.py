@@ -37,8 +37,9 @@ async def repair(
             with Progress("repair", quiet=options.json, unit="agents") as progress:
                 report = await work(engine, backups=backup, dry_run=dry_run, progress=progress)
             passage.outcome = {"actions": len(report.actions), "left": len(report.unresolved)}
-    verb = "would be done" if dry_run else "was done"
-    lines = [f"{len(report.actions)} things {verb} for {report.agents} agents" if report.actions else "nothing is damaged"]
+    many = "1 thing" if len(report.actions) == 1 else f"{len(report.actions)} things"
+    verb = "to do" if dry_run else "done"
+    lines = [f"{many} {verb}, of {report.agents} agents that were looked at" if report.actions else "nothing is damaged"]
     for action in report.actions:
         whose = f" {action.tenant}/{action.agent}" if action.agent else ""
         lines.append(f"  {action.what}{whose}: {action.detail}{f', from the {action.source}' if action.source else ''}")
