@@ -65,11 +65,12 @@ def _machine(reports: Reports) -> str:
         return "No results are kept."
     about, form = found[0]["machine"], "quick" if found[0]["quick"] else "long"
     postgres: dict[str, Any] = next((each["machine"]["postgres"] for each in found if "postgres" in each["machine"]), {})
+    load_1min: float = min(found, key=lambda report: str(report["when"]))["machine"]["load_1min"]
     dates = sorted({report["when"][:10] for report in found})
     rows = {
         "measured": " to ".join(dict.fromkeys((dates[0], dates[-1]))) + f", the {form} form",
         "processors": f"{about['processors']} × {about['processor']}",
-        "other load": f"{max(report['machine']['load_1min'] for report in found)} processes in the minute before, at most",
+        "before it began": f"{load_1min} processes that ran or waited, on average over a minute",
         "memory": f"{about['memory_gib']} GiB",
         "system": about["system"],
         "Python": about["python"],
@@ -77,7 +78,8 @@ def _machine(reports: Reports) -> str:
             [postgres.get("server_version", "?"), *(f"{name}={value}" for name, value in postgres.items() if name != "server_version")]
         ),
     }
-    return _table(("", ""), rows.items())
+    busy = "\nThe machine had other work meanwhile: every figure is too low, every latency too high; only ratios of pairs tell something.\n"
+    return _table(("", ""), rows.items()) + (busy if load_1min > about["processors"] else "")
 
 
 def _targets(reports: Reports) -> str:
@@ -92,6 +94,8 @@ def _targets(reports: Reports) -> str:
 
 def _losses(reports: Reports) -> str:
     """Every ratio to a peer below 1 and every target that is missed, with the reason."""
+    if not reports:
+        return ""
     lost: dict[tuple[str, str], float] = {}
     for name in ("append", "embedded", "bytes", "load", "replay"):
         for key, value in reports.get(name, {}).get("ratios", {}).items():

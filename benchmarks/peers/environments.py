@@ -78,4 +78,4 @@ def _run(program: list[str], folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     said = (getattr(error, "stderr", "") or "").strip().splitlines()
-    return said[-1] if said else str(error)
+    return next((line for line in said if "error" in line.lower()), str(error))
