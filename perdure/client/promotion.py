@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.client.approvals import acting
 from perdure.client.engine import open_engine
 from perdure.engine.bus.memory import MemoryBus
 from perdure.identifiers import uuid7
@@ -22,6 +23,7 @@ async def promote(settings: config.Settings, *, dry_run: bool = False, progress:
 
     dry_run: only say what would come of it. Raises Conflict while processes are at work on the log, LimitExceeded, Unavailable.
     """
+    who = acting()
     engine = await open_engine(settings, create=False, whole=False)
     try:
         bus = None if isinstance(engine.bus, MemoryBus) else engine.bus
@@ -29,7 +31,8 @@ async def promote(settings: config.Settings, *, dry_run: bool = False, progress:
         done = await Promoter(engine.log, bus, cache, progress=progress).run(dry_run=dry_run)
         if not dry_run:
             assert engine.log.reader is not None
-            facts = {"generation": done.generation, "brought": done.brought, "lost_events": done.lost_events}
+            # Written afterwards: an entry before would stand where the topic's next event belongs.
+            facts = {"actor": who, "generation": done.generation, "brought": done.brought, "lost_events": done.lost_events}
             await Journal(engine.log, engine.log.reader).ended(uuid7().hex, "promoted", facts)
         return done
     finally:

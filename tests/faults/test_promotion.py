@@ -250,3 +250,7 @@ async def test_a_log_that_is_at_work_is_not_promoted(tmp_path: Path) -> None:
                 await promote(settings)
         done = await promote(settings)
         assert (done.generation, done.brought, done.lost) == (2, 0, ())
+    async with perdure.open(settings=settings) as engine:
+        (entry,) = await engine.recovery.journal()
+        assert (entry.type, entry.data["generation"]) == ("recovery_promoted", 2)
+        assert entry.data["actor"]
