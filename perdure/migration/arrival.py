@@ -15,6 +15,7 @@ A copy that differs stops the migration before anything was taken from the sourc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
@@ -291,7 +292,7 @@ class Arrival:
 
     # --- the end ---
     async def _served(self, copy: Copy, owned: Owned) -> None:
-        left = await self._source.left(owned.epoch)
+        left, _ = await asyncio.gather(self._source.left(owned.epoch), self._known_again())
         steps.reach("migration.target.told")
         integrity = "verified" if self._facts.get("digest_source") else "chain"
         if left is not None and left.digest and left.version == copy.version and not self.migration.distrusted:
@@ -302,6 +303,11 @@ class Arrival:
         done = await self._settler.close(self._kept.migration, "committed", **facts)
         if done.integrity == "mismatch":
             await self._go_back(done)
+
+    async def _known_again(self) -> None:
+        """The agent's row and key, at once: else the next command would wait for them. Where that fails, it asks by itself."""
+        with contextlib.suppress(PerdureError):
+            await self._log.vault.obtain(self._name)
 
     async def _go_back(self, done: Migration) -> None:
         """What this node has is not what the source had: the source folds the log anew and takes the agent back."""
