@@ -32,7 +32,7 @@ from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.expected import ANY
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, STAGED, mark_of, owner_of, refusal
-from perdure.errors import AlreadyExists, Conflict, DictionaryNotFound, Fenced, IntegrityError, InvalidInput, KeyUnavailable
+from perdure.errors import AlreadyExists, Conflict, DictionaryNotFound, Fenced, IntegrityError, InvalidInput, KeyUnavailable, Unavailable
 from perdure.identifiers import partition_of
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots
 from perdure.migration.transfer.comparing import Comparing
@@ -352,11 +352,7 @@ class Mover:
         left = row.owner == owner_of(LEAVING, self._record.id)
         if row.owner == owner_of(MOVED, self._record.id) or (left and heir is not None and self._is_committed(heir, noted)):
             raise self._too_late()
-        if noted is None or noted.id != self._record.id:
-            await keep_arrival(self._target.store, self._name, self._arrival(heir, noted, aborted=True))
-        else:
-            await keep_arrival(self._target.store, self._name, msgspec.structs.replace(noted, aborted=True))
-            await self._unstage(noted)
+        await self._unstage(await self._note_abort())
         self._target.vault.forget(self._name)
         steps.reach("transfer.unstaged")
         await self._take_back()
@@ -366,6 +362,22 @@ class Mover:
         await self._source.vault.moves.tell()
         return ended
 
+    async def _note_abort(self) -> Arrival:
+        """Write down that nobody stages under this id any more; the arrival as it is then."""
+        for _ in range(limits.CONTROL_WRITE_ATTEMPTS_MAX):
+            (heir,) = await self._target.store.agents([self._name])
+            noted = await arrival(self._target.store, self._name)
+            ours = noted is not None and noted.id == self._record.id
+            wanted = msgspec.structs.replace(noted, aborted=True) if noted and ours else self._arrival(heir, noted, aborted=True)
+            try:
+                await keep_arrival(self._target.store, self._name, wanted)
+            except Conflict:
+                continue  # others are at it, too
+            return wanted
+        raise Unavailable(
+            "the arrival of the agent is being changed by others all the time", tenant=self._record.tenant, agent=self._record.agent
+        )
+
     async def _unstage(self, noted: Arrival) -> None:
         (heir,) = await self._target.store.agents([self._name])
         if heir is None:
@@ -374,11 +386,9 @@ class Mover:
         after = noted.before if noted.before is not None and gone else owner_of(LEFT_OVER, self._record.id)
         swapped = await self._target.store.swap_owner(heir, self._staged, after)
         row = await row_of(self._source, self._name)
-        if (
-            not swapped
-            and row.owner == owner_of(LEAVING, self._record.id)
-            and self._is_committed(await row_of(self._target, self._name), noted)
-        ):
+        moved = row.owner == owner_of(MOVED, self._record.id)
+        left = row.owner == owner_of(LEAVING, self._record.id)
+        if moved or (left and not swapped and self._is_committed(await row_of(self._target, self._name), noted)):
             # It was committed between the two looks.
             await keep_arrival(self._target.store, self._name, await self._not_aborted())
             raise self._too_late()

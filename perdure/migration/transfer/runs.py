@@ -11,7 +11,7 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord
-from perdure.engine.log.marks import LEFT_OVER, MOVED, mark_of
+from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, mark_of, owner_of
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.migration.transfer.inheritance import Inheritance
@@ -170,9 +170,16 @@ class Run:
         return self._report
 
     async def pending(self) -> list[TransferRecord]:
-        """Transfers to this target that are not over."""
+        """Transfers to this target that are not over: also those that were taken back while somebody else still went on, until that shows."""
         to = await identity(self._target.store)
-        return [each for each in await records(self._source.store) if each.phase == "copying" and each.to == to]
+        found = [each for each in await records(self._source.store) if each.phase in ("copying", "aborted") and each.to == to]
+        begun = []
+        for start in range(0, len(found), limits.TRANSFER_LIST_PAGE):
+            page = found[start : start + limits.TRANSFER_LIST_PAGE]
+            rows = await self._source.store.agents([each.name for each in page])
+            shut = [row is not None and row.owner == owner_of(LEAVING, each.id) for row, each in zip(rows, page, strict=True)]
+            begun += [each for each, is_shut in zip(page, shut, strict=True) if each.phase == "copying" or is_shut]
+        return begun
 
     async def abort(self, begun: Sequence[TransferRecord], reason: str) -> list[TransferRecord]:
         """Take these transfers back. Raises Conflict where the target has committed, Unavailable."""
