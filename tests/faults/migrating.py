@@ -32,7 +32,7 @@ from tests.faults.separation import Separable
 LEASE_S = 60.0
 """No lease runs out because the machine is busy; where one shall run out, `lease_runs_out` says so."""
 TIMEOUT_S = 90.0
-RATE = 10.0
+RATE = 25.0
 """Commands a second to each agent: few enough for a busy machine, on which some are under way at every step."""
 IN_FLIGHT_MAX = 4
 """Commands of an agent under way at once: a machine that is too busy to answer is not asked more and more."""

@@ -30,6 +30,8 @@ from tests.fix_services import PrivateServices
 PING_PONG_S = float(os.environ.get("PERDURE_PING_PONG_S", "0"))
 """How long agents go to and fro; 0: `MOVES` times each."""
 MOVES = 4
+FAST = 100.0
+"""Commands a second to each agent that goes to and fro: some wait wherever it goes."""
 LOST = 6
 """Exit code of a node that lost its lease."""
 Proxies = Callable[[str], Awaitable[Proxy]]
@@ -304,7 +306,7 @@ async def test_agents_that_go_to_and_fro_under_load_lose_and_double_nothing(worl
             moves += 1
         return moves
 
-    async with world.probed(names):
+    async with world.probed(names, FAST):
         moves = await asyncio.gather(*(to_and_fro(name) for name in names))
         await world.all_answer()
     report = await world.check()
