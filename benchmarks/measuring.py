@@ -45,18 +45,21 @@ def median(values: Sequence[float]) -> float:
 
 
 async def closed_load(callers: int, duration_s: float, work: Callable[[int], Awaitable[None]]) -> tuple[float, list[float]]:
-    """Each caller works again as soon as it is done. Returns done per second and every latency in seconds. work: given the caller's number."""
+    """Each caller works again as soon as it is done, once at least. Returns done per second and every latency in seconds.
+
+    work: given the caller's number.
+    """
     latencies: list[float] = []
     started = time.perf_counter()
     end = started + duration_s
 
     async def caller(number: int) -> None:
-        before = time.perf_counter()
-        while before < end:
+        before, first = time.perf_counter(), True
+        while first or before < end:
             await work(number)
             after = time.perf_counter()
             latencies.append(after - before)
-            before = after
+            before, first = after, False
 
     await asyncio.gather(*(caller(number) for number in range(callers)))
     return len(latencies) / (time.perf_counter() - started), latencies

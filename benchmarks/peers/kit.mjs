@@ -42,7 +42,7 @@ const requests = {
     const end = began + duration_s * 1000;
     const call = async (caller) => {
       let before = performance.now();
-      for (let turn = 0; before < end; turn++) {
+      for (let turn = 0; turn === 0 || before < end; turn++) {
         await driver.append(stream(caller, turn), messages[(caller + turn * callers) % messages.length]);
         const after = performance.now();
         found.add(after - before);
@@ -76,7 +76,7 @@ const requests = {
     if (held !== count) throw new Error(`${stream} should hold ${count} messages, not ${held}`);
     const found = new Histogram();
     const began = performance.now();
-    for (let before = began; before < began + duration_s * 1000; ) {
+    for (let before = began; found.counts.size === 0 || before < began + duration_s * 1000; ) {
       await driver.load(stream);
       const after = performance.now();
       found.add(after - before);

@@ -162,7 +162,7 @@ async def _tasks(driver: Driver, callers: int, end: float, messages: list[Messag
 
     async def call(caller: int) -> None:
         before, turn = time.perf_counter(), 0
-        while before < end:
+        while not turn or before < end:  # once at least, however late it gets its turn
             await driver.append(_stream(caller, turn), messages[(caller + turn * callers) % len(messages)])
             after = time.perf_counter()
             found.add(after - before)
@@ -179,7 +179,7 @@ async def _threads(driver: Driver, callers: int, end: float, messages: list[Mess
     def call(caller: int) -> None:
         own = Histogram()
         before, turn = time.perf_counter(), 0
-        while before < end:
+        while not turn or before < end:
             driver.append_now(_stream(caller, turn), messages[(caller + turn * callers) % len(messages)])
             after = time.perf_counter()
             own.add(after - before)
@@ -214,7 +214,7 @@ async def _load(driver: Driver, stream: str, count: int, duration_s: float, cold
     if (held := await load(stream)) != count:  # the first is the warm-up
         raise ValueError(f"{stream} should hold {count} messages, not {held}")
     began = before = time.perf_counter()
-    while before < began + duration_s:
+    while not found.counts or before < began + duration_s:
         await load(stream)
         after = time.perf_counter()
         found.add(after - before)
