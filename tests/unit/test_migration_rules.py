@@ -24,7 +24,6 @@ from perdure.migration.records import CLOSED, Mark, Migration, Phase, advanced, 
 from perdure.recovery.nodes import Node, NodeState
 
 NAME = AgentName("acme", "one")
-NOW_US = time.time_ns() // 1000 + 60_000_000  # ids that are made while the tests run are not from the future
 PHASES: Sequence[Phase] = get_args(Phase)
 
 
@@ -32,6 +31,7 @@ def migration(phase: Phase = "planned") -> Migration:
     return Migration(uuid7().hex, *NAME, "a", "b", 3, phase)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PHASES), max_size=20))
 def test_a_migration_ends_once_and_commits_only_after_it_may_flip(wanted: list[Phase]) -> None:
     now = migration()
@@ -56,10 +56,11 @@ def test_a_migration_ends_once_and_commits_only_after_it_may_flip(wanted: list[P
 Step = Literal["fence", "commit", "commit_fenced", "abort", "abort_fenced", "append", "append_stale"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(get_args(Step)), min_size=1, max_size=12))
 def test_commit_and_abort_are_never_both_written(asked: list[Step]) -> None:
     now = migration()
+    now_us = time.time_ns() // 1000 + 60_000_000  # ids that are made from here on are not from the future
     record = AgentRecord(*NAME, 1, 1, 0, "a", 3, "", {}, b"", 0)
     head = Head(5, 3, EMPTY_CHAIN)
     position = Position(10, 0)
@@ -70,7 +71,7 @@ def test_commit_and_abort_are_never_both_written(asked: list[Step]) -> None:
         if step.endswith("_fenced") and "fence" not in written:
             continue  # asked for by nobody who has not seen the fence
         item = _item(step, record, now, head)
-        done = plan(NOW_US, [[item]], {1: head}, {0: position}, found, {0: 0})  # type: ignore[arg-type]
+        done = plan(now_us, [[item]], {1: head}, {0: position}, found, {0: 0})  # type: ignore[arg-type]
         if isinstance(done.outcomes[0], Written):
             written.append(step)
             head, position = done.heads[1], done.positions[0]
@@ -167,6 +168,7 @@ def test_estimates_follow_what_was_measured() -> None:
 weights = st.lists(st.floats(0, 100, allow_nan=False), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcd"), weights, min_size=2), st.integers(0, 20), st.integers(0, 3))
 def test_leveling_moves_nothing_twice_respects_room_and_never_makes_it_worse(
     nodes: dict[str, list[float]], moves_max: int, room: int
