@@ -53,6 +53,8 @@ MOVES_AN_AGENT: Final = 5
 """Then another one is probed: a log that grows by a thousand events a second would be moved without a snapshot."""
 ABORTED_MAX: Final = 20
 """Migrations that may be aborted, and are done again, before the measurement is given up."""
+LEASE_S: Final = 60.0
+"""No node is lost because the machine is busy."""
 NODES: Final = ("one", "two")
 
 
@@ -162,7 +164,7 @@ async def _world(place: Place) -> AsyncIterator[_World]:
     try:
         addresses = {}
         for name in NODES:
-            process, addresses[name] = await start_node(place.flags, name, COUNT)
+            process, addresses[name] = await start_node(place.flags, name, COUNT, lease_s=LEASE_S)
             processes.append(process)
         prober = await ProberProcess.start()
         yield _World(place, addresses, prober)

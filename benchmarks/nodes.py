@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from perdure.recovery.leases import LEASE_S
+
 __all__ = ["end_processes", "start_command", "start_node"]
 
 
@@ -19,9 +21,9 @@ async def start_command(flags: dict[str, str], *words: str) -> asyncio.subproces
     )
 
 
-async def start_node(flags: dict[str, str], name: str, handler: str) -> tuple[asyncio.subprocess.Process, str]:
+async def start_node(flags: dict[str, str], name: str, handler: str, *, lease_s: float = LEASE_S) -> tuple[asyncio.subprocess.Process, str]:
     """A node that serves, and its address."""
-    process = await start_command(flags, "host", "--node", name, "--handler", handler)
+    process = await start_command(flags, "host", "--node", name, "--handler", handler, "--lease-s", str(lease_s))
     assert process.stdout is not None
     address: str = msgspec.json.decode(await process.stdout.readline())["address"]
     return process, address
