@@ -66,7 +66,6 @@ def test_commit_and_abort_are_never_both_written(asked: list[Step]) -> None:
     position = Position(10, 0)
     found: dict[tuple[int, object], int] = {}
     written: list[str] = []
-    now_us = time.time_ns() // 1000 + 60_000_000  # ids that are made meanwhile are not from the future
     for number, step in enumerate(asked):
         before = head
         if step.endswith("_fenced") and "fence" not in written:
