@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=["list", "all", *BENCHMARKS])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="within a minute, with shorter measurements")
+    parser.add_argument("--quick", action="store_true", help="with shorter measurements; all of them in about ten minutes")
     parser.add_argument("--root", type=Path, help="folder of the servers (default: as `perdure services`)")
     parser.add_argument("--scale", type=float, default=1.0, help="lengthen or shorten every measurement by this factor")
     parser.add_argument("--no-peers", action="store_true", help="perdure and the limits alone; nothing is installed")

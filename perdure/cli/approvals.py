@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from perdure.cli.chosen import Actor
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain, table
 from perdure.cli.render import excerpt, pretty
@@ -17,7 +18,6 @@ __all__ = ["app", "approve", "audit"]
 
 app = App(name="approvals", help="What waits for the approval of another person; `approvals policy`: which operations need one.")
 
-Actor = Annotated[str | None, Parameter(help="Who does it [PERDURE_ACTOR; default: the user of this machine].")]
 AUDIT_ENTRIES_MAX = 10_000
 
 

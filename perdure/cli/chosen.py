@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from perdure.cli.output import Progress
     from perdure.client.engine import Engine
 
-__all__ = ["ApprovalId", "Done", "DryRun", "Parallel", "Yes", "chosen", "for_each", "must_mean_it"]
+__all__ = ["Actor", "ApprovalId", "Done", "DryRun", "Parallel", "Yes", "chosen", "for_each", "must_mean_it"]
 
 AGENTS_PAGE: Final = 500
 PARALLEL_MAX: Final = 64
 FAILURES_KEPT_MAX: Final = 1_000
 
+Actor = Annotated[str | None, Parameter(help="Who does it [PERDURE_ACTOR; default: the user of this machine].")]
 Yes = Annotated[bool, Parameter(help="Do it: without this nothing is removed.", negative=())]
 ApprovalId = Annotated[str | None, Parameter(help="In place of --yes: id of an approval by another person.")]
 DryRun = Annotated[bool, Parameter(help="Show what would be done, and do nothing.", negative=())]

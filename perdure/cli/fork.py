@@ -7,6 +7,7 @@ from cyclopts import App
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain, table
 from perdure.cli.times import parse_time
+from perdure.client.approvals import acting
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 
@@ -23,7 +24,7 @@ async def fork(
     *,
     at_version: int | None = None,
     at_time: str | None = None,
-    actor: str = "cli",
+    actor: str | None = None,
     reason: str = "",
     options: Options = DEFAULTS,
 ) -> None:
@@ -40,7 +41,7 @@ async def fork(
     at_time
         At this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
     actor
-        Who does it; stands in the event.
+        Who does it; stands in the event [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the event.
     """
@@ -49,7 +50,7 @@ async def fork(
     async with session(options) as engine:
         time = None if at_time is None else parse_time(at_time)
         name = AgentName(options.tenant_name, agent)
-        done = await engine.recovery.fork(name, new_agent, version=at_version, time=time, actor=actor, reason=reason)
+        done = await engine.recovery.fork(name, new_agent, version=at_version, time=time, actor=acting(actor), reason=reason)
     text = f"{done.target} goes on from version {done.version} of {done.agent}, with version {done.appended}"
     emit(plain(done), as_json=options.json, text=text)
 

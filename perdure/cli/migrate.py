@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from perdure.cli.chosen import Actor
 from perdure.cli.migrate_many import drain, pin, pins, rebalance, undrain, unpin
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain, table
+from perdure.client.approvals import acting
 from perdure.engine.log.contract import AgentName
 from perdure.migration.records import Migration, Strategy, Transfer
 
@@ -54,14 +56,14 @@ async def run(
     strategy: Strategy = "live",
     transfer: Transfer = "streaming",
     reason: str = "",
-    actor: str = "",
+    actor: Actor = None,
     options: Options = DEFAULTS,
 ) -> int:
     """Move an agent to a node. Exit code 1 when it was aborted; the source then goes on."""
     async with session(options) as engine:
         migrations = engine.migrations
         name = AgentName(options.tenant_name, agent)
-        made = await migrations.plan_migration(name, to, strategy=strategy, transfer=transfer, reason=reason, actor=actor)
+        made = await migrations.plan_migration(name, to, strategy=strategy, transfer=transfer, reason=reason, actor=acting(actor))
         done = await migrations.execute_migration(made, seen=_seen(options))
     return _end(done, options)
 
@@ -83,7 +85,7 @@ async def abort(migration: str, /, *, reason: str = "aborted by an operator", op
 
 
 @app.command
-async def rollback(migration: str, /, *, reason: str = "", actor: str = "", check: bool = False, options: Options = DEFAULTS) -> int:
+async def rollback(migration: str, /, *, reason: str = "", actor: Actor = None, check: bool = False, options: Options = DEFAULTS) -> int:
     """Bring an agent back to where a completed migration took it from; what was written since stays. --check: only say whether it can be."""
     async with session(options) as engine:
         if check:
@@ -91,7 +93,7 @@ async def rollback(migration: str, /, *, reason: str = "", actor: str = "", chec
             text = f"can go back to {found.target}" if found.ok else "cannot be rolled back: " + "; ".join(found.against)
             emit(found._asdict(), as_json=options.json, text=text)
             return 0 if found.ok else _FAILED
-        done = await engine.migrations.rollback_migration(migration, reason=reason, actor=actor, seen=_seen(options))
+        done = await engine.migrations.rollback_migration(migration, reason=reason, actor=acting(actor), seen=_seen(options))
     return _end(done, options)
 
 
