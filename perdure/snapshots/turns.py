@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from perdure import limits
 from perdure.engine.log.contract import Lease, LogStore
+from perdure.engine.stopping import to_the_end
 from perdure.errors import Conflict, Unavailable
 
 __all__ = ["SWEEPING", "WRITING", "Turn", "Turns", "take"]
@@ -73,7 +74,7 @@ async def take(store: LogStore, name: str, holder: str) -> Turn | None:
     except asyncio.CancelledError:
         await asyncio.wait((taking,))
         if taking.exception() is None and (lease := taking.result()) is not None:
-            await asyncio.shield(Turn(store, lease, asked_s).give_back())
+            await to_the_end(Turn(store, lease, asked_s).give_back())
         raise
     return None if lease is None else Turn(store, lease, asked_s)
 
@@ -97,7 +98,7 @@ class Turns:
         try:
             yield turn
         finally:
-            await asyncio.shield(self._end())
+            await to_the_end(self._end())
 
     async def _begin(self) -> Turn:
         async with self._changed:
@@ -130,7 +131,7 @@ class Turns:
                 if not await self._store.list_leases(SWEEPING):
                     return turn
             except BaseException:
-                await asyncio.shield(turn.give_back())
+                await to_the_end(turn.give_back())
                 raise
             await turn.give_back()
             await _pause(deadline_s, "chunks that nobody needs are being swept away")
@@ -158,7 +159,7 @@ class Turns:
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-            await turn.give_back()
+            await to_the_end(turn.give_back())
 
 
 async def _pause(deadline_s: float, reason: str) -> None:

@@ -12,7 +12,7 @@ import perdure
 from perdure import config, limits
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, to_microseconds
+from perdure.engine.log.contract import AgentName, Lease, to_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import (
@@ -328,6 +328,27 @@ async def test_an_attempt_that_failed_leaves_no_state_behind(shelved: Shelved, m
                 await shelved.snapshots.create_snapshot(NAME)
         made = await shelved.snapshot("a")
         assert (await shelved.snapshots.verify_snapshot(TENANT, made.id, replay=True)).ok
+
+
+@EMBEDDED
+async def test_a_snapshot_that_is_given_up_while_it_gives_its_turn_back_has_given_it_back(
+    shelved: Shelved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, giving = shelved.engine.log.store, asyncio.Event()
+    release = store.release_lease
+
+    async def slowly(lease: Lease) -> None:
+        giving.set()
+        await asyncio.sleep(0.02)
+        await release(lease)
+
+    monkeypatch.setattr(store, "release_lease", slowly)
+    await shelved.talk("a", 3)
+    making = asyncio.create_task(shelved.snapshots.create_snapshot(NAME))
+    await giving.wait()
+    making.cancel()
+    await asyncio.wait((making,))
+    assert await store.list_leases("snapshots/") == []
 
 
 @EMBEDDED
