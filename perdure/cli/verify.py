@@ -8,11 +8,10 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, iso, plain
-from perdure.cli.render import pretty
-from perdure.client.verify import VerifyReport
-from perdure.client.verify_order import Looked, VerifyOrder, load_checkpoint, parse_sample
-from perdure.engine.log.contract import LogStore, from_microseconds
+from perdure.cli.output import Progress, emit, plain
+from perdure.cli.verified import looked_at, told
+from perdure.client.verify_order import VerifyOrder, load_checkpoint, parse_sample
+from perdure.engine.log.contract import LogStore
 from perdure.errors import NotFound
 
 __all__ = ["verify"]
@@ -41,8 +40,7 @@ async def verify(
             return await _tell_last(engine.log.store, options)
         with Progress("verifying", quiet=options.json) as progress:
             report = await engine.verify(progress, order)
-    facts = plain(report)
-    emit(facts, as_json=options.json, text=f"{_verdict(report)}\n{_looked(report.looked)}\n{pretty(facts)}")
+    emit(plain(report), as_json=options.json, text=told(report))
     return 0 if report.ok else _INTEGRITY
 
 
@@ -59,28 +57,5 @@ async def _tell_last(store: LogStore, options: Options) -> int:
     looked = point.looked(store.partitions, (point.log or {}).get("agents", 0))
     facts = {"ok": point.ok if point.ended_us else None, "over": bool(point.ended_us), "looked": plain(looked)}
     words = ("everything held" if point.ok else "something did not hold") if point.ended_us else "it was interrupted: --resume goes on"
-    emit(facts, as_json=options.json, text=f"{words}\n{_looked(looked)}")
+    emit(facts, as_json=options.json, text=f"{words}\n{looked_at(looked)}")
     return 0 if point.ok or not point.ended_us else _INTEGRITY
-
-
-def _verdict(report: VerifyReport) -> str:
-    words = "everything holds" if report.ok else "SOMETHING DOES NOT HOLD"
-    if report.looked.sample < 1:
-        words += " of what was looked at" if report.ok else ""
-    lag = report.lag
-    if lag.relay_events:
-        words += f"; the topic is {lag.relay_events} events behind"
-    if lag.cache_agents:
-        words += f"; {lag.cache_agents} cached states are {lag.cache_events} events behind"
-    return words
-
-
-def _looked(looked: Looked) -> str:
-    words = f"looked at {count(looked.agents)} of {count(looked.agents_total)} agents"
-    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {count(looked.events)} events read"
-    if looked.sample < 1:
-        words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
-    if looked.resumed:
-        words += f"; gone on with {looked.resumed} times"
-    words += f"; begun {iso(from_microseconds(looked.started_us))}"
-    return words + (f", over {iso(from_microseconds(looked.ended_us))}" if looked.ended_us else "")

@@ -66,6 +66,9 @@ def test_snapshots_are_made_listed_verified_and_deleted(spoken: Perdure) -> None
 def test_damage_is_an_exit_code_and_is_mended(spoken: Perdure) -> None:
     spoken("snapshot", "create", "--all")
     talk(spoken, "a", count=1, start=30)
+    whole = spoken("verify").out
+    assert whole.startswith("everything holds\n")
+    assert "  log        61 events of 2 agents\n  topic      none to compare\n" in whole
     damage(spoken, "/manifests/")
     found = spoken("snapshot", "verify", "--agent", "a", "--json", code=5).json
     assert (found["ok"], len(found["damaged"])) == (False, 1)
@@ -73,6 +76,10 @@ def test_damage_is_an_exit_code_and_is_mended(spoken: Perdure) -> None:
     assert [(each["snapshot"]["agent"], each["outcome"]) for each in mended["damaged"]] == [("b", "made anew")]
     assert "all are whole" in spoken("scrub", "--fraction", "1").out
     assert len(spoken("show", "a", "--json").json["document"]["messages"]) == 31
+    damage(spoken, "/manifests/")
+    told = spoken("verify", code=5).out
+    assert told.startswith("SOMETHING DOES NOT HOLD\n")
+    assert "\n  snapshots: " in told
 
 
 def test_a_state_is_restored_as_a_view_a_fork_and_a_rollback(spoken: Perdure) -> None:

@@ -1,0 +1,84 @@
+"""What a verification found, in words: one line a place, then what does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from perdure.cli.output import count, iso, size
+from perdure.client.verify import VerifyReport
+from perdure.client.verify_order import Looked
+from perdure.engine.log.contract import from_microseconds
+
+__all__ = ["looked_at", "told"]
+
+PROBLEMS_SHOWN_MAX: Final = 20
+_NOT_COMPARED: Final = "none to compare"
+
+
+def told(report: VerifyReport) -> str:
+    """The whole report."""
+    problems = list(islice(_problems(report), PROBLEMS_SHOWN_MAX + 1))
+    lines = [_verdict(report), looked_at(report.looked), *_places(report), *problems[:PROBLEMS_SHOWN_MAX]]
+    if len(problems) > PROBLEMS_SHOWN_MAX:
+        lines.append("  … and more: --json lists them")
+    return "\n".join(lines)
+
+
+def looked_at(looked: Looked) -> str:
+    """How much was looked at, and when."""
+    words = f"looked at {count(looked.agents)} of {count(looked.agents_total)} agents"
+    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {count(looked.events)} events read"
+    if looked.sample < 1:
+        words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
+    if looked.resumed:
+        words += f"; gone on with {looked.resumed} times"
+    words += f"; begun {iso(from_microseconds(looked.started_us))}"
+    return words + (f", over {iso(from_microseconds(looked.ended_us))}" if looked.ended_us else "")
+
+
+def _verdict(report: VerifyReport) -> str:
+    words = "everything holds" if report.ok else "SOMETHING DOES NOT HOLD"
+    if report.looked.sample < 1:
+        words += " of what was looked at" if report.ok else ""
+    lag = report.lag
+    if lag.relay_events:
+        words += f"; the topic is {lag.relay_events} events behind"
+    if lag.cache_agents:
+        words += f"; {lag.cache_agents} cached states are {lag.cache_events} events behind"
+    return words
+
+
+def _places(report: VerifyReport) -> Iterator[str]:
+    log, topic, cache, snapshots = report.log, report.topic, report.cache, report.snapshots
+    yield f"  log        {count(log.events)} events of {count(log.agents)} agents"
+    if topic is None:
+        yield f"  topic      {_NOT_COMPARED}"
+    else:
+        expired = sum(each.expired for each in topic.partitions)
+        yield f"  topic      {count(sum(each.messages for each in topic.partitions))} messages" + (
+            f", {count(expired)} older ones gone by retention" if expired else ""
+        )
+    if cache is None:
+        yield f"  cache      {_NOT_COMPARED}"
+    else:
+        yield f"  cache      {count(cache.same)} of {count(cache.agents)} states the newest, {count(cache.missing)} not cached"
+    if snapshots is None:
+        yield f"  snapshots  {_NOT_COMPARED}"
+    else:
+        yield (
+            f"  snapshots  {count(snapshots.snapshots)} ({size(snapshots.bytes)}), {count(snapshots.replayed)} compared with the log's fold"
+            + (f", {count(snapshots.marked)} known to be damaged" if snapshots.marked else "")
+        )
+
+
+def _problems(report: VerifyReport) -> Iterator[str]:
+    yield from (f"  log: {problem}" for problem in report.log.problems)
+    if report.topic is not None:
+        yield from (f"  topic: {problem}" for each in report.topic.partitions for problem in each.problems)
+    if report.cache is not None:
+        for problem in report.cache.problems:
+            yield f"  cache: {problem.tenant}/{problem.agent} at version {problem.version}: {problem.reason}"
+    if report.snapshots is not None:
+        yield from (f"  snapshots: {problem}" for problem in report.snapshots.problems)
