@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,9 @@ async def demo(*files: str, agents: int = 120, seed: int = 1, folder: Path | Non
     """
     with _place(folder) as place:
         stage = Stage(place, options.tenant or "demo", files, agents, seed)
-        facts = await play(stage, say=_silent if options.json else _say)
+        facts = await play(stage, say=_sayer(options))
         kept = f"kept in {place}" if folder else "the temporary folder is removed"
-    emit(facts, as_json=options.json, text=f"\n{_summary(facts)}\n{kept}")
-    return 0 if facts["ok"] else _INTEGRITY
+    return _end(facts, f"{_summary(facts)}\n{kept}", options)
 
 
 @app.command
@@ -61,9 +60,8 @@ async def recovery(*, agents: int = 40, folder: Path | None = None, options: Opt
     from perdure.cli.demo_recovery import play as play_recovery
 
     with _place(folder) as place:
-        facts = await play_recovery(place, agents, _silent if options.json else _say)
-    emit(facts, as_json=options.json, text=f"\n{_recovered(facts)}")
-    return 0 if facts["ok"] else _INTEGRITY
+        facts = await play_recovery(place, agents, _sayer(options))
+    return _end(facts, _recovered(facts), options)
 
 
 @app.command
@@ -80,9 +78,8 @@ async def migration(*, moves: int = 4, folder: Path | None = None, options: Opti
     from perdure.cli.demo_migration import play as play_migration
 
     with _place(folder) as place:
-        facts = await play_migration(place, moves, _silent if options.json else _say)
-    emit(facts, as_json=options.json, text=f"\n{_moved(facts)}")
-    return 0 if facts["ok"] else _INTEGRITY
+        facts = await play_migration(place, moves, _sayer(options))
+    return _end(facts, _moved(facts), options)
 
 
 @contextlib.contextmanager
@@ -95,12 +92,19 @@ def _place(folder: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _sayer(options: Options) -> Callable[[str], None]:
+    """What tells a line while a scene is played: nothing with --json."""
+
+    def say(line: str) -> None:
+        if not options.json:
+            print(line, flush=True)
+
+    return say
 
 
-def _silent(_: str) -> None:
-    return
+def _end(facts: dict[str, Any], text: str, options: Options) -> int:
+    emit(facts, as_json=options.json, text=f"\n{text}")
+    return 0 if facts["ok"] else _INTEGRITY
 
 
 def _summary(facts: dict[str, Any]) -> str:
@@ -113,7 +117,7 @@ def _summary(facts: dict[str, Any]) -> str:
             f"{count(written['events_per_s'])} events/s, every one on disk before it was acknowledged",
             f"  bytes      {size(raw)} of raw JSON, {size(stored)} in the log, sealed and indexed ({stored / max(raw, 1):.2f} of the raw)",
             f"  crash      {count(crash['acknowledged'])} events acknowledged before kill -9, {crash['lost']} lost",
-            f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
+            _verified(facts),
             f"  took       {facts['took_s']:.1f} s",
         ]
     )
@@ -128,8 +132,8 @@ def _recovered(facts: dict[str, Any]) -> str:
             "Summary",
             f"  killed     the owner of {facts['killed_agents']} of {facts['agents']} agents; they had new owners after {facts['taken_s']:.1f} s",
             f"  silence    {facts['longest_silence_s']:.1f} s was the longest that any agent did not answer",
-            f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice",
-            f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
+            _commands(facts),
+            _verified(facts),
         ]
     )
 
@@ -141,7 +145,15 @@ def _moved(facts: dict[str, Any]) -> str:
             "Summary",
             f"  moved      {len(gaps)} times, {sum(move['phase'] == 'committed' for move in facts['moves'])} completed",
             f"  silence    {gaps[len(gaps) // 2]:.1f} ms in the middle, {gaps[-1]:.1f} ms at most, from outside",
-            f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice",
-            f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}",
+            _commands(facts),
+            _verified(facts),
         ]
     )
+
+
+def _commands(facts: dict[str, Any]) -> str:
+    return f"  commands   {count(facts['acknowledged'])} acknowledged, {facts['lost']} lost, {facts['doubled']} took effect twice"
+
+
+def _verified(facts: dict[str, Any]) -> str:
+    return f"  verify     {'everything holds' if facts['verified'] else 'SOMETHING DOES NOT HOLD'}"
