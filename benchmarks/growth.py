@@ -58,7 +58,6 @@ class _Log:
         self._agents_max = agents_max
         self._next = 0
         self._chance = random.Random(1)
-        self._free: asyncio.Queue[AgentName] = asyncio.Queue()
         self.versions: dict[AgentName, int] = {}
         self.events = 0
 

@@ -18,9 +18,9 @@ _STYLE = """text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:14px;
 def lines(title: str, across: str, up: str, series: Mapping[str, Sequence[tuple[float, float]]], *, ticks: Mapping[float, str]) -> str:
     """A line per name through its points (x, y), both axes by decades. ticks: the places on the x axis that are named. Nothing may be ≤ 0."""
     points = [point for some in series.values() for point in some]
-    x_of = _scale(min(ticks), max(ticks), LEFT, WIDTH - RIGHT)
+    x_of = _Place(min(ticks), max(ticks), LEFT, WIDTH - RIGHT)
     low, high = _decades([y for _, y in points])
-    y_of = _scale(low, high, HEIGHT - BOTTOM, TOP)
+    y_of = _Place(low, high, HEIGHT - BOTTOM, TOP)
     parts = [_text(WIDTH / 2 - RIGHT / 2 + LEFT / 2, HEIGHT - 12, across, "middle"), *_rows(low, high, y_of, up)]
     parts += [_text(x_of(x), HEIGHT - BOTTOM + 18, name, "middle") for x, name in ticks.items()]
     for number, (name, some) in enumerate(series.items()):
@@ -37,7 +37,7 @@ def bars(title: str, values: Mapping[str, float], *, mark: float | None = None) 
     """A bar per name, by decades. mark: a value that all are to be seen beside."""
     height = TOP + 22 * len(values) + 20
     low, high = _decades([*values.values(), *([mark] if mark else [])])
-    x_of = _scale(low, high, RIGHT, WIDTH - LEFT)
+    x_of = _Place(low, high, RIGHT, WIDTH - LEFT)
     parts = []
     for number, (name, value) in enumerate(values.items()):
         y = TOP + 22 * number
@@ -75,9 +75,6 @@ class _Place:
 
     def __call__(self, value: float) -> float:
         return self._start + (math.log10(value) - self._low) * self._each
-
-
-_scale = _Place
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:

@@ -169,7 +169,6 @@ class Beside:
         self.folder = folder
         self.conversations = payloads.write(folder / "payloads.json", conversations)
         self.found: dict[str, float] = {}
-        self.details: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
         self.about: dict[str, Any] = {}
 

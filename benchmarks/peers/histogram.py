@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 __all__ = ["Histogram"]
 
 _BITS = 7
-_PART = 1 << _BITS
 
 
 class Histogram:
