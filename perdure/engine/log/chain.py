@@ -24,15 +24,15 @@ _NO_ID = bytes(16)
 def chain_hash(before: bytes, tenant: str, agent: str, version: int, epoch: int, time_us: int, event: Draft | SealedEvent) -> bytes:
     """SHA-256 over: the hash before | version, epoch, time | id | causation | the names, separated by NUL (which no name may hold) | payload."""
     causation = event.causation_id.bytes if event.causation_id else _NO_ID
-    names = f"{tenant}\0{agent}\0{event.type}\0{event.correlation_id or ''}\0{event.trace_id or ''}\0{event.project or ''}\0{event.module or ''}\0"
-    return sha256(_PLACED.pack(before, version, epoch, time_us, event.id.bytes, causation) + names.encode() + event.payload).digest()
+    names = _names(tenant, agent, event.type, event.correlation_id, event.trace_id, event.project, event.module)
+    return sha256(_PLACED.pack(before, version, epoch, time_us, event.id.bytes, causation) + names + event.payload).digest()
 
 
 def check_chain(events: Iterable[SealedEvent], *, version: int = 0, chain: bytes = EMPTY_CHAIN) -> tuple[int, bytes]:
     """Walk one agent's events that follow (version, chain); the version and hash reached. Raises ChainBroken naming the first that fails."""
     # Every replay goes this way: `chain_hash` with its names joined once, and nothing called but what hashes.
     pack = _PLACED.pack
-    known: dict[tuple[str | None, ...], bytes] = {}
+    known: dict[tuple[str, str, str, str | None, str | None, str | None, str | None], bytes] = {}
     for event in events:
         version += 1
         if event.version != version:
@@ -49,8 +49,10 @@ def check_chain(events: Iterable[SealedEvent], *, version: int = 0, chain: bytes
     return version, chain
 
 
-def _names(tenant: str, agent: str, type: str, *others: str | None) -> bytes:
-    return "".join(f"{name or ''}\0" for name in (tenant, agent, type, *others)).encode()
+def _names(
+    tenant: str, agent: str, type: str, correlation: str | None, trace: str | None, project: str | None, module: str | None
+) -> bytes:
+    return f"{tenant}\0{agent}\0{type}\0{correlation or ''}\0{trace or ''}\0{project or ''}\0{module or ''}\0".encode()
 
 
 def _broken(event: SealedEvent, message: str) -> ChainBroken:
