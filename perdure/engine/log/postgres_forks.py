@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.floor_rows import check_floor, compacted
-from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, Past, check_depth, line, line_from, pieces
+from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, Past, check_depth, line, line_from, owner_of, pieces
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, agent_of
@@ -94,10 +94,8 @@ class PostgresForks(PostgresFloors):
 
     async def _make_of(self, record: AgentRecord, parent: AgentRecord, owner: Past) -> tuple[Any, ...] | None:
         """Insert a row from the event that it begins at: what it gives to the row; None: nothing was inserted."""
-        held = msgspec.structs.replace(
-            parent, agent=owner.agent, agent_key=owner.agent_key, partition=owner.partition, parent=None, past=()
-        )
-        tables = await self._tables(held, EventFilter(from_version=owner.version, to_version=owner.version), descending=False)
+        where = EventFilter(from_version=owner.version, to_version=owner.version)
+        tables = await self._tables(owner_of(parent, owner.version), where, descending=False)
         # Who stands between the fork and that agent may have a floor of its own, and then no longer has what is before it.
         line = [parent.agent_key, *(past.agent_key for past in parent.past if past.version >= owner.version)]
         values = (*self._facts(record), parent.agent_key, owner.agent_key, owner.agent_key, owner.version, line, owner.version)
