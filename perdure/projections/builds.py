@@ -126,6 +126,11 @@ class BuildRecord:
                 continue
         raise Unavailable("others changed the build every time", hint="try again")
 
+    async def was_aborted(self) -> bool:
+        """Look again, after Fenced: whether this build is over because it was aborted, and not because another process went on with it."""
+        number = self.build.number
+        return (await self.read()).phase == "aborted" and self.build.number == number
+
     async def _put(self, build: Build) -> Build:
         written = await self._store.put_document(self._scope, NAME, _encode(build), expected=self._revision)
         if written is None:

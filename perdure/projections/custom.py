@@ -22,7 +22,18 @@ from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable
 from perdure.projections.lag import PartitionLag, log_lag
 
-__all__ = ["BATCH_EVENTS_MAX", "LEASE_S", "Handler", "ProjectionStatus", "Projections", "checkpoints", "scope_of"]
+__all__ = [
+    "BATCH_EVENTS_MAX",
+    "LEASE_S",
+    "Checkpoint",
+    "Handler",
+    "ProjectionStatus",
+    "Projections",
+    "checkpoints",
+    "encode_checkpoint",
+    "read_checkpoints",
+    "scope_of",
+]
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[None]]
 
@@ -46,7 +57,9 @@ class ProjectionStatus(msgspec.Struct, frozen=True):
     time_us: int = 0
 
 
-class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """Up to where a handler was given a partition's events."""
+
     offset: int
     time_us: int
 
@@ -59,7 +72,7 @@ class _Registered(msgspec.Struct):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_status = msgspec.msgpack.Decoder(ProjectionStatus).decode
 _SCOPES: Final = "projection/"
-_decode_checkpoint = msgspec.msgpack.Decoder(_Checkpoint).decode
+_decode_checkpoint = msgspec.msgpack.Decoder(Checkpoint).decode
 
 
 class Projections:
@@ -131,8 +144,7 @@ class Projections:
 
     async def lag(self, name: str) -> list[PartitionLag]:
         """Per partition, how far it is behind the log, in events and in seconds."""
-        documents = await self._store.list_documents(scope_of(name))
-        handled = {int(each.name): _decode_checkpoint(each.value) for each in documents if each.name != _STATUS}
+        handled = await read_checkpoints(self._store, scope_of(name))
         return await log_lag(self._store, {partition: Position(point.offset, point.time_us) for partition, point in handled.items()})
 
     async def _follow(self, name: str, stop: asyncio.Event) -> None:
@@ -185,7 +197,7 @@ class Projections:
         except Exception as problem:
             await self.pause(name, f"{type(problem).__name__}: {problem} (partition {partition}, offsets {after + 1} to {page[-1].offset})")
             return None
-        value = _encode(_Checkpoint(page[-1].offset, page[-1].time_us))
+        value = encode_checkpoint(Checkpoint(page[-1].offset, page[-1].time_us))
         if await self._store.put_document(scope_of(name), str(partition), value, expected=document.revision if document else 0) is None:
             # Another process has handled this batch meanwhile; its checkpoint stands.
             return 0
@@ -213,6 +225,16 @@ class Projections:
         if registered is None:
             raise ProjectionNotFound(f"no projection {name!r} is registered", hint=", ".join(self.names))
         return registered
+
+
+def encode_checkpoint(point: Checkpoint) -> bytes:
+    """The document of a partition, named by its number."""
+    return _encode(point)
+
+
+async def read_checkpoints(store: LogStore, scope: str) -> dict[int, Checkpoint]:
+    """By partition, those that are kept in a scope; other documents may be in it, too."""
+    return {int(each.name): _decode_checkpoint(each.value) for each in await store.list_documents(scope) if each.name.isdecimal()}
 
 
 async def checkpoints(store: LogStore, partition: int) -> dict[str, int]:

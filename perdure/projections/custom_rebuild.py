@@ -11,18 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol
 from uuid import uuid4
-
-import msgspec
 
 from perdure.engine.leases import KeptLease
 from perdure.engine.log.contract import Lease, LogStore
 from perdure.engine.steps import reach
 from perdure.errors import Conflict, Fenced, Unavailable
 from perdure.projections.builds import Build, BuildRecord
-from perdure.projections.custom import BATCH_EVENTS_MAX, LEASE_S, Handler, Projections, scope_of
+from perdure.projections.custom import (
+    BATCH_EVENTS_MAX,
+    LEASE_S,
+    Checkpoint,
+    Handler,
+    Projections,
+    encode_checkpoint,
+    read_checkpoints,
+    scope_of,
+)
 
 __all__ = ["Progress", "Target", "build_scope", "rebuild_projection"]
 
@@ -31,6 +38,7 @@ CATCHING_UP_EVENTS: Final = 10 * BATCH_EVENTS_MAX
 """With fewer events to go the projection is stopped for the rest of them."""
 STOP_WAIT_S: Final = 60.0
 STOP_POLL_S: Final = 0.05
+_NOTHING: Final = Checkpoint(0, 0)
 _CUTTING: Final = "is being cut over; where that was broken off, rebuild again"
 
 Progress = Callable[[Build], None]
@@ -50,16 +58,6 @@ class Target(Protocol):
     async def discard(self, number: int) -> None:
         """Remove a build that was not cut over."""
         ...
-
-
-class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    offset: int
-    time_us: int
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Checkpoint).decode
-_NOTHING: Final = _Checkpoint(0, 0)
 
 
 async def rebuild_projection(
@@ -116,16 +114,15 @@ class _Rebuild:
                 pass
             return await self._cut_over(handler)
         except Fenced:
-            number = self._record.build.number
-            if (await self._record.read()).phase != "aborted" or self._record.build.number != number:
+            if not await self._record.was_aborted():
                 raise
             await self._clean_up()
-            raise Conflict(f"build {number} of projection {self._name!r} was aborted") from None
+            raise Conflict(f"build {self._record.build.number} of projection {self._name!r} was aborted") from None
 
     async def _catch_up(self, handler: Handler) -> int:
         """Give the handler what the log holds now; how many events those were."""
         ends = {partition: position.offset for partition, position in (await self._store.positions()).items()}
-        points = await self._checkpoints()
+        points = await read_checkpoints(self._store, self._scope)
         await self._record.advance(events=sum(ends.values()), events_done=sum(point.offset for point in points.values()))
         given = 0
         for partition, end in ends.items():
@@ -134,8 +131,8 @@ class _Rebuild:
                 self._must_hold()
                 if events := await self._projections.wanted(self._name, page):
                     await handler(events)
-                point = _Checkpoint(page[-1].offset, page[-1].time_us)
-                await self._store.put_document(self._scope, str(partition), _encode(point), expected=None)
+                point = Checkpoint(page[-1].offset, page[-1].time_us)
+                await self._store.put_document(self._scope, str(partition), encode_checkpoint(point), expected=None)
                 given += len(page)
                 await self._tell(len(page))
         return given
@@ -161,8 +158,8 @@ class _Rebuild:
             reach("projection.decided")
             await self._target.cut_over(number)
             reach("projection.cut_over")
-            for partition, point in (await self._checkpoints()).items():
-                await self._store.put_document(scope_of(self._name), str(partition), _encode(point), expected=None)
+            for partition, point in (await read_checkpoints(self._store, self._scope)).items():
+                await self._store.put_document(scope_of(self._name), str(partition), encode_checkpoint(point), expected=None)
             build = await self._record.advance(phase="done", cleaned=True)
             await self._forget()
         finally:
@@ -184,10 +181,6 @@ class _Rebuild:
             f"projection {self._name!r} does not stop for its cut-over", hint="its handler takes too long; rebuild again goes on"
         )
 
-    async def _checkpoints(self) -> Mapping[int, _Checkpoint]:
-        documents = await self._store.list_documents(self._scope)
-        return {int(each.name): _decode(each.value) for each in documents if each.name.isdecimal()}
-
     async def _clean_up(self) -> None:
         build = self._record.build
         if not build.cleaned:
@@ -197,7 +190,7 @@ class _Rebuild:
             await self._record.advance(cleaned=True)
 
     async def _forget(self) -> None:
-        for partition in await self._checkpoints():
+        for partition in await read_checkpoints(self._store, self._scope):
             await self._store.delete_document(self._scope, str(partition))
 
     def _must_hold(self) -> None:

@@ -112,11 +112,10 @@ class Rebuilder:
             await self._cut(lease, progress)
             return await self._record.advance(phase="done", cleaned=True)
         except Fenced:
-            number = self._record.build.number
-            if (await self._record.read()).phase != "aborted" or self._record.build.number != number:
+            if not await self._record.was_aborted():
                 raise
             await self._clean_up(lease)
-            raise Conflict(f"build {number} was aborted", hint="what was read before goes on to be read") from None
+            raise Conflict(f"build {self._record.build.number} was aborted", hint="what was read before goes on to be read") from None
 
     # --- building ---
     async def _build(self, lease: KeptLease, progress: Progress | None) -> None:
