@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from redis import Redis
 
 import perdure
 from perdure import Event, append, config
@@ -88,13 +89,9 @@ def redis(private_services: Callable[..., PrivateServices]) -> str:
 async def installation(
     fresh_database: str, kafka_url: str, redis: str, tmp_path: Path, drop_database: Callable[[str], None]
 ) -> AsyncIterator[Installation]:
-    with psycopg.connect(fresh_database) as connection:
-        number = connection.info.backend_pid % 16  # any of its databases; emptied first
-    from redis import Redis
-
-    with Redis.from_url(redis, db=number) as client:
+    with Redis.from_url(redis) as client:
         client.flushdb()
-    made = Installation(fresh_database, kafka_url, f"{redis.rsplit('/', 1)[0]}/{number}", tmp_path, drop_database)
+    made = Installation(fresh_database, kafka_url, redis, tmp_path, drop_database)
     yield made
     drop_database(f"{urlsplit(fresh_database).path[1:]}-copy")
     await made.remove_topics()
