@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -13,6 +12,7 @@ from perdure.engine.log.contract import AgentName
 from perdure.errors import Unavailable
 from perdure.recovery.connections import Connections
 from perdure.recovery.handover import Handed, Left, Stand
+from perdure.recovery.wire import path_of
 
 __all__ = ["Links", "SourceLink"]
 
@@ -47,7 +47,7 @@ class SourceLink:
     def __init__(self, connections: Connections, name: AgentName, address: str, own_node: str, own_address: str) -> None:
         self._connections = connections
         self._address = address
-        self._path = f"/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/hand-over"
+        self._path = path_of(name, "hand-over")
         self._own = {"node": own_node, "address": own_address}
 
     async def stand(self) -> Stand | None:

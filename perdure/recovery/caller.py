@@ -9,25 +9,14 @@ import zlib
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 import msgspec
 
 from perdure.engine.log.contract import AgentName
-from perdure.errors import (
-    AgentMoved,
-    CommandFailed,
-    Conflict,
-    DeadlineExceeded,
-    Denied,
-    InvalidInput,
-    LimitExceeded,
-    NotFound,
-    PerdureError,
-    Unavailable,
-)
+from perdure.errors import DeadlineExceeded, InvalidInput, Unavailable
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.connections import Connections
+from perdure.recovery.wire import error_of, path_of
 
 __all__ = ["Caller"]
 
@@ -38,15 +27,6 @@ SILENT_S: Final = 0.5
 REQUEST_TIMEOUT_S: Final = 5.0
 ROUTES_MAX: Final = 100_000
 """Agents whose node is remembered."""
-_ERRORS: Final[dict[int, type[PerdureError]]] = {
-    400: InvalidInput,
-    403: Denied,
-    404: NotFound,
-    409: Conflict,
-    410: AgentMoved,
-    413: LimitExceeded,
-    422: CommandFailed,
-}
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _result = msgspec.json.Decoder(CommandResult).decode
@@ -96,9 +76,8 @@ class Caller:
         raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)
 
     async def _send(self, address: str, name: AgentName, content: bytes) -> CommandResult:
-        path = f"/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/commands"
         try:
-            answer = await self._connections.post(address, path, content)
+            answer = await self._connections.post(address, path_of(name, "commands"), content)
         except Unavailable:
             self._silent[address] = time.monotonic()
             raise
@@ -107,11 +86,8 @@ class Caller:
             return _result(answer.content)
         facts = msgspec.json.decode(answer.content) if answer.content_type.startswith("application/problem") else {}
         detail = facts.get("detail") or f"node {address} answered {answer.status}"
-        kind = _ERRORS.get(answer.status)
-        if kind is None:
-            raise Unavailable(detail, hint=facts.get("hint") or "", address=facts.get("address"))
         where = {"address": facts["address"]} if "address" in facts else {}
-        raise kind(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)
+        raise error_of(answer.status)(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)
 
     def _choice(self, turn: int) -> str:
         """One of the addresses; those that did not answer a moment ago only where there is no other."""

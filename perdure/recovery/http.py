@@ -21,41 +21,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.engine.log.contract import AgentName
-from perdure.errors import (
-    AgentMoved,
-    AlreadyExists,
-    CommandFailed,
-    Conflict,
-    Denied,
-    InvalidInput,
-    LimitExceeded,
-    NotFound,
-    NotServed,
-    Overloaded,
-    PerdureError,
-    Unavailable,
-)
+from perdure.errors import InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import COMMAND_BYTES_MAX, Command
 from perdure.recovery.host import AgentHost
+from perdure.recovery.wire import AGENT_ROUTE, status_of
 
 __all__ = ["application", "bind", "serving"]
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
-_STATUS: Final = (  # the first class that fits
-    (LimitExceeded, 413),
-    (InvalidInput, 400),
-    (NotFound, 404),
-    (AlreadyExists, 409),
-    (Conflict, 409),
-    (AgentMoved, 410),
-    (NotServed, 421),
-    (Overloaded, 429),
-    (Unavailable, 503),
-    (CommandFailed, 422),
-    (Denied, 403),
-)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -121,12 +96,11 @@ def application(host: AgentHost) -> Starlette:
         facts = {"node": host.name, "address": host.address, "serving": host.serving, "lease": host.holds_lease()}
         return Response(_encode(facts), media_type=JSON, status_code=200 if facts["lease"] else 503)
 
-    agent = "/v1/tenants/{tenant}/agents/{agent:path}"
     return Starlette(
         routes=[
-            Route(f"{agent}/commands", command, methods=["POST"]),
-            Route(f"{agent}/hand-over", hand_over, methods=["POST"]),
-            Route(f"{agent}/state", state, methods=["GET"]),
+            Route(f"{AGENT_ROUTE}/commands", command, methods=["POST"]),
+            Route(f"{AGENT_ROUTE}/hand-over", hand_over, methods=["POST"]),
+            Route(f"{AGENT_ROUTE}/state", state, methods=["GET"]),
             Route("/v1/node", node, methods=["GET"]),
         ]
     )
@@ -172,7 +146,7 @@ async def _content(request: Request) -> bytes:
 
 
 def _problem(problem: PerdureError) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(problem, kind)), 500)
+    status = status_of(problem)
     facts = problem.as_dict()
     body = {"type": f"urn:perdure:{problem.code}", "title": problem.code, "status": status, "detail": facts.pop("message"), **facts}
     return Response(_encode(body), status_code=status, media_type=PROBLEM)

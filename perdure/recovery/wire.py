@@ -1,0 +1,53 @@
+"""What nodes and their callers agree on over HTTP: where an agent's routes are, and which status stands for which error."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from perdure.engine.log.contract import AgentName
+from perdure.errors import (
+    AgentMoved,
+    CommandFailed,
+    Conflict,
+    Denied,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    NotServed,
+    Overloaded,
+    PerdureError,
+    Unavailable,
+)
+
+__all__ = ["AGENT_ROUTE", "error_of", "path_of", "status_of"]
+
+AGENT_ROUTE: Final = "/v1/tenants/{tenant}/agents/{agent:path}"
+_STATUS: Final[dict[type[PerdureError], int]] = {
+    InvalidInput: 400,
+    Denied: 403,
+    NotFound: 404,
+    Conflict: 409,
+    AgentMoved: 410,
+    LimitExceeded: 413,
+    NotServed: 421,
+    CommandFailed: 422,
+    Overloaded: 429,
+    Unavailable: 503,
+}
+_ERRORS: Final = {status: kind for kind, status in _STATUS.items()}
+
+
+def path_of(name: AgentName, what: str) -> str:
+    """The path of one of an agent's routes, quoted as it is sent."""
+    return f"/v1/tenants/{quote(name.tenant, safe='')}/agents/{quote(name.agent, safe='')}/{what}"
+
+
+def status_of(problem: PerdureError) -> int:
+    """That of its class, or of the nearest one above that has one."""
+    return next((_STATUS[kind] for kind in type(problem).__mro__ if kind in _STATUS), 500)
+
+
+def error_of(status: int) -> type[PerdureError]:
+    """The error that a status stands for; Unavailable where it says nothing."""
+    return _ERRORS.get(status, Unavailable)
