@@ -22,7 +22,7 @@ AGENTS_PAGE: Final = 500
 PARALLEL_MAX: Final = 64
 FAILURES_KEPT_MAX: Final = 1_000
 
-Actor = Annotated[str | None, Parameter(help="Who does it [PERDURE_ACTOR; default: the user of this machine].")]
+Actor = Annotated[str | None, Parameter(help="Who does it; is recorded with it [PERDURE_ACTOR; default: the user of this machine].")]
 Yes = Annotated[bool, Parameter(help="Do it: without this nothing is removed.", negative=())]
 ApprovalId = Annotated[str | None, Parameter(help="In place of --yes: id of an approval by another person.")]
 DryRun = Annotated[bool, Parameter(help="Show what would be done, and do nothing.", negative=())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App
 
+from perdure.cli.chosen import Actor
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain, table
 from perdure.cli.times import parse_time
@@ -24,7 +25,7 @@ async def fork(
     *,
     at_version: int | None = None,
     at_time: str | None = None,
-    actor: str | None = None,
+    actor: Actor = None,
     reason: str = "",
     options: Options = DEFAULTS,
 ) -> None:
@@ -40,8 +41,6 @@ async def fork(
         At this version [default: the newest].
     at_time
         At this moment: RFC 3339, a date, or how long ago (15m, 2h, 3d).
-    actor
-        Who does it; stands in the event [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the event.
     """

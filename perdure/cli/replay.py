@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from perdure.cli.chosen import ApprovalId, DryRun, Yes, chosen, for_each, must_mean_it
+from perdure.cli.chosen import Actor, ApprovalId, DryRun, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, emit, emit_line, plain, table
 from perdure.cli.render import event_fields, event_line, pretty
@@ -37,7 +37,7 @@ async def replay(
     speed: str | None = None,
     into: Literal["view", "fork", "rollback"] = "view",
     suffix: str = "",
-    actor: str | None = None,
+    actor: Actor = None,
     reason: str = "",
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -66,8 +66,6 @@ async def replay(
         view prints the state; fork makes a new agent of each (see --suffix); rollback leads each back by an event (needs --yes).
     suffix
         With --into fork: what is put behind the names of the new agents.
-    actor
-        Who does it; stands in the events [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the events.
     """
@@ -145,7 +143,7 @@ async def rollback(
     version: int,
     /,
     *,
-    actor: str | None = None,
+    actor: Actor = None,
     reason: str = "",
     dry_run: DryRun = False,
     yes: Yes = False,

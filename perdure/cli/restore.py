@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
-from perdure.cli.chosen import ApprovalId, DryRun, Yes, must_mean_it
+from perdure.cli.chosen import Actor, ApprovalId, DryRun, Yes, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain
 from perdure.cli.render import pretty
@@ -23,7 +23,7 @@ async def restore(
     at_version: int | None = None,
     into: Literal["view", "fork", "rollback"] = "view",
     new_agent: str | None = None,
-    actor: str | None = None,
+    actor: Actor = None,
     reason: str = "",
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -44,8 +44,6 @@ async def restore(
         view prints it; fork makes --new-agent of it; rollback appends an event to the agent (needs --yes).
     new_agent
         With --into fork: the name of the new agent.
-    actor
-        Who does it; stands in the event [PERDURE_ACTOR; default: the user of this machine].
     reason
         Why; stands in the event.
     """
