@@ -19,15 +19,14 @@ from benchmarks import beside
 from benchmarks.appending import Agents, UnsealedVault, contents, unique
 from benchmarks.measuring import closed_load, median, open_load, percentile
 from benchmarks.report import machine, note, shape
-from benchmarks.servers import Baseline, copy_rate, fresh_database, pgbench
+from benchmarks.servers import Baseline, copy_rate, fresh_database, pgbench, postgres_url
 from benchmarks.settings import Settings
 from benchmarks.sides import sides
 from benchmarks.worker import Worker
-from perdure import services
 from perdure.client.engine import Engine
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
 
-__all__ = ["KEYS", "Settings", "measure"]
+__all__ = ["KEYS", "measure"]
 
 KEYS = (
     *("ratios.pgbench32", "ratios.pgbench32_unsealed", "ratios.copy", "ratios.single_latency", "ratios.processes4"),
@@ -70,17 +69,16 @@ class _Run:
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of appends."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
-    about = machine(postgres.url)
-    await asyncio.to_thread(_fill_wal, postgres.url, int(settings.seconds(300, 1500)))
+    server = await postgres_url(settings.root)
+    about = machine(server)
+    await asyncio.to_thread(_fill_wal, server, int(settings.seconds(300, 1500)))
     with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, _no_training():
-        run = _Run(settings, postgres.url, Path(folder))
+        run = _Run(settings, server, Path(folder))
         for part in (_rates, _unsealed, _creates, _processes, _snapshot, _bytes):
             note(f"append: {part.__name__.strip('_')}")
             await part(run)
         note("append: beside peers")
-        async with sides(settings, postgres.url) as compared:
+        async with sides(settings, server) as compared:
             run.details |= await beside.measure_beside(compared)
     run.details["uvloop"] = type(asyncio.get_running_loop()).__module__ == "uvloop"
     return shape(run.found | compared.found, KEYS, run.details, about, compared)

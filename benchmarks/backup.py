@@ -7,10 +7,10 @@ import subprocess
 import time
 from typing import Any
 
-from benchmarks.append import Settings
 from benchmarks.appending import Agents
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import Place, engine_on_postgres, fresh_database, server_program
+from benchmarks.settings import Settings
 from perdure import config
 from perdure.client.backups import restore_backup
 from perdure.client.engine import Engine

@@ -6,15 +6,14 @@ second half brings is what counts.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from benchmarks import payloads
 from benchmarks.peers.catalogue import embedded, on_postgres
 from benchmarks.report import machine, note, shape
+from benchmarks.servers import postgres_url
 from benchmarks.settings import Settings
 from benchmarks.sides import Beside, Side, sides
-from perdure import services
 
 __all__ = ["KEYS", "measure"]
 
@@ -28,10 +27,9 @@ KEYS = (
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of bytes. A ratio to a peer says how many times more it takes; `raw` is what perdure takes by the raw JSON."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
+    server = await postgres_url(settings.root)
     taken: dict[str, float] = {}
-    async with sides(settings, postgres.url) as beside:
+    async with sides(settings, server) as beside:
         half = settings.count(80, len(beside.conversations), least=8) // 2
         second = beside.conversations[half : 2 * half]
         raw = sum(payloads.raw_bytes(conversation) for conversation in second)
@@ -54,7 +52,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
     beside.found["figures.bytes_per_message"] = taken["perdure"] / sum(len(conversation) for conversation in second)
     by_raw = {"raw JSON": 1.0} | {name: round(growth / raw, 3) for name, growth in taken.items()}
     details = {"conversations": half, "messages": sum(map(len, second)), "raw_bytes": raw, "by_raw": by_raw}
-    return shape(beside.found, KEYS, details, machine(postgres.url), beside)
+    return shape(beside.found, KEYS, details, machine(server), beside)
 
 
 async def _growth(beside: Beside, side: Side, half: int) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from benchmarks.append import Settings
 from benchmarks.report import machine, note, shape
+from benchmarks.settings import Settings
 from benchmarks.states import conversations, folded, keys_of
 from perdure.snapshots.compression import benchmark_compression_algorithms
 from perdure.snapshots.dictionaries import samples_of, train_dictionary

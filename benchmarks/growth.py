@@ -14,10 +14,10 @@ import perdure
 from benchmarks.measuring import closed_load, median
 from benchmarks.peers.catalogue import SIDES
 from benchmarks.report import machine, note, shape
-from benchmarks.servers import fresh_database
+from benchmarks.servers import fresh_database, postgres_url
 from benchmarks.settings import Settings
 from benchmarks.sides import Beside, Pairs, Side, rounds, sides
-from perdure import Event, append, services
+from perdure import Event, append
 from perdure.client.engine import Engine
 from perdure.engine.log import postgres_segments
 from perdure.engine.log.contract import AgentName
@@ -129,11 +129,10 @@ def _messages(beside: Beside) -> list[dict[str, Any]]:
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of growth."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
+    server = await postgres_url(settings.root)
     sizes = [settings.count(START, START, least=500), settings.count(250_000, 1_000_000, least=1_500)]
     sizes += [] if settings.quick else [settings.count(0, 10_000_000)]
-    async with sides(settings, postgres.url) as beside:
+    async with sides(settings, server) as beside:
         agents = settings.count(25_000, 100_000, least=100)
         async with _log(beside, agents) as small:
             await small.grow(sizes[0])
@@ -144,7 +143,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
         details: dict[str, Any] = {"curve": {"perdure": curve}, "agents": agents}
         details["small_events"] = small.events
         await beside.peers([PEER], lambda peer: _peer(beside, peer, details))
-    return shape(beside.found, KEYS, details, machine(postgres.url), beside)
+    return shape(beside.found, KEYS, details, machine(server), beside)
 
 
 async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int]) -> list[tuple[int, float]]:

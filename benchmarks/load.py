@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from benchmarks.peers.catalogue import embedded, on_postgres
 from benchmarks.report import machine, note, shape
+from benchmarks.servers import postgres_url
 from benchmarks.settings import Settings
 from benchmarks.sides import Beside, Side, rounds, sides
-from perdure import services
 
 __all__ = ["KEYS", "measure"]
 
@@ -23,10 +22,9 @@ PAIRS = 3
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of loads. A ratio to a peer, at the longest, says how many times longer it takes; `growth` is the longest by the shortest."""
-    postgres = (await asyncio.to_thread(services.up, root=settings.root, only=("postgres",))).postgres
-    assert postgres is not None
+    server = await postgres_url(settings.root)
     table: dict[str, dict[str, Any]] = {}
-    async with sides(settings, postgres.url) as beside:
+    async with sides(settings, server) as beside:
         for variant, ending, peers in (("postgres", "", on_postgres()), ("sqlite", "_embedded", embedded())):
             note(f"load: {variant}")
             async with beside.ours(variant) as ours:
@@ -37,7 +35,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
                     beside.found |= {f"figures.{name}": value for name, value in found.items()}
                 table[f"perdure{ending}"] = found
                 await beside.peers(peers, lambda peer: _compare(beside, ours, peer, table))
-    return shape(beside.found, KEYS, {"lengths": list(LENGTHS), "beside": table}, machine(postgres.url), beside)
+    return shape(beside.found, KEYS, {"lengths": list(LENGTHS), "beside": table}, machine(server), beside)
 
 
 async def _alone(beside: Beside, ours: Side) -> dict[str, float]:

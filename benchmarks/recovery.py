@@ -8,11 +8,11 @@ import signal
 import time
 from typing import Any
 
-from benchmarks.append import Settings
 from benchmarks.measuring import median, percentile
 from benchmarks.nodes import end_processes, start_command, start_node
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import engine_on_postgres
+from benchmarks.settings import Settings
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.recovery.caller import Caller

@@ -23,7 +23,7 @@ from perdure.client.engine import Engine
 from perdure.errors import MissingDependency
 from perdure.services.postgres import _installed as installed_postgres
 
-__all__ = ["Baseline", "Pgbench", "Place", "copy_rate", "engine_on_postgres", "fresh_database", "pgbench", "server_program"]
+__all__ = ["Baseline", "Pgbench", "Place", "copy_rate", "engine_on_postgres", "fresh_database", "pgbench", "postgres_url", "server_program"]
 
 # The columns and indexes of one segment of the log; the sequence stands for the offset.
 _TABLE = """
@@ -137,15 +137,21 @@ class Place(NamedTuple):
         return self.flags["log"]
 
 
+async def postgres_url(root: Path | None) -> str:
+    """URL of the Postgres that a benchmark runs on; it is started where none runs."""
+    postgres = (await asyncio.to_thread(services.up, root=root, only=("postgres",))).postgres
+    assert postgres is not None
+    return postgres.url
+
+
 @asynccontextmanager
 async def engine_on_postgres(root: Path | None) -> AsyncIterator[Place]:
     """An engine on a new database, with keys and a store of snapshots in a temporary folder."""
-    postgres = (await asyncio.to_thread(services.up, root=root, only=("postgres",))).postgres
-    assert postgres is not None
-    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(postgres.url) as url:
+    server = await postgres_url(root)
+    with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as folder, fresh_database(server) as url:
         flags = {"log": url, "keys": f"file://{folder}/root.key", "bus": "memory://", "cache": "memory://", "store": f"file://{folder}/s"}
         async with perdure.open(settings=config.load(flags)) as engine:
-            yield Place(engine, flags, postgres.url, Path(folder))
+            yield Place(engine, flags, server, Path(folder))
 
 
 def server_program(name: str) -> str:

@@ -17,11 +17,11 @@ import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import perdure
-from benchmarks.append import Settings
 from benchmarks.compression import measure_savings
 from benchmarks.measuring import median
 from benchmarks.report import machine, note, shape
 from benchmarks.restic import measure_restic
+from benchmarks.settings import Settings
 from benchmarks.states import conversations, copied, folded, keys_of, large_state
 from perdure.client.engine import Engine
 from perdure.engine.digest import canonical
