@@ -132,6 +132,25 @@ async def tails_of_many_partitions_are_read_together(log: LogUnderTest) -> None:
         assert events == await read_all(other, partition)
 
 
+async def events_of_many_agents_are_read_at_once(log: LogUnderTest) -> None:
+    """Each agent's own, from one version to another, in order; nobody else's; what a page holds is there however much lies before it."""
+    store = await log.open()
+    records = [await agent_of(store, f"agent-{number}", f"tenant-{number % 2}") for number in range(12)]
+    empty, writer = await agent_of(store, "empty", "tenant-0"), RawWriter(store)
+    written: dict[int, list[SealedEvent]] = {record.agent_key: [] for record in records}
+    for _ in range(3):
+        for event in await writer.append(*((record, [{}] * 2) for record in records)):
+            written[event.agent_key].append(event)
+    assert await store.read_many([]) == []
+    newest = [(record, 6, 6) for record in records]
+    assert await store.read_many([*newest, (empty, 1, 1)]) == [*([written[record.agent_key][5]] for record in records), []]
+    # Where events lie in many segments only the newest ones are promised; what comes is never anything else.
+    for record, found in zip(records, await store.read_many([(record, 2, 5) for record in records[::-1]]), strict=True):
+        its = written[records[11 - records.index(record)].agent_key][1:5]
+        assert found == its[len(its) - len(found) :]
+    assert await store.read_many([(records[0], 7, 9)]) == [[]]
+
+
 async def events_of_an_agent_are_filtered(log: LogUnderTest) -> None:
     """Versions, types, times, correlation and trace narrow; both directions; limits."""
     store = await log.open()
@@ -217,6 +236,7 @@ CASES = (
     tenants_are_listed_and_kept_apart,
     pages_of_a_partition_end,
     tails_of_many_partitions_are_read_together,
+    events_of_many_agents_are_read_at_once,
     events_of_an_agent_are_filtered,
     events_of_a_tenant_are_filtered_and_paged,
     events_are_found_by_id,

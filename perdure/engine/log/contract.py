@@ -271,6 +271,11 @@ class LogStore(SnapshotRows, FloorRows, ForkRows, ArchiveRows, ArrivalRows, Prot
         descending, the page ends at the first that is there."""
         ...
 
+    async def read_many(self, wanted: Sequence[tuple[AgentRecord, int, int]]) -> list[list[SealedEvent]]:
+        """Of each agent its events from one version to another, in order of version; few round trips for all. For whoever knows how many there
+        are: what was removed, is a fork's past, or lies far back may be missing, and `read_agent` then has it or tells. Each agent once."""
+        ...
+
     async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
         """As `read`, of one tenant and filtered; offsets then have holes. Raises Compacted where some of the tenant's were removed."""
         ...

@@ -17,16 +17,15 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, Propose, SealedEvent
-from perdure.engine.log.decide import head_after
+from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Position, Propose, SealedEvent
 from perdure.engine.log.floor_rows import check_floor, compacted_offsets
-from perdure.engine.log.heads import first_head
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
 from perdure.engine.log.postgres_arrays import texts
 from perdure.engine.log.postgres_arrivals import PostgresArrivals
 from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.postgres_many import FEW_SEGMENTS, PostgresMany
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
 from perdure.engine.log.postgres_pages import fetch_page, page_query
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, packed_agents
@@ -42,11 +41,9 @@ END_SESSION_MS = 5_000
 _END_SESSIONS = """SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
                    WHERE datname = current_database() AND usename = current_user AND application_name = 'perdure'
                      AND pid <> pg_backend_pid()"""
-FEW_SEGMENTS = 4
-"""Up to so many segments, an agent's events are looked for in all of them; beyond, its own list of segments is asked first."""
 
 
-class PostgresStore(PostgresArrivals, PostgresArchive):
+class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
     """A log in a Postgres database; open it with `await PostgresStore.open(url)`."""
 
     def __init__(self, url: str, segment_offsets: int) -> None:
@@ -150,32 +147,6 @@ class PostgresStore(PostgresArrivals, PostgresArchive):
     def _first_segment(self, record: AgentRecord) -> int:
         """The first that can hold an event of an agent that is made now."""
         return self._segments.of(self._ends.get(record.partition, 0) + 1)
-
-    async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
-        by_partition: dict[int, list[int]] = {}
-        for record in agents:
-            by_partition.setdefault(record.partition, []).append(record.agent_key)
-        parts: list[str] = []
-        values: list[list[int]] = []
-        for partition, keys in by_partition.items():
-            for segment, chosen in (await self._last_segments(partition, keys)).items():
-                table = f"events_{partition}" if segment is None else f"events_{partition}_{segment}"
-                parts.append(f"""SELECT k.agent_key, e.version, e.epoch, e.type, e.chain FROM unnest(%s::bigint[]) k(agent_key),
-                    LATERAL (SELECT * FROM {table} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1) e""")  # noqa: S608
-                values.append(chosen)
-        rows = await self._rows(" UNION ALL ".join(parts), *values, limit_s=limits.COMMIT_TIMEOUT_S) if parts else []
-        heads = {agent: head_after(version, epoch, type, chain) for agent, version, epoch, type, chain in rows}
-        return [heads.get(record.agent_key) or first_head(record) for record in agents]
-
-    async def _last_segments(self, partition: int, keys: Sequence[int]) -> dict[int | None, list[int]]:
-        if self._segments.newest(partition) < FEW_SEGMENTS:
-            return {None: list(keys)}
-        sql = """SELECT a.agent_key, coalesce((SELECT max(s.segment) FROM agent_segments s WHERE s.agent_key = a.agent_key), a.first_segment)
-                 FROM agents a WHERE a.agent_key = ANY(%s)"""
-        segments: dict[int | None, list[int]] = {}
-        for agent, segment in await self._rows(sql, list(keys)):
-            segments.setdefault(segment, []).append(agent)
-        return segments
 
     async def list_agents(
         self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100

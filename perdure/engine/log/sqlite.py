@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from perdure.engine.log import sqlite_append, sqlite_control, sqlite_rows
+from perdure.engine.log import sqlite_append, sqlite_control, sqlite_many, sqlite_rows
 from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_archive import SqliteArchive
@@ -186,6 +186,10 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         """See `LogStore.read_agent`."""
         return await self._read(sqlite_rows.read_agent, agent, where, limit, descending)
+
+    async def read_many(self, wanted: Sequence[tuple[AgentRecord, int, int]]) -> list[list[SealedEvent]]:
+        """See `LogStore.read_many`."""
+        return await self._read(sqlite_many.read_many, wanted)
 
     async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
         """See `LogStore.read_tenant`."""
