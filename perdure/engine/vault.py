@@ -136,12 +136,14 @@ class Vault:
         Raises VersionNotFound, Compacted, LimitExceeded, KeyUnavailable.
         """
         key = await self.ring.tenant_key(parent.tenant)
-        (row,) = self._new_rows([AgentName(parent.tenant, agent)], key, {})
+        keys: dict[bytes, bytes] = {}
+        (row,) = self._new_rows([AgentName(parent.tenant, agent)], key, keys)
         before = self.heads.before_birth()
         made = await self.store.create_fork(msgspec.structs.replace(row, type=parent.type, labels=parent.labels), parent, version)
-        if made.data_key == row.data_key:
-            self.heads.born(before, [(made.agent_key, made.partition)], first_head(made))
-        return (await self._remember(made))[0]
+        if (data_key := keys.get(made.data_key)) is None:
+            return (await self._remember(made))[0]
+        self.heads.born(before, [(made.agent_key, made.partition)], first_head(made))
+        return self._keep(made, self._cipher_of(made, data_key, await self.book.ensure(made.tenant), key))[0]
 
     async def opening(self, tenant: str, work: Callable[[], Result]) -> Result:
         """Run what opens sealed values of a tenant. What it misses, because another process has made it since, is loaded, and it runs again.

@@ -75,7 +75,7 @@ async def fork(log: EventLog, parent: AgentRecord, version: int | None, new_agen
     event = Event(FORKED, data={"from": facts, "reason": reason}, actor=actor, causation_id=cause.id if cause is not None else None)
     try:
         # Straight into the log: the event changes nothing, so neither schemas nor the parent's state are asked.
-        done = await EventLog.append_events(log, name, [event], expected=version)
+        done = await log.append_new(name, event, expected=version)
     except Conflict as problem:
         raise _taken(made) from problem
     reach("fork.event")
@@ -85,8 +85,9 @@ async def fork(log: EventLog, parent: AgentRecord, version: int | None, new_agen
 async def _event(log: EventLog, parent: AgentRecord, version: int | None) -> SealedEvent | None:
     """The event that the fork goes on from; None for version 0."""
     if version is None:
-        (head,) = await log.store.heads([parent])
-        version = head.version
+        if own := await log.store.read_agent(parent, EventFilter(from_version=begins_at(parent) + 1), 1, descending=True):
+            return own[0]
+        version = begins_at(parent)
     if version == 0:
         return None
     events = await log.store.read_agent(parent, EventFilter(from_version=version, to_version=version), 1) if version > 0 else []

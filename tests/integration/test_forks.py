@@ -29,7 +29,11 @@ TENANT = "t"
 
 
 def settings(folder: Path, log: str = "state") -> config.Settings:
-    urls = {"log": f"sqlite:///{folder}/{log}", "keys": f"file://{folder}/root.key", "store": f"file://{folder}/snapshots"}
+    urls = {
+        "log": log if "://" in log else f"sqlite:///{folder}/{log}",
+        "keys": f"file://{folder}/root.key",
+        "store": f"file://{folder}/snapshots",
+    }
     return config.load({**urls, "bus": "memory://", "cache": "memory://"})
 
 
@@ -171,6 +175,26 @@ async def test_moments_ids_and_expectations_go_over_the_border(engine: Engine) -
         await agent.append([Event("said")], expected=2)
     assert (await engine.log.get_event(named("b"), told[1].id)).version == 2
     assert await document(engine, "b") == {"said": ["one", "two", "three"]}
+
+
+async def test_a_fork_of_what_was_just_written_takes_the_short_way_and_ids_of_its_past_are_found(
+    fresh_database: str, tmp_path: Path
+) -> None:
+    """The event that a fork begins with is made for it, so nobody looks for its id under the lock; those that callers bring are looked for."""
+    reached: list[str] = []
+    async with perdure.open(settings=settings(tmp_path, log=fresh_database), partitions=4) as engine:
+        await say(engine, "a", "one", "two", "three")
+        steps.install(reached.append)
+        try:
+            await engine.recovery.fork(named("a"), "b", version=2)
+            assert reached.count("append.after") == 1
+            assert "append.locked" not in reached
+            shared = (await history(engine, "b"))[1]
+            again = await engine.agent("b", tenant=TENANT).append([Event("said", changes=shared.changes, id=shared.id)])
+            assert (again.already, again.versions) == (True, (2,))
+            assert "append.locked" in reached
+        finally:
+            steps.install(None)
 
 
 async def test_a_fork_has_what_waits_on_the_fast_path_and_asks_no_schema(engine: Engine) -> None:

@@ -56,7 +56,8 @@ _SHUT = frozenset((FENCED, LEAVING))
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """Events for one agent. owner: None, or who owns it from these events on (the epoch then grows by one). chain: None, or the hash that must
-    stand at the expected version. over_fence: whether a new owner may take a fenced agent. takes_back: and one that was leaving."""
+    stand at the expected version. over_fence: whether a new owner may take a fenced agent. takes_back: and one that was leaving. fresh: whether
+    the ids were made for this one call, so that none of them can be in the log yet."""
 
     record: AgentRecord
     expected: ExpectedVersion
@@ -66,6 +67,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     chain: bytes | None = None
     over_fence: bool = True
     takes_back: bool = False
+    fresh: bool = False
 
 
 Request = Sequence[Item]
@@ -223,7 +225,7 @@ class _Planner:
         for item in request:
             partition = item.record.partition
             since_ms = self.look[partition]
-            for draft in item.drafts:
+            for draft in () if item.fresh else item.drafts:
                 number = draft.id.int
                 if everything or (since_ms and (number >> 76 & 0xF != 7 or number >> 80 < since_ms)):
                     self.proposal.lookups.append((partition, item.record.agent_key, draft.id))

@@ -92,6 +92,12 @@ class EventLog:
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
         return _result(name, item, await self._submit((item,)))
 
+    async def append_new(self, name: AgentName, event: Event, *, expected: ExpectedVersion) -> Appended:
+        """As `append_event`, of an event that was made for this one call: its id is not looked for in the log."""
+        item = self._prepared(name, (event,), expected, None) or await self._item(name, (event,), expected, None)
+        item = msgspec.structs.replace(item, fresh=True)
+        return _result(name, item, await self._submit((item,)))
+
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
         _check_sizes(appends)

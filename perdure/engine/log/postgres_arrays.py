@@ -15,7 +15,7 @@ from psycopg import adapt, postgres
 from psycopg.abc import AdaptContext
 from psycopg.pq import Format
 
-__all__ = ["Packed", "bigint", "bigints", "byteas", "integer", "integers", "register", "texts", "uuids"]
+__all__ = ["Packed", "bigint", "bigints", "bytea", "byteas", "integer", "integers", "register", "text", "texts", "uuids"]
 
 _HEADER = struct.Struct(">iiIii")
 _LENGTH = struct.Struct(">i")
@@ -76,6 +76,16 @@ def integer(value: int) -> Packed:
 def bigint(value: int) -> Packed:
     """int8"""
     return Packed(_INT8[0], _BIGINT.pack(value))
+
+
+def text(value: str) -> Packed:
+    """text"""
+    return Packed(_TEXT[0], value.encode())
+
+
+def bytea(value: bytes) -> Packed:
+    """bytea"""
+    return Packed(_BYTEA[0], value)
 
 
 def integers(values: Sequence[int]) -> Packed:

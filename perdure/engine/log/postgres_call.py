@@ -1,7 +1,6 @@
 """One prepared statement, called without the driver's layers; and the bound on how long a server may be silent.
 
-A group commit is one call. What the driver does around a statement (a cursor, looking up the plan, adapting parameters, waiting in a generator)
-costs an append alone more than its own work, so the writer's one statement goes to libpq directly.
+A group commit is one call, which goes to libpq directly (`postgres_exchange`).
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from typing import Any
 
 from psycopg import AsyncConnection, OperationalError, errors
 from psycopg.pq import ExecStatus, Format
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGconn
 
 from perdure.engine.log.postgres_arrays import Packed
+from perdure.engine.log.postgres_exchange import Exchange
 from perdure.errors import Unavailable
 
 __all__ = ["PreparedCall", "Silent", "Watch", "answered_within"]
@@ -38,10 +38,7 @@ class PreparedCall:
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._formats = [Format.BINARY] * parameters
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[PGresult] | None = None
-        self._result: PGresult | None = None
-        self._fd = -1
+        self._exchange = Exchange(self._pgconn)
 
     async def prepare(self) -> None:
         """Tell the server; the function's own types are the parameters'."""
@@ -57,64 +54,13 @@ class PreparedCall:
             return await self._ask(values)
 
     async def _ask(self, values: Sequence[Packed]) -> bytes | None:
-        pgconn = self._pgconn
-        self._result = None
-        pgconn.send_query_prepared(_NAME, [value.data for value in values], self._formats, result_format=Format.BINARY)
-        done = self._done = self._loop.create_future()
-        self._fd = pgconn.socket
-        # What the socket does not take at once follows as soon as it does.
-        if pgconn.flush():
-            self._loop.add_writer(self._fd, self._writable)
-        self._loop.add_reader(self._fd, self._readable)
-        try:
-            result = await done
-        except asyncio.CancelledError:
-            self._stop()
-            pgconn.finish()  # its answer would be taken for the next call's
-            raise
-        finally:
-            self._stop()
+        data = [value.data for value in values]
+        self._pgconn.send_query_prepared(_NAME, data, self._formats, result_format=Format.BINARY)
+        result = (await self._exchange.answers())[-1]
         if result.status != ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)
         value: bytes | None = result.get_value(0, 0)
         return value
-
-    def _writable(self) -> None:
-        try:
-            if not self._pgconn.flush():
-                self._loop.remove_writer(self._fd)
-        except OperationalError as problem:
-            self._settle(problem)
-
-    def _readable(self) -> None:
-        pgconn = self._pgconn
-        try:
-            pgconn.consume_input()
-            while not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is None:
-                    assert self._result is not None, "a statement has a result"
-                    self._settle(self._result)
-                    return
-                self._result = result
-        except OperationalError as problem:
-            self._settle(problem)
-
-    def _settle(self, outcome: PGresult | OperationalError) -> None:
-        self._stop()
-        if self._done is None or self._done.done():
-            return
-        if isinstance(outcome, OperationalError):
-            self._done.set_exception(outcome)
-        else:
-            self._done.set_result(outcome)
-
-    def _stop(self) -> None:
-        """Look no more at the descriptor: when the connection is lost, its number may be somebody else's a moment later."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
-            self._fd = -1
 
 
 class Watch:

@@ -8,10 +8,12 @@ from uuid import UUID
 
 import msgspec
 
+from perdure import limits
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.floor_rows import check_floor, compacted
 from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, Past, check_depth, line, line_from, owner_of, pieces
-from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.postgres_arrays import bigint, bigints, bytea, integer, text
+from perdure.engine.log.postgres_exchange import Statement, ask_at_once, rows_of
 from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, agent_of
 from perdure.engine.log.versions import no_version
@@ -32,14 +34,14 @@ _LINES: Final = f"""WITH RECURSIVE line AS (
     FROM line l JOIN agents p ON p.agent_key = l.past_key WHERE l.depth < {FORK_DEPTH_MAX})
   SELECT fork, agent, agent_key, partition, version FROM line ORDER BY fork, depth"""  # noqa: S608 - an integer
 # Whoever raises a floor locks the same row for update: one of the two sees the other.
-_LOCK: Final = "SELECT agent_key FROM agents WHERE agent_key = %s FOR KEY SHARE"
+_LOCK: Final = b"SELECT agent_key FROM agents WHERE agent_key = $1 FOR KEY SHARE"
 _COLUMNS: Final = """tenant_key, agent, partition, first_segment, owner, type, labels, data_key, created_us, epoch,
       parent_key, past_key, parent_version, parent_offset, parent_time_us, parent_epoch, parent_chain"""
 _MAKE: Final = f"""INSERT INTO agents ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT DO NOTHING"""  # noqa: S608 - constants
 _MAKE_OF: Final = f"""INSERT INTO agents ({_COLUMNS})
-    SELECT %s, %s, %s, %s, %s, %s, %s::jsonb, %s, greatest(%s, e.time_us), e.epoch, %s, %s, e.version, e."offset", e.time_us, e.epoch, e.chain
-    FROM {{table}} e WHERE e.agent_key = %s AND e.version = %s AND NOT EXISTS (SELECT FROM floors WHERE agent_key = ANY(%s) AND version > %s)
+    SELECT $1, $2, $3, $4, $5, $6, $7::jsonb, $8, greatest($9, e.time_us), e.epoch, $10, $11, e.version, e."offset", e.time_us, e.epoch, e.chain
+    FROM {{table}} e WHERE e.agent_key = $11 AND e.version = $12 AND NOT EXISTS (SELECT FROM floors WHERE agent_key = ANY($13) AND version > $12)
     ON CONFLICT DO NOTHING
     RETURNING agent_key, created_us, parent_offset, parent_time_us, parent_epoch, parent_chain"""  # noqa: S608 - constants
 _CHILDREN: Final = f"""SELECT {AGENT_COLUMNS} FROM agents a JOIN tenants t USING (tenant_key)
@@ -98,15 +100,15 @@ class PostgresForks(PostgresFloors):
         tables = await self._tables(owner_of(parent, owner.version), where, descending=False)
         # Who stands between the fork and that agent may have a floor of its own, and then no longer has what is before it.
         line = [parent.agent_key, *(past.agent_key for past in parent.past if past.version >= owner.version)]
-        values = (*self._facts(record), parent.agent_key, owner.agent_key, owner.agent_key, owner.version, line, owner.version)
-        row: tuple[Any, ...] | None = None
-        with translated():
-            async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
-                await connection.execute(_LOCK, (owner.agent_key,))
-                for table in tables:
-                    cursor = await connection.execute(_MAKE_OF.format(table=table).encode(), values, binary=True)
-                    row = row or await cursor.fetchone()
-        return row
+        tenant, agent, partition, segment, by, type, labels, data_key, created_us = self._facts(record)
+        values = (
+            *(integer(tenant), text(agent), integer(partition), integer(segment), text(by), text(type), text(labels), bytea(data_key)),
+            *(bigint(created_us), bigint(parent.agent_key), bigint(owner.agent_key), bigint(owner.version), bigints(line)),
+        )
+        statements = [Statement(_MAKE_OF.format(table=table).encode(), values) for table in tables]
+        async with self._answering(self._pool, limits.COMMIT_TIMEOUT_S) as connection:
+            _, *results = await ask_at_once(connection, Statement(_LOCK, [bigint(owner.agent_key)]), *statements)
+            return next((row for result in results for row in rows_of(connection, result, tuple)), None)
 
     async def _make(self, record: AgentRecord, parent: AgentRecord) -> None:
         """Insert a row as it is, where there is none of its name. Of the past only the nearest is looked at."""
