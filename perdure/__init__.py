@@ -14,6 +14,7 @@ from perdure.engine.changes import Change, append, delete, insert, merge, set_va
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
+from perdure.engine.readonly import thaw
 from perdure.errors import PerdureError
 from perdure.limits import PARTITIONS_DEFAULT
 
@@ -36,6 +37,7 @@ __all__ = [
     "merge",
     "open",
     "set_value",
+    "thaw",
 ]
 
 

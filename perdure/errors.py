@@ -8,6 +8,7 @@
     │   ├── InvalidEvent             an envelope, a payload or a changeset
     │   ├── InvalidPath              a path of a change
     │   ├── InvalidPatch             an RFC 6902 / RFC 7396 update
+    │   ├── ReadOnly                 a state that was handed out would be changed in place; also a TypeError
     │   ├── SchemaViolation          a registered schema does not hold
     │   └── ImportFailed             a record of a file (file, line, reason)
     ├── ConfigurationError           a setting, a URL, a server's settings
@@ -78,6 +79,7 @@ __all__ = [
     "PerdureError",
     "ProjectionNotFound",
     "Quarantined",
+    "ReadOnly",
     "SchemaViolation",
     "SealBroken",
     "SnapshotNotFound",
@@ -168,6 +170,12 @@ class InvalidPatch(InvalidInput):
     """The patch cannot be applied to this state."""
 
     code = "invalid_patch"
+
+
+class ReadOnly(InvalidInput, TypeError):
+    """It is shared, and cannot be changed in place."""
+
+    code = "read_only"
 
 
 class SchemaViolation(InvalidInput):

@@ -103,10 +103,10 @@ def _typed(state: AgentState) -> dict[str, Any]:
 
 def _rest(value: Any, typed: Any) -> Any:
     """What of a document its typed view does not carry. Lists are compared element by element."""
-    if type(value) is dict and type(typed) is dict:
+    if isinstance(value, dict) and isinstance(typed, dict):
         rest = {key: _rest(item, typed[key]) if key in typed else item for key, item in value.items()}
         return {key: item for key, item in rest.items() if key not in typed or item not in ({}, [])}
-    if type(value) in (list, tuple) and type(typed) in (list, tuple):
+    if isinstance(value, list | tuple) and isinstance(typed, list | tuple):
         rests = [_rest(item, other) for item, other in zip(value, typed, strict=True)]
         return rests if any(item != {} for item in rests) else {}
     return {}
@@ -114,11 +114,11 @@ def _rest(value: Any, typed: Any) -> Any:
 
 def _overlay(rest: Any, typed: Any) -> Any:
     """The typed values over the rest. A list that has got another length since has lost the places of its elements' rests."""
-    if type(rest) is dict and type(typed) is dict:
+    if isinstance(rest, dict) and isinstance(typed, dict):
         merged = dict(rest)
         for key, item in typed.items():
             merged[key] = _overlay(rest[key], item) if key in rest else item
         return merged
-    if type(rest) is list and type(typed) is list and len(rest) == len(typed):
+    if isinstance(rest, list) and isinstance(typed, list) and len(rest) == len(typed):
         return [_overlay(*pair) for pair in zip(rest, typed, strict=True)]
     return typed

@@ -53,7 +53,7 @@ class Tracker:
             target = lookup(document, path if change.op == "append" else path[:-1])
             # An append or an insert where nothing is makes a list.
             made = (target is MISSING or target is None) and change.op in ("append", "insert")
-            length = len(target) if type(target) in (list, tuple) else 0 if made else None
+            length = len(target) if isinstance(target, list | tuple) else 0 if made else None
             self._steps.append(_Step(version, Change(change.op, path, change.value), length))
 
     def version(self) -> int | None:
@@ -72,7 +72,7 @@ def _resolved(document: Any, path: Path) -> Path:
     """The path with the indices that the fold takes for places at or beyond a list's end, except the last: that one the operation decides."""
     tokens = list(path)
     for depth, token in enumerate(path[:-1]):
-        if type(document) in (list, tuple) and (token == END or (is_index(token) and int(token) > len(document))):
+        if isinstance(document, list | tuple) and (token == END or (is_index(token) and int(token) > len(document))):
             tokens[depth] = str(len(document))
         document = lookup(document, (tokens[depth],))
     return tuple(tokens)
@@ -102,7 +102,7 @@ def _before(step: _Step, wanted: Path) -> Path | None:
 def _merged(patch: Any, rest: Path) -> bool:
     """Whether a merge patch says anything about a path below it."""
     for token in rest:
-        if type(patch) is not dict:
+        if not isinstance(patch, dict):
             return True
         if token not in patch:
             return False

@@ -53,13 +53,13 @@ def take_out(value: Any, keep: Callable[[bytes], bytes]) -> tuple[Any, int]:
     if size <= limits.INLINE_BYTES_MAX:
         return value, 0
     count = 0
-    if type(value) is dict:
+    if isinstance(value, dict):
         changed: dict[str, Any] = {}
         for key, child in value.items():
             changed[key], taken = take_out(child, keep)
             count += taken
         value = changed
-    elif type(value) in (list, tuple):
+    elif isinstance(value, list | tuple):
         parts = [take_out(child, keep) for child in value]
         value, count = [part for part, _ in parts], sum(taken for _, taken in parts)
     encoded = encode(value)

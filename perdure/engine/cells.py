@@ -26,12 +26,13 @@ from typing import Any, Final, NamedTuple
 
 from perdure.engine.changes import Change
 from perdure.engine.fold import is_index
+from perdure.engine.readonly import ReadOnlyList, ReadOnlyMap
 from perdure.errors import IntegrityError
 
 __all__ = ["Shape", "count", "join", "shape", "split", "touched"]
 
 _INDEX_BYTES: Final = 4
-_KINDS: Final[dict[type[Any], str]] = {dict: "map", list: "list", tuple: "list"}
+_KINDS: Final[dict[type[Any], str]] = {dict: "map", list: "list", tuple: "list", ReadOnlyMap: "map", ReadOnlyList: "list"}
 
 
 class _Member(NamedTuple):
@@ -131,10 +132,10 @@ def _touches(changes: Iterable[Change]) -> dict[str, _Touch] | None:
         path, operation, value = change.path, change.op, change.value
         if path:
             _touch(touches.setdefault(path[0], _Touch()), change)
-        elif operation == "merge" and type(value) is dict:
+        elif operation == "merge" and isinstance(value, dict):
             for member, patch in value.items():
                 _touch_merge(touches.setdefault(member, _Touch()), patch)
-        elif operation == "delete" or (operation == "set" and type(value) is dict):
+        elif operation == "delete" or (operation == "set" and isinstance(value, dict)):
             return None
     return touches
 
@@ -155,7 +156,7 @@ def _touch(touch: _Touch, change: Change) -> None:
 
 
 def _touch_merge(touch: _Touch, patch: Any) -> None:
-    if type(patch) is dict:
+    if isinstance(patch, dict):
         touch.keys.update(patch)
     else:
         touch.whole = True

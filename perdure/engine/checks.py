@@ -16,7 +16,7 @@ from perdure import limits
 from perdure.engine.changes import Change
 from perdure.engine.event import Event
 from perdure.engine.fold import END, is_index
-from perdure.engine.values import check_value, is_text
+from perdure.engine.values import MAPS, check_value, is_text
 from perdure.errors import InvalidEvent, InvalidPath, LimitExceeded
 
 __all__ = ["RESERVED_PREFIX", "check_changes", "check_event"]
@@ -102,7 +102,7 @@ def _check_operation(change: Change, position: int) -> None:
     if not path:
         if operation in ("append", "insert"):
             raise InvalidEvent(f"change {position} is an {operation} at the root, which is always a map")
-        if type(value) is not dict:
+        if type(value) not in MAPS:
             raise InvalidEvent(f"change {position} would make the root a {type(value).__qualname__}, the root is always a map")
     if operation == "insert" and not (is_index(path[-1]) or path[-1] == END):
         raise InvalidEvent(
@@ -129,7 +129,7 @@ def _check_label(name: str, label: Any) -> None:
 
 
 def _check_metadata(metadata: Any) -> None:
-    if type(metadata) is not dict:
+    if type(metadata) not in MAPS:
         raise InvalidEvent(f"metadata is a {type(metadata).__qualname__}, not a map")
     check_value(metadata, "metadata")
     size_bytes = len(_encoder.encode(metadata))

@@ -16,6 +16,8 @@ from perdure.engine.digest import same
 __all__ = ["diff"]
 
 _MISSING: Final = object()
+_LISTS: Final = (list, tuple)
+_CONTAINERS: Final = (dict, list, tuple)
 _WHOLE_LIST_CHANGES: Final = 8
 """A list of which more elements than this differ, and more than half, is set as a whole: a vector of numbers, for instance."""
 
@@ -37,7 +39,7 @@ def _values(path: Path, before: Any, after: Any, changes: list[Change]) -> None:
         return
     # Deeper than a path may reach, the whole value is set.
     if len(path) < limits.PATH_DEPTH_MAX:
-        if type(before) is dict and type(after) is dict:
+        if isinstance(before, dict) and isinstance(after, dict):
             _maps(path, before, after, changes)
             return
         if _is_list(before) and _is_list(after) and _lists(path, before, after, changes):
@@ -61,7 +63,7 @@ def _lists(path: Path, before: Any, after: Any, changes: list[Change]) -> bool:
     differing = sum(1 for index in range(start, start + kept) if not same(before[index], after[index]))
     edits = differing + abs(len(before) - len(after))
     if not after or (edits > _WHOLE_LIST_CHANGES and edits * 2 > len(after)):
-        scalars = not any(type(item) in (dict, list, tuple) for item in before)
+        scalars = not any(isinstance(item, _CONTAINERS) for item in before)
         if not after or scalars or start + end == 0:
             return False
     for index in range(start, start + kept):
@@ -88,4 +90,4 @@ def _common(before: Any, after: Any) -> tuple[int, int]:
 
 
 def _is_list(value: Any) -> bool:
-    return type(value) is list or type(value) is tuple
+    return isinstance(value, _LISTS)

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 from perdure import limits
 from perdure.engine.changes import Change, Path, parse_path
 from perdure.engine.fold import END, MISSING, Fresh, fold_into, is_index, lookup
-from perdure.engine.values import check_value
+from perdure.engine.values import LISTS, MAPS, check_value
 from perdure.errors import InvalidInput, InvalidPatch, LimitExceeded
 
 __all__ = ["from_json_patch", "from_merge_patch"]
@@ -25,7 +25,7 @@ def from_merge_patch(patch: Mapping[str, Any]) -> tuple[Change, ...]:
 
     Raises InvalidPatch (not a map), InvalidEvent, LimitExceeded.
     """
-    if type(patch) is not dict:
+    if type(patch) not in MAPS:
         raise InvalidPatch(f"a merge patch of a state is a map, not a {type(patch).__qualname__}")
     check_value(patch, "the merge patch")
     return (Change("merge", (), patch),) if patch else ()
@@ -36,7 +36,7 @@ def from_json_patch(document: Mapping[str, Any], operations: Sequence[Mapping[st
 
     Raises InvalidPatch with the index of the operation as `details["operation"]`, LimitExceeded, InvalidEvent (a value).
     """
-    if type(operations) is not list and type(operations) is not tuple:
+    if type(operations) not in LISTS:
         raise InvalidPatch(f"a JSON patch is a list of operations, not a {type(operations).__qualname__}")
     if len(operations) > limits.CHANGES_PER_EVENT_MAX:
         raise LimitExceeded(f"a JSON patch of {len(operations)} operations, the limit is {limits.CHANGES_PER_EVENT_MAX}")
@@ -59,7 +59,7 @@ class _Patch:
         self.index = 0
 
     def run(self, operation: Any) -> None:
-        if type(operation) is not dict:
+        if type(operation) not in MAPS:
             self.fail(f"is a {type(operation).__qualname__}, not a map")
         name = operation.get("op")
         if type(name) is not str or name not in _OPERATIONS:
@@ -89,9 +89,9 @@ class _Patch:
             return
         container = self.read(path[:-1])
         token = path[-1]
-        if type(container) is dict:
+        if isinstance(container, dict):
             self.put(Change("set", path, value))
-        elif type(container) is not list and type(container) is not tuple:
+        elif not isinstance(container, list | tuple):
             self.fail("adds to what is neither a map nor a list")
         elif token == END or token == str(len(container)):
             self.put(Change("append", path[:-1], value))
@@ -116,7 +116,7 @@ class _Patch:
         self.add(path, value)
 
     def put(self, change: Change) -> None:
-        if not change.path and type(change.value) is not dict:
+        if not change.path and not isinstance(change.value, dict):
             self.fail("would make the document something else than a map")
         if change.op != "delete":
             check_value(change.value, f"the value of operation {self.index}", depth=len(change.path))
@@ -161,9 +161,9 @@ class _Patch:
 
 def _equal(one: Any, other: Any) -> bool:
     """Equality by RFC 6902, 4.6: numbers by their value, everything else by kind and content."""
-    if type(one) is dict and type(other) is dict:
+    if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
-    if type(one) in (list, tuple) and type(other) in (list, tuple):
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
     if type(one) is bool or type(other) is bool:
         return one is other

@@ -1,7 +1,8 @@
 """What a document may hold, and the check of it.
 
 None, bool, int (-2^63 … 2^64-1, what msgpack can carry), finite float, str (encodable as UTF-8), bytes, list or tuple, and dict with str
-keys; exactly these types, no subclasses. A value is checked before anything is stored, so that whatever is stored can be read again.
+keys; exactly these types, no subclasses but the read-only ones of `perdure.engine.readonly`. A value is checked before anything is stored, so
+that whatever is stored can be read again.
 
 The check runs on every event, so its first pass only says yes or no; the second, which knows paths, runs only to word the error.
 """
@@ -13,11 +14,16 @@ from typing import Any, Final
 
 from perdure import limits
 from perdure.engine.changes import format_path
+from perdure.engine.readonly import ReadOnlyList, ReadOnlyMap
 from perdure.errors import InvalidEvent, LimitExceeded
 
-__all__ = ["VALUES_MAX", "check_value", "is_text"]
+__all__ = ["LISTS", "MAPS", "VALUES_MAX", "check_value", "is_text"]
 
-_CONTAINERS: Final = frozenset({dict, list, tuple})
+MAPS: Final = frozenset({dict, ReadOnlyMap})
+"""The types of a map that a document may hold."""
+LISTS: Final = frozenset({list, tuple, ReadOnlyList})
+"""The types of a list that a document may hold."""
+_CONTAINERS: Final = MAPS | LISTS
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 VALUES_MAX: Final = limits.EVENT_BYTES_MAX
@@ -61,7 +67,7 @@ def _acceptable(value: Any, what: str, depth: int) -> bool:
             budget -= len(container)
             if budget < 0:
                 raise LimitExceeded(f"{what} holds more than {VALUES_MAX} values", path="")
-            if type(container) is dict:
+            if isinstance(container, dict):
                 if not _keys_acceptable(container) or not _scan(container.values(), deeper):
                     return False
             elif not _scan(container, deeper):
@@ -77,7 +83,7 @@ def _scan(items: Any, containers: list[Any]) -> bool:
         if kind is str:
             if not item.isascii() and not is_text(item):
                 return False
-        elif kind is dict or kind is list or kind is tuple:
+        elif kind is dict or kind is list or kind in _CONTAINERS:
             containers.append(item)
         elif kind is int:
             if not INTEGER_MIN <= item <= INTEGER_MAX:
@@ -113,9 +119,9 @@ def _explain(value: Any, what: str, depth: int) -> None:
         budget -= len(container)
         if budget < 0:
             raise LimitExceeded(f"{what} holds more than {VALUES_MAX} values", path="")
-        if type(container) is dict:
+        if isinstance(container, dict):
             _explain_keys(container, what, path)
-        for key, child in container.items() if type(container) is dict else enumerate(container):
+        for key, child in container.items() if isinstance(container, dict) else enumerate(container):
             if type(child) in _CONTAINERS:
                 stack.append((child, (*path, str(key))))
             elif not _scan((child,), []):

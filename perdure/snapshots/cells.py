@@ -50,7 +50,7 @@ class CellWalk:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._members = _sorted(document)
-        containers = [(name, member) for name, member in self._members if type(document[member]) in (dict, list, tuple)]
+        containers = [(name, member) for name, member in self._members if isinstance(document[member], dict | list | tuple)]
         self._containers = sorted(containers, key=lambda each: (len(each[0]), each[0]))
         self._keys: dict[str, _Names] = {}
 
@@ -62,7 +62,7 @@ class CellWalk:
                 continue
             value = self._document[member]
             suffix = start[len(prefix) :] if start.startswith(prefix) else b""
-            if type(value) is dict:
+            if isinstance(value, dict):
                 yield from self._map_groups(member, value, suffix)
             else:
                 index = int.from_bytes(suffix, "big")
@@ -71,8 +71,7 @@ class CellWalk:
         first = bisect_left(self._members, (start[1:], "")) if start[:1] == b"h" else 0
         for _, member in self._members[first:]:
             value = self._document[member]
-            kind = type(value)
-            head: Any = {} if kind is dict else [] if kind is list or kind is tuple else value
+            head: Any = {} if isinstance(value, dict) else [] if isinstance(value, list | tuple) else value
             yield Group(HEADS, "", 0, member, (head,))
 
     def inside_step(self, name: bytes) -> bool:
@@ -80,7 +79,7 @@ class CellWalk:
         end = 3 + int.from_bytes(name[1:3], "big")
         if name[:1] != b"e" or len(name) != end + _INDEX_BYTES or int.from_bytes(name[end:], "big") % LIST_STEP == 0:
             return False
-        return type(self._document.get(name[3:end].decode())) in (list, tuple)
+        return isinstance(self._document.get(name[3:end].decode()), list | tuple)
 
     def _map_groups(self, member: str, value: dict[str, Any], suffix: bytes) -> Iterator[Group]:
         keys = self._keys.get(member)
