@@ -14,7 +14,7 @@ from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Seal
 from perdure.engine.log.log import read_pages
 from perdure.engine.vault import Vault
 
-__all__ = ["Folded", "fold_log"]
+__all__ = ["Folded", "fold_log", "fold_page"]
 
 WARNINGS_KEPT_MAX = 100
 
@@ -44,16 +44,23 @@ async def fold_log(
     The document of `start` is given away: it is changed in place. cells: gets the names of all cells that were put or removed on the way.
     Raises ChainBroken, SealBroken, KeyUnavailable, Compacted.
     """
-    document, version, epoch, time_us, chain, warned = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
-    warnings = list(warned)
-    where = EventFilter(from_version=version + 1, to_version=to_version)
-    if to_version is not None and to_version <= version:
-        return Folded(document, version, epoch, time_us, chain, warnings)
+    folded = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
+    where = EventFilter(from_version=folded.version + 1, to_version=to_version)
+    if to_version is not None and to_version <= folded.version:
+        return folded
     async for page in read_pages(store, record, where):
-        version, chain = check_chain(page, version=version, chain=chain)
-        document = _fold_page(document, page, await vault.open_effects(page), cells, warnings)
-        epoch, time_us = page[-1].epoch, page[-1].time_us
-    return Folded(document, version, epoch, time_us, chain, warnings)
+        folded = await fold_page(vault, folded, page, cells=cells)
+    return folded
+
+
+async def fold_page(vault: Vault, start: Folded, page: Sequence[SealedEvent], *, cells: set[bytes] | None = None) -> Folded:
+    """Fold the events that follow `start`, one or more, checking the hash chain; the document of `start` is given away.
+
+    Raises ChainBroken, SealBroken, KeyUnavailable."""
+    version, chain = check_chain(page, version=start.version, chain=start.chain)
+    warnings = list(start.warnings)
+    document = _fold_page(start.document, page, await vault.open_effects(page), cells, warnings)
+    return Folded(document, version, page[-1].epoch, page[-1].time_us, chain, warnings)
 
 
 def _fold_page(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
-import msgspec
-
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, from_microseconds, to_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, to_microseconds
 from perdure.engine.log.versions import no_version
-from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
-from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, Unavailable
+from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, PerdureError, Unavailable
 from perdure.projections.cells_codec import CACHE_DAMAGE, seal_whole
-from perdure.projections.contract import StateCache, Token
+from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base, fold_on, open_cached
 from perdure.projections.hot import HotStates
+from perdure.projections.kept import KeptState, ReadState
 from perdure.projections.statistics import ReadStatistics
+from perdure.projections.together import ReadTogether
 
 __all__ = ["AT_LEAST_TIMEOUT_S", "Consistency", "ReadState", "StateReader"]
 
@@ -26,59 +26,8 @@ Consistency = Literal["strong", "eventual"]
 AT_LEAST_TIMEOUT_S: Final = 5.0
 """How long a read waits for a version that the log does not have yet."""
 _POLL_S: Final = 0.25
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode: Any = msgspec.msgpack.Decoder().decode
-
-
-class ReadState(NamedTuple):
-    """A state as it was read. The document is the caller's own. time: of its newest event (None before the first)."""
-
-    document: dict[str, Any]
-    version: int
-    epoch: int
-    time: datetime | None
-
-
-class _Kept:
-    """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any. One that is read once, and kept by nobody, is
-    never encoded."""
-
-    __slots__ = ("_encoded", "_first", "chain", "time_us", "token")
-
-    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes) -> None:
-        self._first: dict[str, Any] | None = document
-        self._encoded: bytes | None = None
-        self.token = token
-        self.time_us = time_us
-        self.chain = chain
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the encoded document; whoever keeps the state asks for it, before anybody has got the document."""
-        if self._encoded is None:
-            assert self._first is not None, "a state that is kept was given away before"
-            self._encoded = _encode(self._first)
-        return len(self._encoded)
-
-    def document(self) -> dict[str, Any]:
-        """A document that nobody else has: the first caller gets the one that was encoded."""
-        document, self._first = self.shown(), None
-        return document
-
-    def shown(self) -> dict[str, Any]:
-        """The document to look at: it is another's, too."""
-        if self._first is not None:
-            return self._first
-        assert self._encoded is not None, "a state that nobody keeps is read once"
-        document: dict[str, Any] = _decode(self._encoded)
-        return document
-
-    def folded(self) -> Folded:
-        return Folded(self.document(), self.token.version, self.token.epoch, self.time_us, self.chain, [])
-
-    def read(self) -> ReadState:
-        return ReadState(self.document(), self.token.version, self.token.epoch, from_microseconds(self.time_us) if self.time_us else None)
+ONE_BY_ONE_MAX: Final = 16
+"""Of many states that are wanted together, those that are read each by itself at once."""
 
 
 class StateReader:
@@ -94,8 +43,9 @@ class StateReader:
         self._cache = cache
         self._vault = vault
         self._base = base
-        self._kept: HotStates[_Kept] = HotStates() if kept is None else kept
+        self._kept: HotStates[KeptState] = HotStates() if kept is None else kept
         self.statistics = ReadStatistics()
+        self._together = ReadTogether(store, cache, vault, self._kept, self.statistics, snapshots=base is not None)
 
     @property
     def kept(self) -> HotStates[Any]:
@@ -129,6 +79,28 @@ class StateReader:
         self.statistics.took(time.perf_counter() - began_s)
         return kept.read()
 
+    async def states(self, names: Sequence[AgentName]) -> list[ReadState | PerdureError]:
+        """The newest states that the log holds of many agents (each named once), in order, and what is wrong with those that cannot be read.
+
+        Few round trips for all that stand alone in the log or the cache; others are read as `state` reads them. Raises Unavailable where
+        the log is away.
+        """
+        began_s = time.perf_counter()
+        found = await self._together.find(names)
+        places = asyncio.Semaphore(ONE_BY_ONE_MAX)
+
+        async def alone(name: AgentName) -> ReadState | PerdureError:
+            async with places:
+                try:
+                    return (await self._strong(*name)).read()
+                except PerdureError as problem:
+                    return problem
+
+        others = [name for name in names if name not in found]
+        read = dict(zip(others, await asyncio.gather(*map(alone, others)), strict=True))
+        self.statistics.took(time.perf_counter() - began_s)
+        return [found[name].read() if name in found else read[name] for name in names]
+
     async def state_at_version(self, tenant: str, agent: str, version: int) -> ReadState:
         """The state after the agent's event number `version`; 0: before the first. Raises VersionNotFound."""
         record = await self._vault.served(tenant, agent)
@@ -145,11 +117,11 @@ class StateReader:
         version = await self._store.version_at(record, to_microseconds(time))
         return (await self._fold(record, to_version=version)).read()
 
-    async def _strong(self, tenant: str, agent: str) -> _Kept:
+    async def _strong(self, tenant: str, agent: str) -> KeptState:
         record = await self._vault.served(tenant, agent)
         head = (await self._store.heads([record]))[0]
         kept = self._kept.get((tenant, agent))
-        if kept is not None and _stands(kept, head, self._store.generation):
+        if kept is not None and kept.stands(head, self._store.generation):
             self.statistics.at_hand += 1
             return kept
         cached = await self._cached(tenant, agent, counts=False)
@@ -183,7 +155,7 @@ class StateReader:
         if moves.concern(AgentName(tenant, agent)):
             await self._vault.served(tenant, agent)
 
-    async def _cached(self, tenant: str, agent: str, *, counts: bool = True) -> _Kept | None:
+    async def _cached(self, tenant: str, agent: str, *, counts: bool = True) -> KeptState | None:
         """The state that the cache holds, without decoding it anew when it is at hand; None: a miss, or the cache is away."""
         name = (tenant, agent)
         try:
@@ -203,9 +175,9 @@ class StateReader:
             await self._forget(tenant, agent)
             return None
         self.statistics.cached += counts
-        return self._keep(tenant, agent, _Kept(opened.document, cached.token, opened.time_us, opened.chain))
+        return self._keep(tenant, agent, KeptState(opened.document, cached.token, opened.time_us, opened.chain))
 
-    async def _miss(self, tenant: str, agent: str) -> _Kept:
+    async def _miss(self, tenant: str, agent: str) -> KeptState:
         """The newest state from the log, put back into the cache. An agent without events is a state, but is never cached."""
         record = await self._vault.served(tenant, agent)
         kept = await self._fold(record)
@@ -221,13 +193,12 @@ class StateReader:
             return self._keep(tenant, agent, kept)
         return self._keep(tenant, agent, kept)
 
-    async def _fold(self, record: AgentRecord, *, after: _Kept | None = None, to_version: int | None = None) -> _Kept:
+    async def _fold(self, record: AgentRecord, *, after: KeptState | None = None, to_version: int | None = None) -> KeptState:
         start = after.folded() if after else None
         folded = await fold_on(self._store, self._vault, record, self._base, start=start, to_version=to_version)
-        token = Token(self._store.generation, folded.epoch, folded.version)
-        return _Kept(folded.document, token, folded.time_us, folded.chain)
+        return KeptState.of(folded, self._store.generation)
 
-    async def _wait(self, tenant: str, agent: str, version: int, timeout_s: float) -> _Kept:
+    async def _wait(self, tenant: str, agent: str, version: int, timeout_s: float) -> KeptState:
         """Fold from the log until it holds the version."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -248,10 +219,6 @@ class StateReader:
         except Unavailable:
             return
 
-    def _keep(self, tenant: str, agent: str, kept: _Kept) -> _Kept:
+    def _keep(self, tenant: str, agent: str, kept: KeptState) -> KeptState:
         self._kept.put((tenant, agent), kept)
         return kept
-
-
-def _stands(kept: _Kept, head: Head, generation: int) -> bool:
-    return kept.token.generation == generation and kept.token.version == head.version and kept.chain == head.chain

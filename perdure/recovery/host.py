@@ -23,28 +23,25 @@ from typing import Final, Self
 from perdure.engine import steps
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
 from perdure.errors import AgentMoved, AlreadyExists, Fenced, NotServed, Overloaded, PerdureError, Unavailable
 from perdure.projections.reader import ReadState, StateReader
-from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.commands import Command, CommandResult, Handler
 from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, again, moved_to
 from perdure.recovery.leases import LEASE_S, KeptLease
-from perdure.recovery.nodes import Node, NodeState, announce, check_node_name, list_nodes, node_lease
+from perdure.recovery.loading import StateLoader
+from perdure.recovery.nodes import Node, announce, check_node_name, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
+from perdure.recovery.taking import TakeOvers
+from perdure.recovery.whereabouts import Whereabouts
 
 __all__ = ["AGENTS_MAX_DEFAULT", "AgentHost", "Companion"]
 
 AGENTS_MAX_DEFAULT: Final = 10_000
-ASSIGNMENTS_POLL_S: Final = 0.1
-TAKE_TOGETHER_MAX: Final = 256
-"""Assigned agents that are taken over before it is told which."""
 OPENINGS_MAX: Final = 32
-"""Agents that are taken or loaded at once; more wait here, and not before the log, where they would hold up the lease's renewal."""
-NODES_FRESH_S: Final = 0.2
-"""How long it is believed, in a storm of commands for agents that are elsewhere, where they are: it then costs no more than a look."""
+"""Agents that are taken at once; more wait here, and not before the log, where they would hold up the lease's renewal."""
 
 
 Companion = Callable[["AgentHost"], Awaitable[None]]
@@ -87,8 +84,9 @@ class AgentHost:
         self.drained = False
         """Set: it takes no agent that nobody decided to give to it."""
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
-        self._nodes: tuple[float, list[NodeState]] = (0.0, [])
-        self._elsewhere: dict[AgentName, tuple[float, NotServed]] = {}
+        self._whereabouts = Whereabouts(log.store, agents_max)
+        self._take_overs = TakeOvers(log, name, self._take_over)
+        self._loader = StateLoader(reader)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -109,7 +107,7 @@ class AgentHost:
             lease = await node_lease(self._log.store, self.name, self._lease_s)
         self._lease = lease
         await self._announce()
-        self._following = [asyncio.create_task(self._follow_assignments(lease), name=f"perdure-assignments-{self.name}")]
+        self._following = [asyncio.create_task(self._take_overs.follow(lease), name=f"perdure-assignments-{self.name}")]
         self._following += [
             asyncio.create_task(_run(companion, self), name=f"perdure-companion-{self.name}") for companion in self._companions
         ]
@@ -121,6 +119,7 @@ class AgentHost:
         await asyncio.gather(*self._following, return_exceptions=True)
         epochs = {name: served.epoch for name, served in self._served.items()}
         await asyncio.gather(*(self._close(name, NotServed(f"node {self.name!r} stops", hint="send the command again")) for name in epochs))
+        await self._loader.close()
         if self._lease is not None:
             if self._lease.holds():
                 await asyncio.gather(*(self._give_back(name, epoch) for name, epoch in epochs.items()))
@@ -180,8 +179,8 @@ class AgentHost:
             return served
         if (went := self._leaving.held(name) or self._leaving.went(name)) is not None:
             raise went
-        if self._openings.locked() and (told := self._elsewhere.get(name)) is not None and time.monotonic() - told[0] < NODES_FRESH_S:
-            raise NotServed(*told[1].args, hint=told[1].hint, tenant=name.tenant, agent=name.agent, **told[1].details)
+        if self._openings.locked() and (elsewhere := self._whereabouts.told(name)) is not None:
+            raise elsewhere
         return await asyncio.shield(self._opening.get(name) or self._begin(name, None))
 
     def _begin(self, name: AgentName, from_epoch: int | None) -> asyncio.Task[ServedAgent]:
@@ -205,7 +204,7 @@ class AgentHost:
                 if name in self._served:
                     return self._served[name]
             if from_epoch is None and record.owner not in ("", self.name):
-                raise await self._served_by(record)
+                raise await self._whereabouts.tell(record)
             if self.drained and not record.owner:
                 raise NotServed(f"node {self.name!r} is being drained", hint="ask another node", tenant=name.tenant, agent=name.agent)
             expected = record.epoch if from_epoch is None else from_epoch
@@ -230,7 +229,7 @@ class AgentHost:
             epoch,
             log=self._log,
             handler=self._handler,
-            load=self._load,
+            load=self._loader.load,
             may_act=self.holds_lease,
             moved=self._moved,
             state=state,
@@ -343,38 +342,13 @@ class AgentHost:
         record = await self._log.vault.record(*name)
         if record.owner in ("", self.name):
             return NotServed(f"agent {name.agent!r} is not served here any more: {problem}", tenant=name.tenant, agent=name.agent)
-        return await self._served_by(record)
-
-    async def _load(self, name: AgentName) -> Loaded:
-        async with self._openings:
-            read = await self._reader.state(*name)
-        return Loaded(read.document, read.version)
+        return await self._whereabouts.tell(record)
 
     def _check_room(self, name: AgentName) -> None:
         if not self.holds_lease():
             raise NotServed(f"node {self.name!r} has no lease", hint="ask again soon", tenant=name.tenant, agent=name.agent)
         if len(self._served) + len(self._opening) > self._agents_max:
             raise Overloaded(f"node {self.name!r} serves {self._agents_max} agents already", tenant=name.tenant, agent=name.agent)
-
-    async def _served_by(self, record: AgentRecord) -> NotServed:
-        """Where the agent is, remembered for a moment."""
-        now = time.monotonic()
-        if now - self._nodes[0] >= NODES_FRESH_S:
-            self._nodes = (now, await list_nodes(self._log.store))
-        for node, alive in self._nodes[1]:
-            if node.name == record.owner and alive:
-                message = f"agent {record.agent!r} is served by node {node.name!r}"
-                hint = f"send the command to {node.address}"
-                problem = NotServed(message, hint=hint, tenant=record.tenant, agent=record.agent, address=node.address)
-                break
-        else:
-            message = f"agent {record.agent!r} belongs to node {record.owner!r}, which does not answer"
-            hint = "recovery gives it to another node; ask again soon"
-            problem = NotServed(message, hint=hint, tenant=record.tenant, agent=record.agent)
-        if len(self._elsewhere) >= self._agents_max:
-            self._elsewhere.clear()
-        self._elsewhere[AgentName(record.tenant, record.agent)] = (now, problem)
-        return problem
 
     async def _close(self, name: AgentName, why: PerdureError) -> None:
         served = self._served.get(name)
@@ -395,43 +369,17 @@ class AgentHost:
         )
         await announce(self._log.store, node)
 
-    # --- assignments ---
-    async def _follow_assignments(self, lease: KeptLease) -> None:
-        while not lease.lost.is_set():
-            # With the log away nothing can be taken; the lease tells when to stop.
-            with contextlib.suppress(Unavailable, Fenced):
-                await self.take_assigned()
-            await asyncio.sleep(ASSIGNMENTS_POLL_S)
-
     async def take_assigned(self) -> int:
         """Take over what was assigned to this node; how many agents."""
-        wanted = await assigned(self._log.store, self.name)
-        for start in range(0, len(wanted), TAKE_TOGETHER_MAX):
-            together = wanted[start : start + TAKE_TOGETHER_MAX]
-            names = [AgentName(each.tenant, each.agent) for each in together]
-            await self._look_up(names)
-            done = await asyncio.gather(*(self._take_over(each) for each in together), return_exceptions=True)
-            await self._look_up(names)  # who is commanded next need not ask for his row
-            settled = [each for each, problem in zip(together, done, strict=True) if problem is None or isinstance(problem, NotServed)]
-            await settle(self._log.store, self.name, settled)
-            for problem in done:
-                if isinstance(problem, BaseException) and not isinstance(problem, NotServed | Unavailable):
-                    raise problem
-        return len(wanted)
+        return await self._take_overs.take_assigned()
 
-    async def _look_up(self, names: Sequence[AgentName]) -> None:
-        """Read the agents' rows anew, many at once: one by one they would take longer than all the rest of a take-over."""
-        for name in names:
-            self._log.vault.forget(name)
-        await self._log.vault.look_up(names)
-
-    async def _take_over(self, wanted: Assignment) -> None:
-        name = AgentName(wanted.tenant, wanted.agent)
+    async def _take_over(self, name: AgentName, epoch: int) -> None:
+        """Take an agent that was decided to be taken from somebody else under this epoch."""
         while (opening := self._opening.get(name)) is not None:
             # A caller's may be refused what this one may do; callers from here on share this one.
             await asyncio.wait([opening])
         if name not in self._served:
-            await asyncio.shield(self._begin(name, wanted.epoch))
+            await asyncio.shield(self._begin(name, epoch))
 
 
 async def _run(companion: Companion, host: AgentHost) -> None:
