@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit_line
-from perdure.cli.run import stop_signals
+from perdure.cli.run import calm_collector, stop_signals
 from perdure.errors import MissingDependency, Unavailable
 
 __all__ = ["host"]
 
 
-async def host(
+def host(
     *,
     node: Annotated[str, Parameter(help="Name of this node; one process at a time has it.")],
     handler: Annotated[str, Parameter(help="package.module:function, (state, command) -> events.")],
@@ -26,6 +27,20 @@ async def host(
     options: Options = DEFAULTS,
 ) -> None:
     """A node: owns agents, applies commands to them, and serves them over HTTP until it is told to end (Ctrl-C, SIGTERM)."""
+    _run(_host(node, handler, address, port, agents_max, lease_s, options))
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """In uvloop where it is installed: of what a command costs a node, most is HTTP."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def _host(node: str, handler: str, address: str, port: int, agents_max: int, lease_s: float, options: Options) -> None:
     try:
         from perdure.recovery.http import bind, serving
     except ImportError as problem:
@@ -34,6 +49,7 @@ async def host(
 
     function = load_handler(handler)
     async with session(options, create=True) as engine:
+        calm_collector()
         listening = bind(address, port)
         url = f"http://{address}:{listening.getsockname()[1]}"
         serving_host = engine.recovery.host(node, function, address=url, agents_max=agents_max, lease_s=lease_s)

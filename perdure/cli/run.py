@@ -17,11 +17,12 @@ from perdure.cli.output import emit, plain
 from perdure.cli.render import excerpt
 from perdure.errors import InvalidInput
 
-__all__ = ["project", "relay", "run", "stop_signals"]
+__all__ = ["calm_collector", "project", "relay", "run", "stop_signals"]
 
 
 COLLECTOR_THRESHOLDS: Final = (20_000, 50, 100)
-"""Objects between two collections of the young, and collections between two of the older ones: a tenth of the projector's time with Python's own."""
+"""Objects between two collections of the young, and collections between two of the older ones: with Python's own, a tenth of the projector's time,
+and pauses of 60 to 120 ms of a host's, every other second."""
 
 
 class Beside(NamedTuple):
@@ -64,7 +65,7 @@ async def project(*, until_drained: Drained = False, options: Options = DEFAULTS
 async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool, beside: Beside | None = None) -> None:
     beside = beside or Beside(False, None, 0)
     async with session(options, create=True) as engine:
-        _calm_collector()
+        calm_collector()
 
         async def backups(stop: asyncio.Event) -> None:
             await engine.backups.keep_taking(str(beside.backup_to), beside.backup_every_s, stop, _tell)
@@ -80,7 +81,7 @@ async def _work(options: Options, *, relay: bool, projector: bool, until_drained
     emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done; lags {excerpt(lags)}")
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """These processes make hardly any cycles and keep many states: what was imported is not traced again, and the rest seldom."""
     gc.collect()
     gc.freeze()

@@ -1,8 +1,9 @@
 """The append of the Postgres log.
 
-A writer that has the log to itself needs one round trip: `append_events` locks, inserts and commits, and the unique index on the offset
-refuses when somebody else has written since. Where others write too, the lock is taken first, the little tail that they wrote is read under
-it, and the rows follow together with the commit.
+A writer that nobody else came before needs one round trip: `append_events` locks, inserts and commits, and the unique index on the offset
+refuses when somebody else has written since; then what they wrote is read, and the rows are sent once more. Where others come first most of the
+time, the lock is taken first, the little tail that they wrote is read under it, and the rows follow together with the commit: whoever holds the
+lock over several round trips makes the others wait for as long as the machine is busy with something else.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ __all__ = ["Appender"]
 
 PATIENCE_US = 1_000_000
 """How far events' time may be behind the server's clock when they are inserted."""
-ALONE_AFTER = 16
-"""Appends without others' events in between after which the writer takes itself to be alone again."""
+TRIES_MAX = 2
+"""How often rows are sent before the lock is taken first."""
+CROWDED = 0.5
+"""The share of appends that others came before from which on the lock is taken first: three round trips are then less than two or four."""
+CROWDED_WEIGHT = 1 / 8
+"""Of the newest append in that share."""
 _PARAMETERS = 23
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
 _LOCK = "BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition)"
@@ -50,7 +55,7 @@ class Appender:
         self._lock_space = lock_space
         self._segments = segments
         self._clock_ahead_us = 0
-        self._quiet = ALONE_AFTER
+        self._crowded = 0.0
         self._last_segment: dict[int, int] = {}
 
     @classmethod
@@ -74,14 +79,25 @@ class Appender:
     async def append(self, known: Mapping[int, Position], propose: Propose, ready: Any) -> list[SealedEvent]:
         """As `LogStore.append`; ready: awaited with rows before they are inserted. The rows that were committed."""
         proposal: Proposal | None = None
-        if self._quiet >= ALONE_AFTER:
-            proposal = propose(self._now_us(), (), {})
-            if not proposal.lookups and not proposal.ownership:
-                await ready(proposal.rows)
-                if not proposal.rows or await self._try(known, proposal.rows):
-                    return proposal.rows
-                proposal = None  # refused: somebody else has written, or this writer's clock was wrong
+        tail: Sequence[TailEvent] = ()
+        for again in range(TRIES_MAX if self._crowded < CROWDED else 0):
+            if again:
+                tail = await self._tail(known)
+                if not tail:
+                    break  # refused for ids that are there already, or because this writer's clock was wrong
+                known = _after(known, tail)
+            proposal = propose(self._now_us(), tail, {})
+            if proposal.lookups or proposal.ownership:
+                break
+            await ready(proposal.rows)
+            if not proposal.rows or await self._try(known, proposal.rows):
+                self._came_first(others=bool(again))
+                return proposal.rows
+            proposal = None  # refused: somebody else has written, or this writer's clock was wrong
         return await self._append_locked(known, propose, ready, proposal)
+
+    def _came_first(self, *, others: bool) -> None:
+        self._crowded += (others - self._crowded) * CROWDED_WEIGHT
 
     async def _try(self, known: Mapping[int, Position], rows: list[SealedEvent]) -> bool:
         try:
@@ -147,9 +163,8 @@ class Appender:
         for everything in (False, True):
             try:
                 tail = await self._lock(known)
-                # Where the next round begins, if there is one: what this tail tells is known then.
-                known = {**known, **{event.partition: Position(event.offset, event.time_us) for event in tail}}
-                self._quiet = 0 if tail else self._quiet + 1
+                known = _after(known, tail)  # where the next round begins, if there is one: what this tail tells is known then
+                self._came_first(others=bool(tail))
                 found: dict[tuple[int, UUID], int] = {}
                 if proposal is None or tail or everything:
                     proposal = propose(self._now_us(), tail, found)
@@ -214,6 +229,11 @@ class Appender:
         lock = _LOCK.format(space=int(self._lock_space), partitions=[int(partition) for partition in sorted(known)])
         await connection.execute(lock.encode(), prepare=False)
         reach("append.locked")
+        return await self._tail(known)
+
+    async def _tail(self, known: Mapping[int, Position]) -> list[TailEvent]:
+        """What others wrote since, in order of partition and offset. Offsets are given under the lock: none comes before one that is there."""
+        connection = self._connection
         cursor = await connection.execute(*self._tail_in_segments(known), binary=True)
         rows = await cursor.fetchall()
         if any(row[1] % self._segments.size == 0 for row in rows):
@@ -250,6 +270,10 @@ class Appender:
             cursor = await self._connection.execute(statement.encode(), values, binary=True, prepare=False)
             there.update({(agent, id): version for agent, id, version in await cursor.fetchall() if (agent, id) in pairs})
         return there
+
+
+def _after(known: Mapping[int, Position], tail: Sequence[TailEvent]) -> dict[int, Position]:
+    return {**known, **{event.partition: Position(event.offset, event.time_us) for event in tail}}
 
 
 def _tail_in_partitions(known: Mapping[int, Position]) -> bytes:
