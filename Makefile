@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Many tests wait for servers and for leases: two processes side by side, a file of tests in one of them. `make test PROCESSES=0`: one after another.
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench services docs servers clean
@@ -15,7 +17,7 @@ demo: $(READY)  ## many agents, a crash and a time machine, in a temporary folde
 
 test: $(READY) servers  ## all tests, with Postgres, Redis and Kafka really up
 	$(BIN)/python -m perdure.services build
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## linters, types, import rules, and the wheel by way of the source distribution
 	$(BIN)/ruff check .

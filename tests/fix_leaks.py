@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-JOIN_S = 5.0
+JOIN_S = 30.0
 EXIT_S = 60.0
 """How long the interpreter may take to end after the last test; then every thread's stack is printed and the run fails."""
 

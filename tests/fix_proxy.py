@@ -9,6 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from perdure.services import state
+
 CHUNK_BYTES = 65_536
 
 
@@ -19,7 +21,8 @@ class Proxy:
         self._parts = urlsplit(url)
         self._host = host
         self._server: asyncio.Server | None = None
-        self._port = 0
+        # A server's port, not one of the system's choice: nobody's outgoing connection takes it while the proxy is shut.
+        (self._port,) = state.free_ports(1)
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -43,7 +46,6 @@ class Proxy:
     async def open(self) -> None:
         """Take connections, on the same port each time."""
         self._server = await asyncio.start_server(self._accept, self._host, self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         """Refuse connections, and cut those that are there."""

@@ -1,7 +1,7 @@
 """Real servers for tests. A server that cannot be had fails the test; nothing is skipped.
 
 PERDURE_TEST_SERVICES names the root of servers that run already (or are started there) and stay; else they are started in a
-temporary root and removed at the end of the session.
+temporary root and removed at the end of the session. Where several processes share the tests (`pytest -n 2`), they share these servers too.
 """
 
 from __future__ import annotations
@@ -14,17 +14,49 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
 from perdure import services
-from perdure.services import Service, Services, kafka
+from perdure.services import Service, Services, kafka, state
 from perdure.services.model import S3_BUCKET, S3_CREDENTIALS
 
 # Brokers of tests live for seconds: compiled quickly, they need half of the processor's time to come up.
 kafka.JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1",)
+
+SHARED_ROOT = "services_root"
+"""What the first process of a run tells the others: where the servers are that it will remove."""
+
+
+def ports_of_process(number: int, count: int) -> range:
+    """Ports for servers of one of so many processes: what one has found free, no other takes."""
+    width = (state.PORT_LAST - state.PORT_FIRST) // count
+    return range(state.PORT_FIRST + number * width, state.PORT_FIRST + (number + 1) * width)
+
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    own_ports = ports_of_process(int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    state.PORT_FIRST, state.PORT_LAST = own_ports.start, own_ports.stop
+
+_root_key = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Every process of a run is told the same root."""
+    stash = node.config.stash
+    if _root_key not in stash:
+        stash[_root_key] = _temporary_root()
+    node.workerinput[SHARED_ROOT] = str(stash[_root_key])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last to end is the process that began the others."""
+    if root := config.stash.get(_root_key, None):
+        _remove(root)
 
 
 @dataclass(frozen=True)
@@ -36,9 +68,10 @@ class PrivateServices:
 
 
 @pytest.fixture(scope="session")
-def services_root() -> Iterator[Path]:
+def services_root(pytestconfig: pytest.Config) -> Iterator[Path]:
     """The root of the servers that tests share; they are started by the fixtures that need them."""
-    if shared := os.environ.get("PERDURE_TEST_SERVICES"):
+    of_the_run = getattr(pytestconfig, "workerinput", {}).get(SHARED_ROOT)
+    if shared := os.environ.get("PERDURE_TEST_SERVICES", of_the_run):
         yield Path(shared)
         return
     root = _temporary_root()

@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,8 +37,8 @@ STREAMS_PER_CALLER = 2
 """A caller has one append on its way, and goes from one of its streams to the other."""
 
 
-class Driver:
-    """One side. given: `url` (Postgres) or `folder` (embedded), `variant`, `payloads` (a file). Override what the product can do."""
+class Driver(ABC):
+    """One side. given: `url` (Postgres) or `folder` (embedded), `variant`, `payloads` (a file)."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.given = given
@@ -48,44 +49,44 @@ class Driver:
         self.messages: dict[str, list[Message]] = {name: found[name] for name in ("synthetic", "real")}
         self.conversations: list[list[Message]] = found["conversations"]
 
+    @abstractmethod
     async def open(self) -> dict[str, Any]:
         """Make tables and connections; `version` and `settings` of what runs here."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def append(self, stream: str, message: Message) -> None:
         """Add one message to a stream, durably, at the version it is known to have where the product can check that."""
-        raise NotImplementedError
 
     async def fill(self, stream: str, messages: list[Message]) -> None:
         """Write a conversation, in the fewest steps that the product offers."""
         for message in messages:
             await self.append(stream, message)
 
+    @abstractmethod
     async def load(self, stream: str) -> int:
         """Read the newest state, as a user who goes on with the conversation; how many messages it holds."""
-        raise NotImplementedError
 
     async def load_cold(self, stream: str) -> int:
         """The same, with nothing at hand from before. Products that keep nothing need not override it."""
         return await self.load(stream)
 
     async def replay(self) -> int:
-        """Read every event and fold it; how many there were."""
-        raise NotImplementedError
+        """Read every event and fold it; how many there were. Of products that can."""
+        raise NotImplementedError(f"{type(self).__name__} has no way to read every event")
 
-    async def settle(self) -> None:
+    async def settle(self) -> None:  # noqa: B027 - most have nothing to do
         """Training, compaction, whatever the product does by itself from time to time."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """Leave nothing open."""
 
 
 class SyncDriver(Driver):
     """A side whose product blocks: its callers are threads."""
 
+    @abstractmethod
     def append_now(self, stream: str, message: Message) -> None:
         """As `append`, blocking."""
-        raise NotImplementedError
 
     async def append(self, stream: str, message: Message) -> None:
         """Blocks, too: for the loads that have one caller."""

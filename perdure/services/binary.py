@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from perdure.services import process
@@ -14,20 +15,20 @@ __all__ = ["Binary", "tail"]
 TAIL_BYTES = 1_000_000
 
 
-class Binary:
+class Binary(ABC):
     """A way (see `model.Way`) whose nodes are processes; each server fills in `create`, `launch` and `ready`."""
 
+    @abstractmethod
     def create(self, root: Path, nodes: int, tell: Tell) -> Record:
         """Find the programs (or `MissingDependency`), choose ports, make the data folder; nothing runs yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def launch(self, record: Record, node: int) -> None:
         """Start a node that does not run; returns before it answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ready(self, record: Record, node: int) -> None:
         """Raise `Unavailable` while the node does not really answer."""
-        raise NotImplementedError
 
     def alive(self, record: Record, node: int) -> bool:
         """Whether the node that was started here still runs."""

@@ -30,7 +30,7 @@ MakeBus = Callable[[], AbstractAsyncContextManager[Bus]]
 Case = Callable[[MakeBus], Awaitable[None]]
 
 PARTITIONS: Final = 4
-DEADLINE_S: Final = 30.0
+DEADLINE_S: Final = 60.0
 
 
 def sealed(partition: int, offset: int, payload: bytes = b"sealed", *, agents: int = 5) -> SealedEvent:

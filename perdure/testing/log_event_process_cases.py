@@ -21,7 +21,7 @@ Opener = Callable[[], Awaitable[LogStore]]
 
 NAMES = [AgentName("tenant", f"agent {number}") for number in range(5)]
 KILLED_APPENDS = 400
-CHILD_TIMEOUT_S = 40.0
+CHILD_TIMEOUT_S = 90.0
 
 _processes = multiprocessing.get_context("spawn")
 

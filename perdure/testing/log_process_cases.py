@@ -20,7 +20,7 @@ __all__ = ["CASES", "Follower", "finish", "follow_writers", "processes", "start"
 
 WRITERS = 3
 APPENDS = 30
-CHILD_TIMEOUT_S = 40.0
+CHILD_TIMEOUT_S = 90.0
 
 processes = multiprocessing.get_context("spawn")
 

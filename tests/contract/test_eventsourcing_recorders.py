@@ -23,7 +23,7 @@ from tests.contract.eventsourcing_adapter import (
     SyncLog,
 )
 
-ANSWER_S = 10.0
+ANSWER_S = 60.0
 
 
 class OnSqlite:

@@ -48,7 +48,7 @@ def test_log_follow_shows_what_another_process_appends(perdure_command: Perdure)
     append(perdure_command, "--data", '"second"')
     assert "second" in follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
-    out, err = follower.communicate(timeout=30)
+    out, err = follower.communicate(timeout=90)
     assert (follower.returncode, out, err) == (130, "", "")
 
 

@@ -134,11 +134,11 @@ def test_the_snapshotter_follows_the_log_until_it_is_told_to_end(spoken: Perdure
     assert running.stderr is not None
     assert "running" in running.stderr.readline()
     talk(spoken, "a", count=5, start=30)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while len(spoken("snapshot", "list", "a", "--json").json["snapshots"]) < 2:
         assert time.monotonic() < deadline
     running.send_signal(signal.SIGTERM)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=90)
     assert (running.returncode, json.loads(out)["made"], err) == (0, 1, "")
     newest = spoken("snapshot", "list", "a", "--json").json["snapshots"][0]
     assert (newest["version"], newest["trigger"]) == (35, "event")

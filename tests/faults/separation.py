@@ -8,6 +8,7 @@ killed. Elsewhere a proxy before the server lets nothing through any more.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import shutil
 import sys
@@ -17,9 +18,12 @@ from typing import Protocol
 
 from tests.fix_proxy import Proxy
 
-END_S = 10.0
-NETWORK = "198.18"
+END_S = 60.0
+NETWORK = ipaddress.ip_network("198.18.0.0/15")
 """Addresses that are set aside for tests of networks (RFC 2544); they exist in the namespace and on the lines to it."""
+LINES = 2
+LINE_ADDRESSES = 4
+"""A network of each line: itself, its two ends, and all."""
 
 
 class Separable(Protocol):
@@ -37,10 +41,10 @@ class Separable(Protocol):
 
 
 class _Namespace:
-    def __init__(self, holder: int, proxy: Proxy, lines: tuple[str, str], block: str) -> None:
+    def __init__(self, holder: int, proxy: Proxy, lines: tuple[str, str], address: str) -> None:
         self.url = proxy.url
         self.prefix: tuple[str, ...] = ("nsenter", "--target", str(holder), "--net")
-        self.address = f"{block}.6"
+        self.address = address
         self._line = lines[0]
 
     async def cut(self) -> None:
@@ -78,22 +82,29 @@ async def separable(url: str) -> AsyncIterator[Separable]:
     holder = await asyncio.create_subprocess_exec(
         "unshare", "--net", "cat", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
-    block = f"{NETWORK}.{holder.pid % 254 + 1}"
     lines = (f"pd{holder.pid}l", f"pd{holder.pid}c")
-    proxy = Proxy(url, f"{block}.1")
+    ends = [_ends(holder.pid, number) for number in range(LINES)]
+    proxy = Proxy(url, ends[0][0])
     try:
         await _moved(holder.pid)
-        for number, line in enumerate(lines):
-            await _lay(holder.pid, line, f"{block}.{4 * number + 1}", f"{block}.{4 * number + 2}")
+        for line, (here, there) in zip(lines, ends, strict=True):
+            await _lay(holder.pid, line, here, there)
         await _inside(holder.pid, "ip", "link", "set", "lo", "up")
         await proxy.open()
-        yield _Namespace(holder.pid, proxy, lines, block)
+        yield _Namespace(holder.pid, proxy, lines, ends[1][1])
     finally:
         await proxy.shut()
         assert holder.stdin is not None
         holder.stdin.close()
         async with asyncio.timeout(END_S):
             await holder.wait()
+
+
+def _ends(holder: int, number: int) -> tuple[str, str]:
+    """This machine's address on a line and the namespace's. Processes that live at the same time have addresses of their own."""
+    lines_of_all = NETWORK.num_addresses // LINE_ADDRESSES
+    first = (holder * LINES + number) % lines_of_all * LINE_ADDRESSES
+    return str(NETWORK[first + 1]), str(NETWORK[first + 2])
 
 
 async def _possible() -> bool:

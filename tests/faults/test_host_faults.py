@@ -22,7 +22,7 @@ from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command
 
 LEASE_S = 2.0
-TIMEOUT_S = 45.0
+TIMEOUT_S = 90.0
 AGENTS = 8
 HANDLER = "perdure.recovery.handlers:talk"
 UNAVAILABLE = 6

@@ -21,7 +21,7 @@ from tests.faults.writer_process import open_store
 from tests.faults.writers import Writer, told, writer
 
 OWNED_AGENT = AgentName("t", "agent 0")
-TAKEOVER_S = 9.0
+TAKEOVER_S = 60.0
 """Within which an agent is taken from a writer that stands still, also where it holds the partition's lock."""
 
 

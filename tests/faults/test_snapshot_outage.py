@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tests.fix_services import PrivateServices
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 NAME = AgentName(TENANT, "a")
-READ_S = 20.0
+READ_S = 60.0
 """What a read may take while the store is away, on a machine that is busy with much else."""
 
 
@@ -45,10 +44,9 @@ async def on_s3(private: PrivateServices, tmp_path: Path, monkeypatch: pytest.Mo
 
 async def reads_go_on(shelved: Shelved) -> None:
     log = shelved.engine.log
-    began_s = time.monotonic()
     reader = StateReader(log.store, MemoryCache(), log.vault, base=shelved.snapshots.base)
-    state = await reader.state(*NAME)
-    assert time.monotonic() - began_s < READ_S
+    async with asyncio.timeout(READ_S):
+        state = await reader.state(*NAME)
     folded = await fold_log(log.store, log.vault, await log.vault.record(*NAME))
     assert (state.version, digest(state.document)) == (folded.version, digest(folded.document))
 

@@ -14,7 +14,7 @@ import msgspec
 from perdure.testing.history import Acknowledged
 from tests.faults.writer_process import Line, Order
 
-WAIT_S = 30.0
+WAIT_S = 90.0
 """Until a process that says nothing fails its test."""
 
 

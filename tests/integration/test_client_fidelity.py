@@ -91,7 +91,7 @@ async def test_number_and_age_bound_what_waits(fast: Engine) -> None:
     old = fast.agent("b", type="old")
     await old.append(step(1))
     signal = fast.log.store.signal()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while fast.fidelity.waiting(old.name):
             await signal.wait(0.1)
     assert await stored(fast, "b") == [MERGED]

@@ -91,7 +91,7 @@ async def test_a_stream_begins_anywhere_and_goes_on_live(embedded: Engine, agent
     task = asyncio.create_task(follow())
     await agent.append(perdure.Event("x"))
     await agent.append(perdure.Event("x"))
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 60)
     assert seen == [24, 25, 26, 27]
 
 

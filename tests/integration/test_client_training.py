@@ -123,9 +123,9 @@ async def test_closing_breaks_off_a_look_and_waits_for_a_training(open_engine: O
         with monkeypatch.context() as patched:
             patched.setattr(training, "_survey", endless)
             await write(engine, seed=1, events=100)
-            await asyncio.wait_for(looking.wait(), 20)
+            await asyncio.wait_for(looking.wait(), 60)
             assert engine.log.trainer is not None
-            await asyncio.wait_for(engine.log.trainer.close(), 20)
+            await asyncio.wait_for(engine.log.trainer.close(), 60)
     async with open_engine() as engine:
         train = training._train
 
@@ -135,7 +135,7 @@ async def test_closing_breaks_off_a_look_and_waits_for_a_training(open_engine: O
 
         monkeypatch.setattr(training, "_train", told)
         await write(engine, seed=2, events=400)
-        await asyncio.wait_for(training_begun.wait(), 20)
+        await asyncio.wait_for(training_begun.wait(), 60)
     async with open_engine() as engine:
         assert await dictionaries(engine) == [TENANT_ID_FIRST]
 

@@ -211,7 +211,7 @@ async def test_a_projector_stops_when_it_is_told_to(world: World) -> None:
     state = await world.reader().state("t", "a", at_least=5)
     assert state.version == 5
     stop.set()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 60)
 
 
 async def test_a_strong_read_folds_what_the_cache_lacks(world: World) -> None:

@@ -68,7 +68,7 @@ async def test_an_agent_of_a_lost_node_is_moved_to_one_that_lives_or_set_free(en
         await lost.command(NAME, Command({"say": "before"}))
         assert lost._lease is not None
         lost._lease._task.cancel()  # it stands still
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await engine.recovery.detect_agent_failure(NAME) is None:
                 await engine.log.store.signal().wait(0.05)
         assert await kinds(engine) == ["node_lost"]

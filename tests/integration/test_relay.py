@@ -26,7 +26,7 @@ from tests import relays
 from tests.relays import running
 
 PARTITIONS = 4
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @pytest.fixture

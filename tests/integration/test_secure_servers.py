@@ -30,7 +30,7 @@ from perdure.services import docker, kafka, state
 from tests.fix_services import PrivateServices
 
 PASSWORD = "p@ss/word:1"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from perdure.errors import Conflict, Unavailable
 from perdure.snapshots import turns as module
 from perdure.snapshots.turns import WRITING, Turns
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from perdure.snapshots.snapshotter import SCOPE, Make, Snapshotter
 from tests.fix_snapshot_engine import TENANT, Shelved
 
 OFTEN = Cadence(budget_events=10)
-DONE_S = 30.0
+DONE_S = 60.0
 
 
 def maker(shelved: Shelved) -> Make:

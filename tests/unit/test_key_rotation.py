@@ -171,14 +171,14 @@ async def test_a_provider_that_does_not_answer_holds_up_nobody_who_has_a_key(mon
     provider.unwrap = unwrap_late  # type: ignore[method-assign]
     await KeyRing(PROVIDER, documents).rotate_tenant_key("acme")
     clock.now = limits.KEY_CACHE_LIFETIME_S
-    assert await asyncio.wait_for(asyncio.gather(*(ring.tenant_key("acme") for _ in range(20))), 10) == [key] * 20
+    assert await asyncio.wait_for(asyncio.gather(*(ring.tenant_key("acme") for _ in range(20))), 60) == [key] * 20
     assert (asked, key.version) == (1, 1)
     assert ring.is_fresh("acme")
     clock.now += limits.KEY_CACHE_RETRY_S
     assert await ring.tenant_key("acme") is key
     assert asked == 1, "the question that was asked still stands"
     answer.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while key.version == 1:
             await asyncio.sleep(0)
 
@@ -215,7 +215,7 @@ async def test_a_slow_tenant_holds_up_no_other() -> None:
 
     provider.unwrap = unwrap_slowly  # type: ignore[method-assign]
     waiting = asyncio.create_task(ring.tenant_key("slow"))
-    assert await asyncio.wait_for(ring.tenant_key("quick"), 10)
+    assert await asyncio.wait_for(ring.tenant_key("quick"), 60)
     assert not waiting.done()
     stuck.set()
     assert (await waiting).tenant == "slow"

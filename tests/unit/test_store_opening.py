@@ -123,7 +123,7 @@ async def test_callers_who_are_cancelled_leave_their_place_to_others() -> None:
         task.cancel()
     await asyncio.gather(*first, return_exceptions=True)
     gate.open.set()
-    assert await asyncio.wait_for(store.put("last", bytes(100)), 10)
+    assert await asyncio.wait_for(store.put("last", bytes(100)), 60)
 
 
 async def test_contents_above_the_bound_are_refused() -> None:
