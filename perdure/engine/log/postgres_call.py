@@ -16,13 +16,10 @@ from psycopg import AsyncConnection, OperationalError, errors
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn
 
-from perdure.engine.log.postgres_arrays import Packed
 from perdure.engine.log.postgres_exchange import Exchange
 from perdure.errors import Unavailable
 
 __all__ = ["PreparedCall", "Silent", "Watch", "answered_within"]
-
-_NAME = b"perdure_call"
 
 
 class Silent(Unavailable):
@@ -34,7 +31,8 @@ class PreparedCall:
 
     def __init__(self, connection: AsyncConnection[Any], function: str, parameters: int) -> None:
         places = ", ".join(f"${number}" for number in range(1, parameters + 1))
-        self._sql = f"PREPARE {_NAME.decode()} AS SELECT {function}({places})".encode()
+        self._name = f"perdure_{function}".encode()
+        self._sql = f"PREPARE perdure_{function} AS SELECT {function}({places})".encode()
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._formats = [Format.BINARY] * parameters
@@ -44,8 +42,8 @@ class PreparedCall:
         """Tell the server; the function's own types are the parameters'."""
         await self._connection.execute(self._sql, prepare=False)
 
-    async def __call__(self, values: Sequence[Packed]) -> bytes | None:
-        """The one value of the one row, in binary form. Raises what psycopg raises."""
+    async def __call__(self, values: Sequence[bytes | None]) -> bytes | None:
+        """The one value of the one row. values and answer: in binary form. Raises what psycopg raises."""
         try:
             return await self._ask(values)
         except errors.InvalidSqlStatementName:
@@ -53,9 +51,8 @@ class PreparedCall:
             await self.prepare()
             return await self._ask(values)
 
-    async def _ask(self, values: Sequence[Packed]) -> bytes | None:
-        data = [value.data for value in values]
-        self._pgconn.send_query_prepared(_NAME, data, self._formats, result_format=Format.BINARY)
+    async def _ask(self, values: Sequence[bytes | None]) -> bytes | None:
+        self._pgconn.send_query_prepared(self._name, values, self._formats, result_format=Format.BINARY)
         result = (await self._exchange.answers())[-1]
         if result.status != ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)

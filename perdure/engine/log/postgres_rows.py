@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,23 @@ import msgspec
 from perdure.engine.log.contract import AgentRecord, EventFilter, SealedEvent
 from perdure.engine.log.postgres_arrays import Packed, bigints, byteas, integers, texts, uuids
 
-__all__ = ["AGENT_COLUMNS", "CREATE_AGENTS", "EVENT_COLUMNS", "agent_of", "conditions", "event_of", "packed_agents", "packed_rows"]
+__all__ = [
+    "AGENT_COLUMNS",
+    "CREATE_AGENTS",
+    "EVENT_COLUMNS",
+    "agent_of",
+    "conditions",
+    "event_of",
+    "packed_agents",
+    "packed_row",
+    "packed_rows",
+]
 
 AGENT_COLUMNS = (
     "t.name, a.agent, a.tenant_key, a.agent_key, a.partition, a.owner, a.epoch, a.type, a.labels, a.data_key, a.created_us, a.parent_key"
 )
+_INTEGER = struct.Struct(">i").pack
+_BIGINT = struct.Struct(">q").pack
 EVENT_COLUMNS = (
     'e.tenant_key, e.agent_key, e.partition, e."offset", e.version, e.epoch, e.id, e.type, e.time_us, e.causation, e.correlation, '
     "e.trace, e.project, e.module, e.chain, e.payload"
@@ -78,6 +91,25 @@ def packed_rows(rows: Sequence[SealedEvent]) -> list[Packed]:
         texts([row.project for row in rows]),
         texts([row.module for row in rows]),
         byteas([row.payload for row in rows]),
+    ]
+
+
+def packed_row(row: SealedEvent, segment: int | None) -> list[bytes | None]:
+    """The parameters of `append_event` from the agent on, in its order: of one row there is nothing to gather."""
+    optional = row.correlation_id, row.trace_id, row.project, row.module
+    return [
+        _BIGINT(row.agent_key),
+        _BIGINT(row.offset),
+        _INTEGER(row.version),
+        _INTEGER(row.epoch),
+        _INTEGER(row.tenant_key),
+        row.id.bytes,
+        None if row.causation_id is None else row.causation_id.bytes,
+        row.type.encode(),
+        row.chain,
+        *(None if text is None else text.encode() for text in optional),
+        row.payload,
+        None if segment is None else _INTEGER(segment),
     ]
 
 
