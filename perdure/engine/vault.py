@@ -222,11 +222,16 @@ class Vault:
             return await self.open_all(events)
         try:
             ids = [event.id.int.to_bytes(16, "big") for event in events]
-            found = decode_effects(known[1].open_many(EVENT_CONTEXT, ids, [event.payload for event in events]))
+            effects, others = decode_effects(known[1].open_many(EVENT_CONTEXT, ids, [event.payload for event in events]))
         except (PerdureError, msgspec.MsgspecError):
             # One by one: what is missing is loaded then, and the event that does not open is named.
             return await self.open_all(events)
-        return [await self.open(events[at]) if effect.references else effect for at, effect in enumerate(found)]
+        if not others:
+            return effects
+        found: list[Effect | RecordedEvent] = [*effects]
+        for at in others:
+            found[at] = await self.open(events[at])
+        return found
 
     async def keep_large(self, tenant: str, event: Event) -> tuple[Event, int]:
         """The event with its large values kept outside, durable when this returns, and how many there are. Raises LimitExceeded."""

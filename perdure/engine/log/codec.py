@@ -7,7 +7,8 @@ else is inside it: changes, data, metadata, source, actor, schema version, repla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -52,16 +53,10 @@ class StoredPayload(Payload, frozen=True, array_like=True, gc=False):
 
 
 class Effect(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A payload for who folds: of what the fold does not need only the bytes."""
+    """The payload of an ordinary event, for who folds: what the fold does not need is stepped over."""
 
     changes: tuple[Change, ...]
-    data: msgspec.Raw
-    metadata: msgspec.Raw
-    source: msgspec.Raw
-    actor: msgspec.Raw
-    schema_version: msgspec.Raw
-    replayable: bool
-    references: int = 0
+    replayable: ClassVar[bool] = True
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +78,11 @@ EVENT_CONTEXT: Final = b"event"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredPayload)
 _effect_decoder = msgspec.msgpack.Decoder(Effect)
+# A `Payload` begins as an array of so many, and ends with whether it is replayable; one with values outside is an array of one more.
+_PLAIN: Final = 0x90 | len(Payload.__struct_fields__)
+_TRUE: Final = 0xC3
+_FIRST_BYTE: Final = itemgetter(0)
+_LAST_BYTE: Final = itemgetter(-1)
 
 
 def encode_payload(event: Event, references: int = 0) -> bytes:
@@ -112,13 +112,16 @@ def decode_payload(sealed: SealedEvent, plaintext: bytes) -> StoredPayload:
         raise IntegrityError(message, tenant=sealed.tenant, agent=sealed.agent, version=sealed.version) from problem
 
 
-def decode_effects(plaintexts: Sequence[bytes]) -> list[Effect]:
-    """What the events do to a state; where `references` is not 0, values of it stand outside. The rest of them is not decoded.
+def decode_effects(plaintexts: Sequence[bytes]) -> tuple[list[Effect], list[int]]:
+    """What the events do to a state, and which of them are not ordinary: values stand outside, or they are not replayable. Those have to be
+    decoded whole; of the others nothing else is looked at.
 
     Raises msgspec.MsgspecError when one of them is no payload; which one it is, `decode_payload` tells.
     """
-    decode = _effect_decoder.decode
-    return [decode(plaintext) for plaintext in plaintexts]
+    effects = list(map(_effect_decoder.decode, plaintexts))
+    if set(map(_FIRST_BYTE, plaintexts)) <= {_PLAIN} and set(map(_LAST_BYTE, plaintexts)) <= {_TRUE}:
+        return effects, []
+    return effects, [at for at, plaintext in enumerate(plaintexts) if plaintext[0] != _PLAIN or plaintext[-1] != _TRUE]
 
 
 def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
