@@ -113,6 +113,8 @@ TRANSFER_PAGE_BYTES: Final = 8 * MIB
 TRANSFER_PAGE_EVENTS_MAX: Final = 10_000
 TRANSFER_LAG_EVENTS: Final = 256
 """Once the target lacks no more than this, the source is fenced."""
+TRANSFER_ROUND_S: Final = 0.25
+"""And once a round took no longer than this: what was written meanwhile is little, too."""
 TRANSFER_ROUNDS_MAX: Final = 20
 """Rounds in which an agent that is written to faster than it is copied is followed; then it is fenced as it is."""
 TRANSFER_CLOCKS_APART_S: Final = 1.0

@@ -19,7 +19,8 @@ from tests.faults.transfer_process import settings
 
 PROCESS_S = 90.0
 AT_ONCE = 3
-EVENTS = 80
+EVENTS = 280
+"""Two pages of an agent."""
 STEPS = ("noted", "staged", "page", "page:2", "copied", "compared", "left", "rest_copied", "verified", "committed", "forwarded")
 BACK = ("unstaged", "taken_back")
 
@@ -33,11 +34,11 @@ class Ends:
         self.there = there
         self.acknowledged: dict[AgentName, list[Event]] = {}
 
-    async def put(self, name: AgentName, engine: Engine) -> None:
+    async def put(self, name: AgentName, engine: Engine, count: int = 1) -> None:
         known = self.acknowledged.setdefault(name, [])
-        event = Event("counted", changes=(set_value(f"/at{len(known)}", len(known)),))
-        await engine.log.append_event(name, event)
-        known.append(event)
+        events = [Event("counted", changes=(set_value(f"/at{at}", at),)) for at in range(len(known), len(known) + count)]
+        await engine.log.append_events(name, events)
+        known += events
 
     async def ask_both(self, name: AgentName) -> int:
         """How many of the engines accept an append. An agent that is not at the target is not asked for there: that would make it."""
@@ -63,7 +64,7 @@ class Ends:
                 await running.wait()
 
     async def assert_whole(self, name: AgentName, engine: Engine) -> None:
-        ids = [event.id for event in await engine.log.get_events(name) if event.type == "counted"]
+        ids = [event.id for event in await engine.log.get_events(name, limit=1_000) if event.type == "counted"]
         assert ids == [event.id for event in self.acknowledged[name]]
         state = await engine.states.get_current_state(name)
         assert digest(state.document) == digest({f"at{number}": number for number in range(len(ids))})
@@ -75,8 +76,7 @@ async def test_whoever_moves_an_agent_may_be_killed_at_any_step(tmp_path: Path) 
         ends = Ends(source, target, here, there)
         names = {step: AgentName("default", f"agent-{number}") for number, step in enumerate((*STEPS, *BACK))}
         for name in names.values():
-            for _ in range(EVENTS):
-                await ends.put(name, here)
+            await ends.put(name, here, EVENTS)
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def killed(step: str) -> None:
@@ -118,8 +118,7 @@ async def test_two_movers_of_one_agent_do_no_harm(tmp_path: Path) -> None:
         ends = Ends(source, target, here, there)
         names = [AgentName("default", f"agent-{number}") for number in range(3)]
         for name in names:
-            for _ in range(EVENTS):
-                await ends.put(name, here)
+            await ends.put(name, here, EVENTS)
             await ends.process("run", name, "staged" if name == names[0] else "left")
         async with perdure.open(settings=settings(source)) as second, perdure.open(settings=settings(target)) as its:
             await asyncio.gather(

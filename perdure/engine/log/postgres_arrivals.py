@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,32 +14,28 @@ from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.postgres_arrays import bigints, integers
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_control import PostgresControl
+from perdure.engine.log.postgres_copy import copy_data
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.signal import SignalHub
 
 __all__ = ["PostgresArrivals"]
 
-_LOCK: Final = "SELECT pg_advisory_xact_lock(%s, %s)"
+_BEGIN: Final = "BEGIN; SELECT pg_advisory_xact_lock({space:d}, {partition:d})"
 _CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_MARKED: Final = "SELECT agent_key FROM agents WHERE agent_key = ANY(%s) AND owner = %s ORDER BY agent_key FOR NO KEY UPDATE"
+# One statement under the lock: who is still marked becomes what the events make of it, and says where it and the partition stand.
+_SETTLE: Final = """UPDATE agents a SET owner = %b, epoch = n.epoch FROM unnest(%b, %b) n(agent_key, epoch)
+    WHERE a.agent_key = n.agent_key AND a.owner = %b
+    RETURNING a.agent_key, greatest(
+      (SELECT e.version FROM events_{partition:d} e WHERE e.agent_key = a.agent_key ORDER BY e.version DESC LIMIT 1),
+      (SELECT f.version - 1 FROM floors f WHERE f.agent_key = a.agent_key), a.parent_version, 0)::bigint,
+      coalesce((SELECT "offset" FROM events_{partition:d} ORDER BY "offset" DESC LIMIT 1), 0)"""
 _HINTS: Final = """INSERT INTO agent_segments (agent_key, segment, first_version)
                    SELECT * FROM unnest(%b, %b, %b) ON CONFLICT DO NOTHING"""
-_SETTLE: Final = "UPDATE agents SET owner = %s, epoch = %s WHERE agent_key = %s"
 _COLUMNS: Final = (
     'agent_key, "offset", time_us, version, epoch, tenant_key, partition, id, causation, type, chain, '
     "correlation, trace, project, module, payload"
 )
-
-# The binary form of COPY (PostgreSQL manual, COPY, "Binary Format"): a signature, and per row the count of fields and each one's length
-# before it. What is as wide in every row is packed in one step.
-_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
-_FIXED: Final = struct.Struct(">hiqiqiqiiiiiiiii16s")
-_LENGTH: Final = struct.Struct(">i")
-_NULL: Final = _LENGTH.pack(-1)
-_SIXTEEN: Final = _LENGTH.pack(16)
-_COPY_BYTES: Final = 256 * 1024
 
 
 class PostgresArrivals(PostgresControl):
@@ -65,51 +60,23 @@ class PostgresArrivals(PostgresControl):
         with translated():
             async with self._pool.connection() as connection:
                 with answered_within(connection, limit_s):
-                    async with connection.transaction():
-                        await connection.execute(_LOCK, (self._lock_space, partition))
-                        await self._check(connection, agents, events, owner)
-                        placed = await self._place(connection, partition, events)
+                    await connection.execute(_BEGIN.format(space=self._lock_space, partition=partition).encode())
+                    try:
+                        offset = await self._settle(connection, agents, events, owner, settle)
+                        placed = [msgspec.structs.replace(event, offset=offset + number) for number, event in enumerate(events, 1)]
                         await self._segments.ready(self._pool, placed)
                         await self._copy(connection, partition, placed)
-                        await self._settle(connection, agents, placed, owner, settle)
+                    except BaseException:
+                        if not connection.closed:
+                            await connection.rollback()
+                        raise
+                    await connection.commit()
         self._ends[partition] = max(placed[-1].offset, self._ends.get(partition, 0))
         self._hub.notify()
 
     async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
         sql = "UPDATE agents SET owner = %s WHERE tenant_key = %s AND agent_key = %s AND owner = %s RETURNING agent_key"
         return bool(await self._rows(sql, owner, agent.tenant_key, agent.agent_key, before))
-
-    async def _check(
-        self, connection: AsyncConnection[Any], agents: Sequence[AgentRecord], events: Sequence[SealedEvent], owner: str
-    ) -> None:
-        keys = [agent.agent_key for agent in agents]
-        cursor = await connection.execute(_MARKED, (keys, owner))
-        if len(await cursor.fetchall()) != len(keys):
-            raise other_owner(owner)
-        sql = f"""SELECT k.agent_key, coalesce(
-                    (SELECT e.version FROM events_{agents[0].partition:d} e WHERE e.agent_key = k.agent_key ORDER BY e.version DESC LIMIT 1),
-                    (SELECT f.version - 1 FROM floors f WHERE f.agent_key = k.agent_key), 0)
-                  FROM unnest(%s::bigint[]) k(agent_key)"""  # noqa: S608 - an integer
-        cursor = await connection.execute(sql.encode(), (keys,), binary=True)
-        check_runs(events, dict(await cursor.fetchall()))
-
-    async def _place(self, connection: AsyncConnection[Any], partition: int, events: Sequence[SealedEvent]) -> list[SealedEvent]:
-        newest = f'SELECT "offset" FROM events_{partition:d} ORDER BY "offset" DESC LIMIT 1'  # noqa: S608 - an integer
-        row = await (await connection.execute(newest.encode(), binary=True)).fetchone()
-        offset = row[0] if row else 0
-        return [msgspec.structs.replace(event, offset=offset + number) for number, event in enumerate(events, 1)]
-
-    async def _copy(self, connection: AsyncConnection[Any], partition: int, events: Sequence[SealedEvent]) -> None:
-        """Rows straight into their segments."""
-        start = 0
-        while start < len(events):
-            segment = self._segments.of(events[start].offset)
-            end = min(len(events), start + (segment + 1) * self._segments.size - events[start].offset + 1)
-            statement = f"COPY events_{partition:d}_{segment:d} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-            async with connection.cursor().copy(statement.encode()) as copy:
-                for block in _blocks(events[start:end]):
-                    await copy.write(block)
-            start = end
 
     async def _settle(
         self,
@@ -118,53 +85,35 @@ class PostgresArrivals(PostgresControl):
         events: Sequence[SealedEvent],
         owner: str,
         settle: Settling | None,
-    ) -> None:
+    ) -> int:
+        """Check that the events may come in, and give the rows what they become; the offset that they follow."""
+        epochs = {agent.agent_key: agent.epoch for agent in agents} | {event.agent_key: event.epoch for event in events}
+        after = settle or Settling(owner, 0)
+        epoch = [settle.epoch if settle else epochs[agent.agent_key] for agent in agents]
+        sql = _SETTLE.format(partition=agents[0].partition)
+        keys = bigints([agent.agent_key for agent in agents])
+        cursor = await connection.execute(sql.encode(), (after.owner, keys, bigints(epoch), owner), binary=True)
+        rows = await cursor.fetchall()
+        if len(rows) != len(agents):
+            raise other_owner(owner)
+        check_runs(events, {agent_key: version for agent_key, version, _ in rows})
+        offset: int = rows[0][2]
+        return offset
+
+    async def _copy(self, connection: AsyncConnection[Any], partition: int, events: Sequence[SealedEvent]) -> None:
+        """Rows straight into their segments, and where an agent goes on in a later one."""
+        start = 0
+        while start < len(events):
+            segment = self._segments.of(events[start].offset)
+            end = min(len(events), start + (segment + 1) * self._segments.size - events[start].offset + 1)
+            statement = f"COPY events_{partition:d}_{segment:d} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+            async with connection.cursor().copy(statement.encode()) as copy:
+                await copy.write(copy_data(events[start:end]))
+            start = end
         hints: dict[tuple[int, int], int] = {}
-        epochs: dict[int, int] = {}
         for event in events:
             hints.setdefault((event.agent_key, self._segments.of(event.offset)), event.version)
-            epochs[event.agent_key] = event.epoch
         later = [(agent, segment, version) for (agent, segment), version in hints.items() if segment]
         if later:
             keys, segments, versions = zip(*later, strict=True)
             await connection.execute(_HINTS.encode(), (bigints(keys), integers(segments), bigints(versions)), binary=True)
-        for agent in agents:
-            epoch = epochs.get(agent.agent_key, agent.epoch)
-            values = (settle.owner, settle.epoch) if settle else (owner, epoch)
-            await connection.execute(_SETTLE, (*values, agent.agent_key))
-
-
-def _blocks(events: Sequence[SealedEvent]) -> Iterator[bytes]:
-    """The rows in the binary form of COPY, some at a time."""
-    parts: list[bytes] = [_SIGNATURE]
-    size = 0
-    known: dict[str | None, bytes] = {None: _NULL}
-    fixed, length = _FIXED.pack, _LENGTH.pack
-    for event in events:
-        texts = []
-        for text in (event.type, event.correlation_id, event.trace_id, event.project, event.module):
-            encoded = known.get(text)
-            if encoded is None:
-                plain = str(text).encode()
-                encoded = known[text] = length(len(plain)) + plain
-            texts.append(encoded)
-        if len(known) > limits.TRANSFER_PAGE_EVENTS_MAX:
-            known = {None: _NULL}
-        parts += (
-            fixed(
-                *(16, 8, event.agent_key, 8, event.offset, 8, event.time_us, 4, event.version, 4, event.epoch),
-                *(4, event.tenant_key, 4, event.partition, 16, event.id.int.to_bytes(16, "big")),
-            ),
-            _NULL if event.causation_id is None else _SIXTEEN + event.causation_id.bytes,
-            texts[0],
-            length(len(event.chain)),
-            event.chain,
-            *texts[1:],
-            length(len(event.payload)),
-            event.payload,
-        )
-        size += len(event.payload)
-        if size > _COPY_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    yield b"".join((*parts, _TRAILER))

@@ -17,8 +17,9 @@ from perdure.engine.log.sqlite_rows import position
 
 __all__ = ["SqliteArrivals"]
 
-_NEWEST = """SELECT coalesce((SELECT max(version) FROM events WHERE agent_key = ?1),
-                            (SELECT version - 1 FROM floors WHERE agent_key = ?1), 0)"""
+_NEWEST = """SELECT max(coalesce((SELECT max(version) FROM events WHERE agent_key = ?1), 0),
+                       coalesce((SELECT version - 1 FROM floors WHERE agent_key = ?1), 0),
+                       coalesce((SELECT parent_version FROM agents WHERE agent_key = ?1), 0))"""
 
 
 class SqliteArrivals:

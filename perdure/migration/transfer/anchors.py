@@ -20,10 +20,11 @@ async def carry_floor(source: Side, target: Side, row: AgentRecord, heir: AgentR
 
     Raises ConfigurationError where an end has no store of snapshots, Conflict where the target has an older part of the history and the events
     between were removed."""
-    (floor,), (standing,) = await source.store.floors([row]), await target.store.floors([heir])
-    (head,) = await target.store.heads([heir])
+    (floor,) = await source.store.floors([row])
     if floor.version == 1:
         return False
+    (standing,) = await target.store.floors([heir])
+    (head,) = await target.store.heads([heir])
     if source.shelf is None or target.shelf is None:
         message = "the agent's first events were removed, and an engine has no store for the snapshots that stand for them"
         raise ConfigurationError(message, hint="set PERDURE_STORE at both ends", tenant=row.tenant, agent=row.agent)

@@ -1,13 +1,15 @@
 """Do both ends come to the same state?
 
 The source's is the one that it serves, from its cache, a snapshot or the log. The target folds every event that was put in, with its own keys,
-while more are put in. What is compared once is not folded again, so that the last look, while nobody serves the agent, costs its last events only.
+while more are put in. What is compared once is not folded, and not hashed, again: the last look, while nobody serves the agent, costs its
+last events only. Each end hashes its own document, by what its own fold has touched.
 """
 
 from __future__ import annotations
 
-from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentRecord, EventFilter, to_microseconds
+from perdure.engine.cells import split
+from perdure.engine.digest import IncrementalDigest
+from perdure.engine.log.contract import AgentRecord, to_microseconds
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.sides import Side
@@ -16,52 +18,105 @@ from perdure.projections.fill import fold_on, fold_whole
 __all__ = ["Comparing"]
 
 
-class Comparing:
-    """The two states of one agent. digest: of the last that were the same."""
+class _End:
+    """One end's state, and its digest."""
 
-    def __init__(self, source: Side, target: Side, row: AgentRecord, heir: AgentRecord) -> None:
-        self._source = source
-        self._target = target
+    def __init__(self, side: Side, row: AgentRecord) -> None:
+        self._side = side
         self._row = row
-        self._heir = heir
-        self._here: Folded | None = None
-        self._there: Folded | None = None
+        self._digest: IncrementalDigest | None = None
+        self._touched: set[bytes] = set()
+        self.folded: Folded | None = None
+
+    def forget(self) -> None:
+        """As if there had been nothing."""
+        self.folded = self._digest = None
+        self._touched.clear()
+
+    async def follow(self, version: int) -> None:
+        """Fold on what is there already. Where that fails nothing is left of it: the document was changed in place."""
+        before = self.folded
+        assert before is not None, "there is something to go on from"
+        if version <= before.version:
+            return
+        cells = None if self._digest is None else self._touched
+        store, vault = self._side.store, self._side.vault
+        self.folded = None
+        self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=cells)
+
+    async def fold(self, version: int) -> None:
+        """As it is served: from a snapshot, where there is one."""
+        self.folded = await fold_on(self._side.store, self._side.vault, self._row, self._side.base, to_version=version)
+
+    async def fold_whole(self, version: int, *, floored: bool) -> None:
+        """From its first event; floored: that was removed, and what is left follows a snapshot."""
+        base = self._side.base if floored else None
+        fold = fold_whole if floored else fold_on
+        self.folded = await fold(self._side.store, self._side.vault, self._row, base, to_version=version)
+
+    def digest(self) -> bytes:
+        """As of now."""
+        assert self.folded is not None, "a state that is compared was folded"
+        cells = split(self.folded.document)
+        if self._digest is None:
+            self._digest = IncrementalDigest(cells)
+        else:
+            put = {name: cells[name] for name in self._touched if name in cells}
+            self._digest.update(put, [name for name in self._touched if name not in cells])
+        self._touched.clear()
+        return self._digest.digest()
+
+
+class Comparing:
+    """The two states of one agent. floored: its first events were removed. digest: of the last states that were the same."""
+
+    def __init__(self, source: Side, target: Side, row: AgentRecord, heir: AgentRecord, *, floored: bool) -> None:
+        self._source = source
+        self._floored = floored
+        self._row = row
+        self._here = _End(source, row)
+        self._there = _End(target, heir)
         self.digest = b""
 
     def anew(self) -> Comparing:
         """Itself, as if nothing had been compared."""
-        self._here = self._there = None
+        self._here.forget()
+        self._there.forget()
         return self
 
     async def serve(self) -> int:
-        """Take the state that the source serves now; its version, which is compared next."""
+        """Take the state that the source serves now; its version, which is compared next (`stands`)."""
         read = await self._source.reader.state(self._row.tenant, self._row.agent)
-        if read.version:
-            (newest,) = await self._source.store.read_agent(self._row, EventFilter(from_version=read.version, to_version=read.version), 1)
-            time_us = 0 if read.time is None else to_microseconds(read.time)
-            self._here = Folded(read.document, read.version, read.epoch, time_us, newest.chain, [])
+        time_us = 0 if read.time is None else to_microseconds(read.time)
+        self._here.folded = Folded(read.document, read.version, read.epoch, time_us, b"", []) if read.version else None
         return read.version
+
+    def stands(self, chain: bytes) -> None:
+        """What was served stands at this chain hash of the source's log."""
+        if self._here.folded is not None:
+            self._here.folded = self._here.folded._replace(chain=chain)
 
     async def follow(self, version: int) -> None:
         """Fold what the target has up to a version: from its first event, or from the snapshot that stands for those that are gone."""
-        if self._there is None:
-            self._there = await fold_whole(self._target.store, self._target.vault, self._heir, self._target.base, to_version=version)
-        elif version > self._there.version:
-            self._there = await fold_log(self._target.store, self._target.vault, self._heir, start=self._there, to_version=version)
+        if self._there.folded is None:
+            self._there.forget()
+            await self._there.fold_whole(version, floored=self._floored)
+        else:
+            await self._there.follow(version)
 
     async def at(self, version: int) -> None:
         """Compare the states at a version, not before the last one. Raises IntegrityError."""
-        store, vault = self._source.store, self._source.vault
-        if self._here is None:
-            self._here = await fold_on(store, vault, self._row, self._source.base, to_version=version)
-        elif version > self._here.version:
-            self._here = await fold_log(store, vault, self._row, start=self._here, to_version=version)
+        if self._here.folded is None:
+            self._here.forget()
+            await self._here.fold(version)
+        else:
+            await self._here.follow(version)
         await self.follow(version)
-        here, there = self._here, self._there
-        if there is None or (here.version, here.chain) != (there.version, there.chain) or here.version != version:
+        here, there = self._here.folded, self._there.folded
+        if here is None or there is None or (here.version, here.chain) != (there.version, there.chain) or here.version != version:
             raise self._other(f"the target has another history than the source's up to version {version}")
-        self.digest = digest(here.document)
-        if self.digest != digest(there.document):
+        self.digest = self._here.digest()
+        if self.digest != self._there.digest():
             raise self._other(f"the target comes to another state at version {version}")
 
     def _other(self, message: str) -> IntegrityError:

@@ -22,12 +22,13 @@ from perdure.migration.transfer.sides import Side
 
 __all__ = ["Copying"]
 
-FIRST_PAGE_EVENTS = 64
-"""How large an agent's events are is not known before the first ones are seen."""
+FIRST_PAGE_EVENTS = 256
+"""How large an agent's events are is not known before the first ones are seen. Most agents are copied whole by this."""
 
 
 class Copying:
-    """The copy of one agent. version, chain: where the target stands. large: whether the tenant has values that stand outside of events."""
+    """The copy of one agent. version, chain, time_us: where the target stands, 0 where nothing was copied yet. large: whether the tenant has values
+    that stand outside of events."""
 
     def __init__(
         self, source: Side, target: Side, row: AgentRecord, heir: AgentRecord, version: int, chain: bytes, *, owner: str, large: bool
@@ -43,6 +44,7 @@ class Copying:
         self._moved = asyncio.Event()
         self.version = version
         self.chain = chain
+        self.time_us = 0
         self.events = 0
         self.bytes = 0
 
@@ -101,7 +103,7 @@ class Copying:
             msgspec.structs.replace(event, tenant_key=heir.tenant_key, agent_key=heir.agent_key, partition=heir.partition) for event in page
         ]
         await self._target.store.receive_events([heir], here, owner=self._owner)
-        self.version, self.chain = version, chain
+        self.version, self.chain, self.time_us = version, chain, page[-1].time_us
         self._moved.set()
         self.events += len(page)
         self.bytes += sum(len(event.payload) for event in page)

@@ -32,15 +32,14 @@ class Inheritance:
         self._source = source
         self._target = target
         self._numbers: dict[str, dict[int, int]] = {}
-        self._large: set[str] = set()
+        self._large: dict[str, bool] = {}
 
-    async def large(self, tenant: str) -> bool:
-        """Whether the tenant has any large value at the source by now."""
-        if tenant not in self._large:
+    async def large(self, tenant: str, *, now: bool = False) -> bool:
+        """Whether the tenant has any large value at the source; now: not only at the last look."""
+        if not self._large.get(tenant, False) and (now or tenant not in self._large):
             found = await self._source.store.list_blobs((tenant, b""), 1)
-            if found and found[0][0] == tenant:
-                self._large.add(tenant)
-        return tenant in self._large
+            self._large[tenant] = bool(found) and found[0][0] == tenant
+        return self._large[tenant]
 
     async def give(self, row: AgentRecord, heir: AgentRecord | None, *, anew: bool = False) -> bytes:
         """The wrapped key material for the agent's row at the target; heir: that row, where it has its key already. anew: look whether the source

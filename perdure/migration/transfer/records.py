@@ -95,12 +95,14 @@ async def arrival(store: LogStore, name: AgentName) -> Arrival | None:
     return msgspec.structs.replace(msgspec.msgpack.decode(document.value, type=Arrival), revision=document.revision)
 
 
-async def keep_arrival(store: LogStore, name: AgentName, value: Arrival) -> None:
-    """Write it over the one that was read. Raises Conflict where that is not the one that stands."""
+async def keep_arrival(store: LogStore, name: AgentName, value: Arrival) -> Arrival:
+    """Write it over the one that was read; as it then stands. Raises Conflict where that is not the one that stood."""
     encoded = msgspec.msgpack.encode(value)
-    if await store.put_document(ARRIVALS, document_name(name), encoded, expected=value.revision) is None:
+    document = await store.put_document(ARRIVALS, document_name(name), encoded, expected=value.revision)
+    if document is None:
         message = f"somebody else moves agent {name.agent!r} there, or breaks that off"
         raise Conflict(message, hint="try again", tenant=name.tenant, agent=name.agent)
+    return msgspec.structs.replace(value, revision=document.revision)
 
 
 async def identity(store: LogStore) -> str:

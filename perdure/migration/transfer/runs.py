@@ -11,12 +11,13 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, mark_of, owner_of
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.migration.transfer.inheritance import Inheritance
 from perdure.migration.transfer.mover import Mover, check_movable
-from perdure.migration.transfer.records import TransferRecord, identity, keep, record_of, records
+from perdure.migration.transfer.records import TransferRecord, identity, keep, records
 from perdure.migration.transfer.sides import Side
 from perdure.recovery.journal import SYSTEM_TENANT
 
@@ -25,6 +26,7 @@ __all__ = ["Plan", "Progress", "Report", "Run", "names_of"]
 Progress = Callable[["Report"], None]
 RETRIES_MAX = 5
 RETRY_PAUSE_S = 1.0
+NOTES_AT_ONCE = 16
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -89,8 +91,9 @@ class Run:
             there = await self._target.store.agents(page)
             found = [row for row in rows if row is not None]
             events += sum(head.version for head in await self._source.store.heads(found)) if found else 0
+            floors = {row.agent_key: floor for row, floor in zip(found, await self._source.store.floors(found), strict=True)}
             for name, row, heir in zip(page, rows, there, strict=True):
-                problem = await self._problem(row, heir)
+                problem = await self._problem(row, heir, floors.get(row.agent_key) if row is not None else None)
                 if problem:
                     problems.append(f"{name.tenant}/{name.agent}: {problem}")
         return Plan(self._target.address, len(names), events, problems[: limits.TRANSFER_REPORT_MAX])
@@ -104,7 +107,7 @@ class Run:
         if apart_s > limits.TRANSFER_CLOCKS_APART_S:
             raise ConfigurationError(f"the clocks of the two engines are {apart_s:.1f} s apart", hint="set them, e.g. with NTP")
 
-    async def _problem(self, row: AgentRecord | None, heir: AgentRecord | None) -> str:
+    async def _problem(self, row: AgentRecord | None, heir: AgentRecord | None, floor: Floor | None) -> str:
         if row is None:
             return "there is no such agent"
         if not row.data_key:
@@ -121,8 +124,7 @@ class Run:
         mark = None if heir is None else mark_of(heir.owner)
         if heir is not None and (mark is None or mark.kind not in (MOVED, LEFT_OVER)):
             return "the target has an agent of this name"
-        (floor,) = await self._source.store.floors([row])
-        if floor.version > 1 and (self._source.shelf is None or self._target.shelf is None):
+        if floor is not None and floor.version > 1 and (self._source.shelf is None or self._target.shelf is None):
             return "its first events were removed, and an engine has no store of snapshots"
         return ""
 
@@ -135,6 +137,7 @@ class Run:
             more = f", and {len(plan.problems) - 1} more" if len(plan.problems) > 1 else ""
             raise InvalidInput(f"nothing was moved: {plan.problems[0]}{more}", problems=plan.problems)
         to = await identity(self._target.store)
+        standing = {each.name: each for each in await records(self._source.store)}
         begun = []
         for name in wanted:
             record = TransferRecord(
@@ -146,12 +149,13 @@ class Run:
                 source=self._source.address,
                 started_us=time.time_ns() // 1000,
             )
-            await self._note(record)
             begun.append(record)
+        for start in range(0, len(begun), NOTES_AT_ONCE):
+            page = begun[start : start + NOTES_AT_ONCE]
+            await asyncio.gather(*(self._note(record, standing.get(record.name)) for record in page))
         return await self.go_on(begun)
 
-    async def _note(self, record: TransferRecord) -> None:
-        standing = await record_of(self._source.store, record.name)
+    async def _note(self, record: TransferRecord, standing: TransferRecord | None) -> None:
         if standing is not None and standing.phase == "copying":
             raise Conflict(f"agent {record.agent!r} is being moved to {standing.address}", hint="`perdure transfer resume` goes on with it")
         await keep(self._source.store, record)
