@@ -14,6 +14,7 @@ from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import fold_into
 from perdure.engine.log.codec import Effect
 from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
+from perdure.engine.readonly import freeze
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.errors import InvalidEvent
 
@@ -30,7 +31,7 @@ class Replayed(msgspec.Struct, frozen=True):
     """What a replay did.
 
     events: handled; skipped: in the range, but not replayable. errors: what the handler or an upcaster raised, the first ones, each one line;
-    error_count: all. warnings: what surprised the fold, likewise. version, document, checksum: where it ended, SHA-256 as hex. duration_s.
+    error_count: all. warnings: what surprised the fold, likewise. version, document, checksum: where it ended, read-only, SHA-256 as hex.
     """
 
     tenant: str
@@ -131,7 +132,7 @@ class Replaying:
             self._warning_count,
             self._warnings,
             digest(self._document).hex(),
-            self._document,
+            freeze(self._document),
         )
 
 

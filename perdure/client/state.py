@@ -13,12 +13,13 @@ from perdure.engine.agent_state import AgentState, from_document
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
+from perdure.engine.readonly import freeze, thaw
 
 __all__ = ["AppliedChange", "State", "Updated", "VersionEntry"]
 
 
 class State(msgspec.Struct, frozen=True, dict=True):
-    """An agent's state at a version. The document is the caller's own: changing it changes nothing else.
+    """An agent's state at a version. The document is read-only and shared (docs/adr/0018-read-only-states.md); `copy` gives one to change.
 
     time: of the event that led here, None before the first. warnings: what surprised while folding, where it was folded.
     """
@@ -31,20 +32,29 @@ class State(msgspec.Struct, frozen=True, dict=True):
     document: dict[str, Any]
     warnings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "document", freeze(self.document))
+
+    def copy(self) -> dict[str, Any]:
+        """The document as plain dicts and lists that are the caller's own: changing them changes nothing else."""
+        document: dict[str, Any] = thaw(self.document)
+        return document
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over the document, equal for equal documents."""
         return digest(self.document)
 
     def typed(self) -> AgentState:
-        """The document as `AgentState`. Raises SchemaViolation where it is none."""
-        return from_document(self.document)
+        """The document as `AgentState`, the caller's own. Raises SchemaViolation where it is none."""
+        return from_document(self.copy())
 
 
 class Updated(msgspec.Struct, frozen=True):
     """What an update did.
 
     changes: that were applied. events: that were written, as they stand in the log. checksum: digest of the new state, hex. time: the log's.
+    document: the new state, read-only.
     """
 
     previous_version: int
@@ -54,6 +64,9 @@ class Updated(msgspec.Struct, frozen=True):
     checksum: str
     time: datetime
     document: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "document", freeze(self.document))
 
 
 class VersionEntry(msgspec.Struct, frozen=True):
@@ -70,7 +83,7 @@ class VersionEntry(msgspec.Struct, frozen=True):
 
 
 class AppliedChange(msgspec.Struct, frozen=True):
-    """A change with what stood at its path before and after it; None also where nothing stood."""
+    """A change with what stood at its path before and after it, read-only; None also where nothing stood."""
 
     op: str
     path: str

@@ -19,6 +19,7 @@ from perdure.engine.fold import MISSING, apply, lookup
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.versions import no_version
 from perdure.engine.patches import from_json_patch, from_merge_patch
+from perdure.engine.readonly import freeze
 from perdure.errors import AgentNotFound, Compacted, Conflict, Fenced, InvalidInput
 from perdure.projections.reader import ReadState, StateReader
 
@@ -220,4 +221,4 @@ def _entry(event: RecordedEvent) -> VersionEntry:
 
 def _value(document: dict[str, Any], path: Path) -> Any:
     found = lookup(document, path)
-    return None if found is MISSING else found
+    return None if found is MISSING else freeze(found)

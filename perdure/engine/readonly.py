@@ -75,14 +75,16 @@ _new_list, _fill_list = ReadOnlyList.__new__, list.__init__
 
 
 class Freezing:
-    """Makes values read-only and adds up what they take. size_bytes: of everything new; what was read-only already is counted by who made it.
+    """Makes values read-only and adds up what they take. size_bytes: of everything new; shared: there was something read-only already, which is
+    not in it.
 
     The sum is not less than what CPython allocates: members' names, which a decoder often shares, count each time."""
 
-    __slots__ = ("size_bytes",)
+    __slots__ = ("shared", "size_bytes")
 
     def __init__(self) -> None:
         self.size_bytes = 0
+        self.shared = False
 
     def value(self, value: Any) -> Any:
         """The value, read-only. Containers are those that a document may hold; a tuple becomes a list."""
@@ -98,6 +100,7 @@ class Freezing:
         elif kind is list or kind is tuple:
             _fill_list(frozen := _new_list(ReadOnlyList), [*map(self.value, value)])
         elif kind is ReadOnlyMap or kind is ReadOnlyList:
+            self.shared = True
             return value
         else:
             self.size_bytes += len(value) + _SCALAR_BYTES if kind is bytes else _SCALAR_BYTES

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NamedTuple, Self
-
-import msgspec
+from typing import Any, Final, NamedTuple, Self
 
 from perdure.engine.log.contract import Head, from_microseconds
+from perdure.engine.readonly import Freezing, footprint
 from perdure.engine.replay import Folded
 from perdure.projections.contract import Token
 
 __all__ = ["KeptState", "ReadState"]
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode: Any = msgspec.msgpack.Decoder().decode
+MEASURED_AGAIN: Final = 1.5
+"""A state is measured anew when folding on has made it look so many times as large as it was measured."""
+
+NEAR_EVENTS: Final = 256
+"""Folding so many events takes no longer than opening a cached state of middling size."""
 
 
 class ReadState(NamedTuple):
-    """A state as it was read. The document is the caller's own. time: of its newest event (None before the first)."""
+    """A state as it was read. The document is read-only and others may hold it, too. time: of its newest event (None before the first)."""
 
     document: dict[str, Any]
     version: int
@@ -27,52 +29,44 @@ class ReadState(NamedTuple):
 
 
 class KeptState:
-    """A state at hand, encoded: what is decoded anew for every caller cannot be changed by any. One that is read once, and kept by nobody, is
-    never encoded."""
+    """A state at hand. Its document is decoded once and read-only: all who read it share it, and what is folded on from it shares with it whatever
+    is as it was.
 
-    __slots__ = ("_encoded", "_first", "chain", "time_us", "token")
+    size_bytes: what the document takes in memory, never less. after: the state that it was folded on from: what came since is added to its size,
+    what went is not taken away, until it is measured anew.
+    """
 
-    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes) -> None:
-        self._first: dict[str, Any] | None = document
-        self._encoded: bytes | None = None
+    __slots__ = ("chain", "document", "measured_bytes", "size_bytes", "time_us", "token")
+
+    def __init__(self, document: dict[str, Any], token: Token, time_us: int, chain: bytes, *, after: Self | None = None) -> None:
+        freezing = Freezing()
+        self.document: dict[str, Any] = freezing.value(document)
+        self.size_bytes = self.measured_bytes = freezing.size_bytes
+        if after is not None:
+            self.size_bytes, self.measured_bytes = after.size_bytes + freezing.size_bytes, after.measured_bytes
+        if self.size_bytes > MEASURED_AGAIN * self.measured_bytes or (after is None and freezing.shared):
+            self.size_bytes = self.measured_bytes = footprint(self.document)
         self.token = token
         self.time_us = time_us
         self.chain = chain
 
     @classmethod
-    def of(cls, folded: Folded, generation: int) -> Self:
-        """What was folded from a log of this generation."""
-        return cls(folded.document, Token(generation, folded.epoch, folded.version), folded.time_us, folded.chain)
+    def of(cls, folded: Folded, generation: int, *, after: Self | None = None) -> Self:
+        """What was folded from a log of this generation, on from `after`."""
+        return cls(folded.document, Token(generation, folded.epoch, folded.version), folded.time_us, folded.chain, after=after)
 
     def stands(self, head: Head, generation: int) -> bool:
         """Whether it is the newest state."""
         return self.token.generation == generation and self.token.version == head.version and self.chain == head.chain
 
-    @property
-    def size_bytes(self) -> int:
-        """Of the encoded document; whoever keeps the state asks for it, before anybody has got the document."""
-        if self._encoded is None:
-            assert self._first is not None, "a state that is kept was given away before"
-            self._encoded = _encode(self._first)
-        return len(self._encoded)
-
-    def document(self) -> dict[str, Any]:
-        """A document that nobody else has: the first caller gets the one that was encoded."""
-        document, self._first = self.shown(), None
-        return document
-
-    def shown(self) -> dict[str, Any]:
-        """The document to look at: it is another's, too."""
-        if self._first is not None:
-            return self._first
-        assert self._encoded is not None, "a state that nobody keeps is read once"
-        document: dict[str, Any] = _decode(self._encoded)
-        return document
+    def near(self, head: Head, generation: int) -> bool:
+        """Whether the newest state is so few events away that it is folded on from here, and nobody else is asked for a later one."""
+        return self.token.generation == generation and self.token.version < head.version <= self.token.version + NEAR_EVENTS
 
     def folded(self) -> Folded:
         """The state to be folded on."""
-        return Folded(self.document(), self.token.version, self.token.epoch, self.time_us, self.chain, [])
+        return Folded(self.document, self.token.version, self.token.epoch, self.time_us, self.chain, [])
 
     def read(self) -> ReadState:
         """The state as a caller gets it."""
-        return ReadState(self.document(), self.token.version, self.token.epoch, from_microseconds(self.time_us) if self.time_us else None)
+        return ReadState(self.document, self.token.version, self.token.epoch, from_microseconds(self.time_us) if self.time_us else None)

@@ -124,6 +124,8 @@ class StateReader:
         if kept is not None and kept.stands(head, self._store.generation):
             self.statistics.at_hand += 1
             return kept
+        if kept is not None and kept.near(head, self._store.generation) and (caught_up := await self._catch_up(record, kept)) is not None:
+            return caught_up
         cached = await self._cached(tenant, agent, counts=False)
         if cached is None:
             return await self._miss(tenant, agent)
@@ -133,17 +135,20 @@ class StateReader:
         if cached.token.version == head.version and cached.chain == head.chain:
             self.statistics.cached += 1
             return cached
-        try:
-            if cached.token.version < head.version:
-                caught_up = self._keep(tenant, agent, await self._fold(record, after=cached))
-                self.statistics.caught_up += 1
-                return caught_up
-        except ChainBroken:
-            # Either the cache holds another history, or the log is broken: the whole fold tells which.
-            pass
+        if cached.token.version < head.version and (caught_up := await self._catch_up(record, cached)) is not None:
+            return caught_up
         self.statistics.damaged += 1
         await self._forget(tenant, agent)
         return await self._miss(tenant, agent)
+
+    async def _catch_up(self, record: AgentRecord, state: KeptState) -> KeptState | None:
+        """The state folded on from this one; None: it is of another history, or the log is broken, which the whole fold tells."""
+        try:
+            caught_up = self._keep(record.tenant, record.agent, await self._fold(record, after=state))
+        except ChainBroken:
+            return None
+        self.statistics.caught_up += 1
+        return caught_up
 
     async def _check_here(self, tenant: str, agent: str) -> None:
         """Refuse an agent that is known to be leaving, or gone. What the cache has is served while the log is away."""
@@ -185,7 +190,7 @@ class StateReader:
         if kept.token.version == 0:
             return kept
         cipher = await self._vault.cipher(tenant, agent)
-        write, _ = seal_whole(cipher, kept.token, kept.time_us, kept.chain, kept.shown())
+        write, _ = seal_whole(cipher, kept.token, kept.time_us, kept.chain, kept.document)
         try:
             await self._cache.apply([write])
         except Unavailable:
@@ -196,7 +201,7 @@ class StateReader:
     async def _fold(self, record: AgentRecord, *, after: KeptState | None = None, to_version: int | None = None) -> KeptState:
         start = after.folded() if after else None
         folded = await fold_on(self._store, self._vault, record, self._base, start=start, to_version=to_version)
-        return KeptState.of(folded, self._store.generation)
+        return KeptState.of(folded, self._store.generation, after=after)
 
     async def _wait(self, tenant: str, agent: str, version: int, timeout_s: float) -> KeptState:
         """Fold from the log until it holds the version."""

@@ -170,11 +170,11 @@ class ReadTogether:
         folded = await fold_page(self._vault, start, page) if page else start
         if folded.version != each.head.version or folded.chain != each.head.chain:
             return None
-        return KeptState.of(folded, self._store.generation)
+        return KeptState.of(folded, self._store.generation, after=each.start)
 
     async def _whole(self, name: AgentName, state: KeptState) -> CellWrite:
         cipher = await self._vault.cipher(*name)
-        return seal_whole(cipher, state.token, state.time_us, state.chain, state.shown())[0]
+        return seal_whole(cipher, state.token, state.time_us, state.chain, state.document)[0]
 
     async def _put_back(self, writes: Sequence[CellWrite]) -> None:
         """States that were not in the cache."""

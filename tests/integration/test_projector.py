@@ -11,7 +11,8 @@ import pytest
 
 from perdure.engine.changes import append, delete, insert, merge, set_value
 from perdure.engine.log.contract import AgentName
-from perdure.errors import AgentNotFound, DeadlineExceeded, InvalidInput, SealBroken, VersionNotFound
+from perdure.engine.readonly import thaw
+from perdure.errors import AgentNotFound, DeadlineExceeded, InvalidInput, ReadOnly, SealBroken, VersionNotFound
 from perdure.projections.cache_check import check_cache
 from perdure.projections.contract import CachedState, Token
 from perdure.projections.custom import Projections
@@ -243,7 +244,10 @@ async def test_callers_cannot_change_what_others_read(world: World) -> None:
     for consistency in ("strong", "eventual", "strong", "eventual"):
         state = await reader.state("t", "a", consistency=consistency)
         assert state.document == said("a", 3)
-        state.document["messages"].clear()
+        for change in (state.document["messages"].clear, state.document["messages"][0].clear, state.document.clear):
+            with pytest.raises(ReadOnly):
+                change()
+        thaw(state.document)["messages"].clear()
 
 
 async def test_unknown_agents_and_versions_are_typed_errors(world: World) -> None:
