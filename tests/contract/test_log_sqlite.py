@@ -55,7 +55,7 @@ async def on_writer(store: SqliteStore, sql: str) -> list[Any]:
     """Run a statement on the store's own writer connection."""
     connection = store._write_connection
     assert connection is not None
-    return await asyncio.wrap_future(store._writer.submit(lambda: connection.execute(sql).fetchall()))
+    return await store._writer.run(lambda: connection.execute(sql).fetchall())
 
 
 async def test_partitions_are_fixed_when_the_log_is_made(tmp_path: Path) -> None:

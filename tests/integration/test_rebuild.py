@@ -151,9 +151,9 @@ async def test_one_agent_is_rebuilt_by_itself_and_one_that_cannot_be_folded_keep
     connection = world.store._write_connection
     assert connection is not None
     key = (await world.vault.record(*NAMES[1])).agent_key
-    await asyncio.wrap_future(world.store._writer.submit(lambda: connection.execute("DROP TRIGGER events_are_never_changed").fetchall()))
+    await world.store._writer.run(lambda: connection.execute("DROP TRIGGER events_are_never_changed").fetchall())
     statement = f"UPDATE events SET payload = x'00' WHERE agent_key = {key} AND version = 2"
-    await asyncio.wrap_future(world.store._writer.submit(lambda: connection.execute(statement).fetchall()))
+    await world.store._writer.run(lambda: connection.execute(statement).fetchall())
     with pytest.raises(IntegrityError):
         await rebuilder(world).one(await world.vault.record(*NAMES[1]), number)
     done = await rebuilder(world).run("t")

@@ -155,7 +155,7 @@ async def test_a_hole_in_the_log_stops_the_partition_with_an_integrity_error(sql
     await fill(sqlite, 1, 10)
     connection = sqlite._write_connection
     assert connection is not None
-    sqlite._writer.submit(_make_hole, connection).result()
+    await sqlite._writer.run(lambda: _make_hole(connection))
     async with running(sqlite, MemoryBus()) as relay:
         with pytest.raises(IntegrityError):
             await drained(relay)

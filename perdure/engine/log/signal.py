@@ -8,19 +8,14 @@ __all__ = ["Signal", "SignalHub"]
 
 
 class SignalHub:
-    """What a store notifies after each append; `notify` may be called from any thread."""
+    """What a store notifies after each append, on the event loop."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self.count = 0
         self.waiting: set[asyncio.Future[None]] = set()
 
     def notify(self) -> None:
-        """Wake every waiter. After the loop has closed there is nobody to wake."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
+        """Wake every waiter."""
         self.count += 1
         for future in self.waiting:
             if not future.done():

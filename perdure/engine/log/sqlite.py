@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
@@ -24,6 +25,7 @@ from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, tra
 from perdure.engine.log.sqlite_floors import SqliteFloors
 from perdure.engine.log.sqlite_forks import SqliteForks
 from perdure.engine.log.sqlite_snapshots import SqliteSnapshots
+from perdure.engine.log.sqlite_thread import WorkThread
 from perdure.errors import Unavailable
 from perdure.limits import PARTITIONS_DEFAULT
 
@@ -44,7 +46,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         self.generation = 0
         self._file = file
         self._hub = SignalHub()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="perdure-log-writer")
+        self._writer = WorkThread("perdure-log-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="perdure-log-reader")
         self._write_connection: sqlite3.Connection | None = None
         self._local = threading.local()
@@ -59,7 +61,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         """
         store = cls(folder / DATABASE)
         try:
-            await asyncio.wrap_future(store._writer.submit(store._prepare, partitions, create))
+            await store._writer.run(partial(store._prepare, partitions, create))
         except BaseException:
             await store.close()
             raise
@@ -70,7 +72,8 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
             connection = prepare(self._file, partitions, create=create)
             self._opened.append(connection)
             self._write_connection = connection
-            meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+            with transaction(connection):
+                meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         self.partitions, self.generation = meta["partitions"], meta["generation"]
 
     async def close(self) -> None:
@@ -81,7 +84,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     def _shut_down(self) -> None:
         self._readers.shutdown()
-        self._writer.shutdown()
+        self._writer.shut_down()
         # The writer's first in the list is closed last: SQLite then puts the write-ahead log away.
         while self._opened:
             self._opened.pop().close()
@@ -94,7 +97,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()
-        return await asyncio.wrap_future(self._writer.submit(self._on_writer, lambda connection: work(connection, *args, **kwargs)))
+        return await self._writer.run(partial(self._on_writer, work, *args, **kwargs))
 
     async def _commit(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def whole(connection: sqlite3.Connection) -> T:
@@ -115,10 +118,10 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
                 self._opened.append(connection)
             return work(connection)
 
-    def _on_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _on_writer(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert self._write_connection is not None, "the writer is prepared before anything is written"
         with translated(self._file):
-            return work(self._write_connection)
+            return work(self._write_connection, *args, **kwargs)
 
     # --- agents ---
 
@@ -168,12 +171,9 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
         """See `LogStore.append`. `propose` is called on the writer's thread."""
-        return await self._write(self._append, known, propose)
-
-    def _append(self, connection: sqlite3.Connection, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
-        positions = sqlite_append.append(connection, known, propose)
-        self._hub.notify()  # from here, so that readers wake also when whoever awaited the append was cancelled
-        return positions
+        self._check_open()
+        # Readers wake also when whoever awaited the append was cancelled.
+        return await self._writer.run(partial(self._on_writer, sqlite_append.append, known, propose), then=self._hub.notify)
 
     async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""

@@ -124,21 +124,32 @@ def _ends(rows: Sequence[SealedEvent]) -> dict[int, Position]:
 
 def _insert(connection: sqlite3.Connection, proposal: Proposal) -> bool:
     """Put the proposal in; False, and nothing of it is in, when a unique index refuses."""
-    connection.execute("SAVEPOINT proposal")
     try:
-        connection.executemany(_INSERT, [_row(event) for event in proposal.rows])
+        if len(proposal.rows) == 1:
+            connection.execute(_INSERT, _row(proposal.rows[0]))  # a statement that is refused undoes itself
+        else:
+            _insert_all(connection, proposal.rows)
     except sqlite3.IntegrityError as error:
         # The trigger refuses ids of events that were removed.
         if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_TRIGGER):
             raise
-        connection.execute("ROLLBACK TO proposal")
         return False
+    if proposal.ownership:
+        owners = [(owner, epoch, agent_key) for agent_key, owner, epoch in proposal.ownership]
+        connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", owners)
+    return True
+
+
+def _insert_all(connection: sqlite3.Connection, rows: Sequence[SealedEvent]) -> None:
+    connection.execute("SAVEPOINT proposal")
+    try:
+        connection.executemany(_INSERT, [_row(event) for event in rows])
+    except sqlite3.IntegrityError:
+        connection.execute("ROLLBACK TO proposal")
+        raise
     finally:
         if connection.in_transaction:
             connection.execute("RELEASE proposal")
-    owners = [(owner, epoch, agent_key) for agent_key, owner, epoch in proposal.ownership]
-    connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", owners)
-    return True
 
 
 def insert(connection: sqlite3.Connection, events: Sequence[SealedEvent]) -> None:

@@ -56,6 +56,8 @@ def prepare(file: Path, partitions: int, *, create: bool) -> sqlite3.Connection:
     connection = connect(file, writer=True)
     try:
         _write_ahead(connection)
+        # From here on all that it does is within transactions, and `_begin` waits for their lock.
+        connection.execute("PRAGMA busy_timeout = 0")
         _migrate(connection, partitions)
     except BaseException:
         connection.close()
@@ -138,19 +140,15 @@ def reading(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _begin(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + APPEND_TIMEOUT_S
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                # Uneven steps: several waiting processes do not fall into step with the one that holds the lock.
-                time.sleep(LOCK_POLL_S * random.random())  # noqa: S311
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(APPEND_TIMEOUT_S * 1000)}")
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            # Uneven steps: several waiting processes do not fall into step with the one that holds the lock.
+            time.sleep(LOCK_POLL_S * random.random())  # noqa: S311
 
 
 @contextmanager
