@@ -240,6 +240,8 @@ MIGRATIONS_AT_ONCE_MAX: Final = 64
 """Agents that a drain, a rebalance or a rolling migration may move at once."""
 PARKED_COMMANDS_MAX: Final = 10_000
 """Commands that wait on a node for agents which are about to come to it."""
+WHERE_AGENTS_MAX: Final = 1_000
+"""Agents that a caller looks for with one request."""
 MOVED_REMEMBERED_MAX: Final = 100_000
 """Agents that left a node, and of which it still knows for a moment where they went."""
 

@@ -13,17 +13,16 @@ from typing import Any, Final, Self
 import msgspec
 
 from perdure.engine.log.contract import AgentName
-from perdure.errors import DeadlineExceeded, InvalidInput, Unavailable
+from perdure.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.connections import Connections
+from perdure.recovery.searching import Addresses, Search
 from perdure.recovery.wire import error_of, path_of
 
 __all__ = ["Caller"]
 
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
-SILENT_S: Final = 0.5
-"""How long an address that did not answer is passed over."""
 REQUEST_TIMEOUT_S: Final = 5.0
 ROUTES_MAX: Final = 100_000
 """Agents whose node is remembered."""
@@ -38,16 +37,17 @@ class Caller:
     def __init__(self, addresses: list[str], *, timeout_s: float = 15.0) -> None:
         if not addresses:
             raise InvalidInput("no address of a node was given")
-        self._addresses = list(addresses)
         self._timeout_s = timeout_s
         self._routes: dict[AgentName, str] = {}
-        self._silent: dict[str, float] = {}
         self._connections = Connections(REQUEST_TIMEOUT_S)
+        self._addresses = Addresses(addresses)
+        self._search = Search(self._addresses, self._connections)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        await self._search.close()
         await self._connections.close()
 
     async def command(self, name: AgentName, body: Any, command: Command | None = None) -> CommandResult:
@@ -56,31 +56,37 @@ class Caller:
         content = _encode({"id": command.id, "body": command.body})
         deadline = time.monotonic() + self._timeout_s
         # Agents that nobody serves yet spread over the nodes.
-        turn, pause_s = zlib.crc32(name.agent.encode()), PAUSE_S
+        turn, pause_s = zlib.crc32(name.agent.encode()), 0.0
         problem = "no node answered"
         while time.monotonic() < deadline:
-            address = self._routes.get(name) or self._choice(turn)
+            address = self._routes.get(name) or self._addresses.choice(turn)
             turn += 1
             try:
                 return await self._send(address, name, content)
             except Unavailable as refused:
                 problem = refused.message
                 known = refused.details.get("address")
-                if known and known != address:
+                if known and known != address and self._addresses.answers(known):
                     self._remember(name, known)
                     continue
-                self._routes.pop(name, None)
+                if not isinstance(refused, Overloaded):
+                    self._routes.pop(name, None)
             # Apart from each other: callers that failed together shall not come together again.
             await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 - no secret
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+            pause_s = min(pause_s * 2 or PAUSE_S, PAUSE_MAX_S)
+            if name not in self._routes:
+                found = await self._search.find(name, deadline - time.monotonic())
+                if found:
+                    self._remember(name, found)
         raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)
 
     async def _send(self, address: str, name: AgentName, content: bytes) -> CommandResult:
         try:
             answer = await self._connections.post(address, path_of(name, "commands"), content)
         except Unavailable:
-            self._silent[address] = time.monotonic()
+            self._addresses.fell_silent(address)
             raise
+        self._addresses.answered(address)
         if answer.status == HTTPStatus.OK:
             self._remember(name, address)
             return _result(answer.content)
@@ -88,13 +94,6 @@ class Caller:
         detail = facts.get("detail") or f"node {address} answered {answer.status}"
         where = {"address": facts["address"]} if "address" in facts else {}
         raise error_of(answer.status)(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)
-
-    def _choice(self, turn: int) -> str:
-        """One of the addresses; those that did not answer a moment ago only where there is no other."""
-        now = time.monotonic()
-        answering = [address for address in self._addresses if now - self._silent.get(address, -SILENT_S) >= SILENT_S]
-        choice = answering or self._addresses
-        return choice[turn % len(choice)]
 
     def _remember(self, name: AgentName, address: str) -> None:
         while len(self._routes) >= ROUTES_MAX:

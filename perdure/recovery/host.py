@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version as version_of
 from types import TracebackType
 from typing import Final, Self
@@ -26,7 +26,8 @@ from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
-from perdure.errors import AgentMoved, AlreadyExists, Fenced, NotServed, Overloaded, PerdureError, Unavailable
+from perdure.errors import AgentMoved, AlreadyExists, Fenced, LimitExceeded, NotServed, Overloaded, PerdureError, Unavailable
+from perdure.limits import WHERE_AGENTS_MAX
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.commands import Command, CommandResult, Handler
 from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, again, moved_to
@@ -84,7 +85,7 @@ class AgentHost:
         self.drained = False
         """Set: it takes no agent that nobody decided to give to it."""
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
-        self._whereabouts = Whereabouts(log.store, agents_max)
+        self._whereabouts = Whereabouts(log.store, (name, address), self._served.__contains__, agents_max)
         self._take_overs = TakeOvers(log, name, self._take_over)
         self._loader = StateLoader(reader)
 
@@ -120,6 +121,7 @@ class AgentHost:
         epochs = {name: served.epoch for name, served in self._served.items()}
         await asyncio.gather(*(self._close(name, NotServed(f"node {self.name!r} stops", hint="send the command again")) for name in epochs))
         await self._loader.close()
+        await self._whereabouts.close()
         if self._lease is not None:
             if self._lease.holds():
                 await asyncio.gather(*(self._give_back(name, epoch) for name, epoch in epochs.items()))
@@ -169,6 +171,14 @@ class AgentHost:
     async def state(self, name: AgentName) -> ReadState:
         """The agent's state, strongly read."""
         return await self._reader.state(*name)
+
+    async def find(self, names: Sequence[AgentName], silent: Collection[str] = (), wait_s: float = 0.0) -> list[str | None]:
+        """Where these agents are; see `Whereabouts.find`. Raises NotServed without a lease, LimitExceeded, Overloaded."""
+        if not self.holds_lease():
+            raise NotServed(f"node {self.name!r} has no lease", hint="ask another node")
+        if len(names) > WHERE_AGENTS_MAX:
+            raise LimitExceeded(f"{len(names)} agents are looked for at once", hint=f"at most {WHERE_AGENTS_MAX}")
+        return await self._whereabouts.find(names, silent, wait_s)
 
     async def _open(self, name: AgentName) -> ServedAgent:
         """Serve an agent that is ours or nobody's. Many callers share one opening."""
@@ -221,6 +231,7 @@ class AgentHost:
         assert name not in self._served, f"{name} is served already"
         self._leaving.back(name)
         served = self._served[name] = self._made(name, epoch)
+        self._whereabouts.came()
         return served
 
     def _made(self, name: AgentName, epoch: int, state: Loaded | None = None, *, staged: bool = False) -> ServedAgent:

@@ -1,6 +1,7 @@
 """An agent host's commands over HTTP: for callers of the same machine, or behind whatever guards the way to it.
 
-`POST /v1/tenants/{tenant}/agents/{agent}/commands` takes `{"id": …, "body": …}`; `GET …/state` and `GET /v1/node` read. Errors are problem
+`POST /v1/tenants/{tenant}/agents/{agent}/commands` takes `{"id": …, "body": …}`; `GET …/state` and `GET /v1/node` read; `POST /v1/where` tells
+where many agents are. Errors are problem
 details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves the agent.
 """
 
@@ -25,7 +26,7 @@ from perdure.errors import InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import COMMAND_BYTES_MAX, Command
 from perdure.recovery.host import AgentHost
-from perdure.recovery.wire import AGENT_ROUTE, status_of
+from perdure.recovery.wire import AGENT_ROUTE, WHERE_ROUTE, Where, status_of
 
 __all__ = ["application", "bind", "serving"]
 
@@ -50,6 +51,7 @@ class _HandOver(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_where = msgspec.json.Decoder(Where).decode
 _decode_hand_over = msgspec.json.Decoder(_HandOver).decode
 
 
@@ -92,6 +94,16 @@ def application(host: AgentHost) -> Starlette:
             return _problem(problem)
         return Response(_encode({"version": read.version, "epoch": read.epoch, "document": read.document}), media_type=JSON)
 
+    async def where(request: Request) -> Response:
+        try:
+            asked = _decode_where(await _content(request))
+            found = await host.find([AgentName(*agent) for agent in asked.agents], asked.silent, asked.wait_s)
+        except msgspec.MsgspecError as problem:
+            return _problem(InvalidInput(f"not understood: {problem}", hint='send {"agents": [[tenant, agent], …]}'))
+        except PerdureError as problem:
+            return _problem(problem)
+        return Response(_encode(found), media_type=JSON)
+
     async def node(_: Request) -> Response:
         facts = {"node": host.name, "address": host.address, "serving": host.serving, "lease": host.holds_lease()}
         return Response(_encode(facts), media_type=JSON, status_code=200 if facts["lease"] else 503)
@@ -102,6 +114,7 @@ def application(host: AgentHost) -> Starlette:
             Route(f"{AGENT_ROUTE}/hand-over", hand_over, methods=["POST"]),
             Route(f"{AGENT_ROUTE}/state", state, methods=["GET"]),
             Route("/v1/node", node, methods=["GET"]),
+            Route(WHERE_ROUTE, where, methods=["POST"]),
         ]
     )
 

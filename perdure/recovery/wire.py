@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
+
 from perdure.engine.log.contract import AgentName
 from perdure.errors import (
     AgentMoved,
@@ -20,9 +22,10 @@ from perdure.errors import (
     Unavailable,
 )
 
-__all__ = ["AGENT_ROUTE", "error_of", "path_of", "status_of"]
+__all__ = ["AGENT_ROUTE", "WHERE_ROUTE", "Where", "error_of", "path_of", "status_of"]
 
 AGENT_ROUTE: Final = "/v1/tenants/{tenant}/agents/{agent:path}"
+WHERE_ROUTE: Final = "/v1/where"
 _STATUS: Final[dict[type[PerdureError], int]] = {
     InvalidInput: 400,
     Denied: 403,
@@ -36,6 +39,15 @@ _STATUS: Final[dict[type[PerdureError], int]] = {
     Unavailable: 503,
 }
 _ERRORS: Final = {status: kind for kind, status in _STATUS.items()}
+
+
+class Where(msgspec.Struct):
+    """Where are these agents ([tenant, agent], at most `limits.WHERE_AGENTS_MAX`)? silent: addresses that do not answer the caller. wait_s: how
+    long it waits for one of them to be known. The answer is a list of addresses: '' where any node will do, null where none is known."""
+
+    agents: list[tuple[str, str]]
+    silent: list[str] = []
+    wait_s: float = 0.0
 
 
 def path_of(name: AgentName, what: str) -> str:
