@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
 import msgspec
 
 from perdure.engine import blobs
+from perdure.engine.births import CREATE_BATCH_MAX, Births
 from perdure.engine.changes import Change
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.codec import EVENT_CONTEXT, Effect, StoredPayload, decode_effects, decode_payload, event_context, recorded_event
@@ -19,7 +18,6 @@ from perdure.engine.log.heads import KnownHeads, first_head
 from perdure.engine.log.marks import RESERVED, refusal
 from perdure.engine.moves import Moves
 from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
-from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.dictionary_set import DictionarySet
@@ -29,25 +27,22 @@ from perdure.security.ring import KeyRing, TenantKey
 __all__ = ["Vault"]
 
 AGENTS_MAX = 200_000
-CREATE_BATCH_MAX = 128
-"""Agents made at once: of many callers, some append the first events of theirs while the agents of others are being made."""
 
 Result = TypeVar("Result")
 
 
-class Vault:
+class Vault(Births):
     """Rows and ciphers of at most `AGENTS_MAX` agents of one log, and the tenants' keys and dictionaries behind them.
 
     heads: what the log's writer knows; agents that are made here are known to it from birth.
     """
 
     def __init__(self, store: LogStore, ring: KeyRing, book: DictionaryBook) -> None:
+        super().__init__()
         self.store = store
         self.ring = ring
         self.book = book
         self._known: dict[AgentName, tuple[AgentRecord, Cipher]] = {}
-        self._wanted: dict[AgentName, list[asyncio.Future[tuple[AgentRecord, Cipher]]]] = {}
-        self._creator: asyncio.Task[None] | None = None
         self.heads = KnownHeads()
         self.moves = Moves(store)
 
@@ -80,6 +75,17 @@ class Vault:
             await self.check_served(name)
             known = await self.obtain(name)
         return known
+
+    async def obtain_all_served(self, names: Sequence[AgentName]) -> list[tuple[AgentRecord, Cipher]]:
+        """As `obtain_served`, of agents that are looked up and made together."""
+        try:
+            found = await self.obtain_all(names)
+        except KeyUnavailable:
+            return [await self.obtain_served(name) for name in names]  # tells which one is gone, and where it went
+        return [
+            await self.obtain_served(name) if known[0].owner.startswith(RESERVED) else known
+            for name, known in zip(names, found, strict=True)
+        ]
 
     async def check_served(self, name: AgentName) -> None:
         """Look at the agent's row as it stands in the log now; raises as `served`. What was remembered of it is forgotten."""
@@ -117,18 +123,6 @@ class Vault:
     def known(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None:
         """What is remembered of an agent; None also when the tenant's key has to be asked for again before it is used."""
         return self._known.get(name) if self.ring.is_fresh(name.tenant) else None
-
-    async def obtain(self, name: AgentName) -> tuple[AgentRecord, Cipher]:
-        """The agent's row and cipher; the agent is made when it is not there. Many callers share one round trip."""
-        known = await self._renewed(name)
-        if known is not None:
-            return known
-        # A future for each caller: one that is cancelled takes nothing from the others.
-        done: asyncio.Future[tuple[AgentRecord, Cipher]] = asyncio.get_running_loop().create_future()
-        self._wanted.setdefault(name, []).append(done)
-        if self._creator is None or self._creator.done():
-            self._creator = asyncio.create_task(self._create(), name="perdure-agents")
-        return await done
 
     async def fork(self, parent: AgentRecord, version: int, agent: str) -> AgentRecord:
         """The row of a new agent of the same tenant that goes on from the parent's version; one that is there already is given as it stands.
@@ -307,82 +301,3 @@ class Vault:
             del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)
         return known
-
-    async def _create(self) -> None:
-        while self._wanted:
-            names = list(self._wanted)[:CREATE_BATCH_MAX]
-            try:
-                await self._create_batch(names)
-            except Exception as problem:
-                for name in names:
-                    self._settle(name, problem)
-
-    async def _create_batch(self, names: Sequence[AgentName]) -> None:
-        """Obtain these agents: two round trips for all that are new, one where all are there."""
-        there = dict(zip(names, await self.store.agents(names), strict=True))
-        missing: dict[str, list[AgentName]] = {}
-        for name, record in there.items():
-            if record is None:
-                missing.setdefault(name.tenant, []).append(name)
-            else:
-                await self._settle_record(name, record)
-        keys: dict[bytes, bytes] = {}
-        rows: list[AgentRecord] = []
-        for tenant, wanted in missing.items():
-            try:
-                key = await self.ring.tenant_key(tenant)
-            except PerdureError as problem:
-                for name in wanted:
-                    self._settle(name, problem)
-            else:
-                rows += self._new_rows(wanted, key, keys)
-        if rows:
-            await self._make(rows, keys)
-
-    def _new_rows(self, names: Sequence[AgentName], key: TenantKey, keys: dict[bytes, bytes]) -> list[AgentRecord]:
-        """Rows to be made, each with a new data key, which goes into `keys` by its wrapped form."""
-        now_us = time.time_ns() // 1000
-        rows = []
-        for tenant, agent in names:
-            wrapped, data_key = key.new_data_key(agent)
-            keys[wrapped] = data_key
-            rows.append(
-                AgentRecord(tenant, agent, 0, 0, partition_of(tenant, agent, self.store.partitions), "", 0, "", {}, wrapped, now_us)
-            )
-        return rows
-
-    async def _make(self, rows: list[AgentRecord], keys: Mapping[bytes, bytes]) -> None:
-        before = self.heads.before_birth()
-        made = await self.store.create_agents(rows)
-        ours = [record for record in made if record.data_key in keys]
-        self.heads.born(before, [(record.agent_key, record.partition) for record in ours])
-        for record in made:
-            name = AgentName(record.tenant, record.agent)
-            data_key = keys.get(record.data_key)
-            if data_key is None:
-                await self._settle_record(name, record)  # made by somebody else at the same moment
-                continue
-            try:
-                versions, dictionaries = await self.ring.tenant_key(record.tenant), await self.book.ensure(record.tenant)
-            except Exception as problem:
-                self._settle(name, problem)
-            else:
-                self._settle(name, self._keep(record, self._cipher_of(record, data_key, dictionaries, versions)))
-
-    async def _settle_record(self, name: AgentName, record: AgentRecord) -> None:
-        """Tell those who wait for an agent; what is wrong with its key, or its tenant's, is told to nobody else."""
-        try:
-            known = await self._remember(record)
-        except Exception as problem:
-            self._settle(name, problem)
-        else:
-            self._settle(name, known)
-
-    def _settle(self, name: AgentName, result: tuple[AgentRecord, Cipher] | Exception) -> None:
-        for done in self._wanted.pop(name, ()):
-            if done.done():
-                continue
-            if isinstance(result, Exception):
-                done.set_exception(result)
-            else:
-                done.set_result(result)

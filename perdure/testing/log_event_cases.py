@@ -13,7 +13,7 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
-from perdure.engine.log.log import AgentAppend, EventLog
+from perdure.engine.log.log import EventLog
 from perdure.errors import AlreadyExists, Conflict, Fenced
 from perdure.testing.log_rows import LogUnderTest, read_all
 
@@ -111,21 +111,6 @@ async def a_conflict_leaves_its_neighbours_alone(under: LogUnderTest) -> None:
     results = await asyncio.gather(*appends, return_exceptions=True)
     assert [isinstance(result, Conflict) for result in results] == [version == 7 for version in expected]
     assert sum(await check_log(log)) == 16 * 2
-
-
-async def several_agents_are_written_all_or_none(under: LogUnderTest) -> None:
-    """One agent that is not where it was expected refuses the whole append."""
-    log = await under.open_log()
-    await log.append_events(OTHER, some(1))
-    names = [AgentName("tenant", f"agent {number}") for number in range(6)]
-    appends = [AgentAppend(name, some(3), NO_STREAM) for name in names]
-    with pytest.raises(Conflict) as caught:
-        await log.append_many([*appends, AgentAppend(OTHER, some(), 5)])
-    assert caught.value.agent == "other"
-    assert sum(await check_log(log)) == 1
-    done = await log.append_many([*appends, AgentAppend(OTHER, some(), 1)])
-    assert [each.version for each in done] == [3] * 6 + [2]
-    assert sum(await check_log(log)) == 20
 
 
 async def a_retry_is_answered_not_written(under: LogUnderTest) -> None:
@@ -323,7 +308,6 @@ CASES = (
     an_event_comes_back_whole,
     expectations_are_held,
     a_conflict_leaves_its_neighbours_alone,
-    several_agents_are_written_all_or_none,
     a_retry_is_answered_not_written,
     the_same_append_at_once_is_written_once,
     an_id_belongs_to_its_agent,

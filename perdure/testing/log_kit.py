@@ -22,6 +22,7 @@ from perdure.testing import (
     log_event_process_cases,
     log_floor_cases,
     log_fork_cases,
+    log_many_cases,
     log_process_cases,
     log_read_cases,
     log_snapshot_cases,
@@ -47,7 +48,7 @@ STORE_CASES: tuple[Case, ...] = (
 )
 """Of the bare store."""
 
-LOG_CASES: tuple[Case, ...] = (*log_event_cases.CASES, *log_event_process_cases.CASES)
+LOG_CASES: tuple[Case, ...] = (*log_event_cases.CASES, *log_many_cases.CASES, *log_event_process_cases.CASES)
 """Of the log over it: expectations, retries, epochs, chains, live streams."""
 
 TAIL_CASES: tuple[Case, ...] = log_tail_cases.CASES

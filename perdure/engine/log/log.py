@@ -101,8 +101,11 @@ class EventLog:
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
         _check_sizes(appends)
-        items = [await self._item(*append) for append in appends]
-        return _results(items, await self._submit(items))
+        items = [self._prepared(*append) for append in appends]
+        others = [append for append, item in zip(appends, items, strict=True) if item is None]
+        rest = iter(await self._items(others) if others else ())
+        whole = [item or next(rest) for item in items]
+        return _results(whole, await self._submit(whole))
 
     async def _submit(self, items: Sequence[Item]) -> Outcome:
         outcome = await self.writer.submit(items)
@@ -206,6 +209,22 @@ class EventLog:
         return Item(record, expected, epoch, drafts)
 
     async def _item(self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Item:
+        payloads = await self._payloads(name, events)
+        record, cipher = await self.vault.obtain_served(name)
+        return Item(record, expected, epoch, [_seal(cipher, event, payload) for event, payload in zip(events, payloads, strict=True)])
+
+    async def _items(self, appends: Sequence[AgentAppend]) -> list[Item]:
+        """As `_item` of each. All are checked and encoded before any agent is made, and the agents are made together."""
+        payloads = [await self._payloads(append.name, append.events) for append in appends]
+        known = await self.vault.obtain_all_served([append.name for append in appends])
+        items = []
+        for append, encoded, (record, cipher) in zip(appends, payloads, known, strict=True):
+            drafts = [_seal(cipher, event, payload) for event, payload in zip(append.events, encoded, strict=True)]
+            items.append(Item(record, append.expected, append.epoch, drafts))
+        return items
+
+    async def _payloads(self, name: AgentName, events: Sequence[Event]) -> list[bytes]:
+        """The events checked and encoded, large values of theirs kept outside."""
         check_names(name)
         payloads = []
         for event in events:
@@ -217,8 +236,7 @@ class EventLog:
                 lighter, references = await self.vault.keep_large(name.tenant, event)
                 payloads[number] = encode_payload(lighter, references)
                 check_size(event, len(payloads[number]))
-        record, cipher = await self.vault.obtain_served(name)
-        return Item(record, expected, epoch, [_seal(cipher, event, payload) for event, payload in zip(events, payloads, strict=True)])
+        return payloads
 
     # --- reading ---
     async def get_event(self, name: AgentName, id: UUID) -> RecordedEvent:
