@@ -130,7 +130,7 @@ class Proxy:
         seen = b""
         with suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
-                seen = seen[-256:] + data
+                seen = seen[-256:] + data if self._pattern is not None else b""  # what came before does not count
                 if self._pattern is not None and self._pattern in seen:
                     self._pattern = None
                     if not self._released.is_set():

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from perdure import limits, services
+from perdure.engine import steps
 from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
@@ -29,6 +30,8 @@ BOUND_S = 60.0
 """Whatever becomes of the log, a caller has its answer within this, on a machine that is busy with much else."""
 QUEUE_MAX = 50
 CALLERS = 200
+ROUNDS = 8
+"""Of appends that somebody else came before: from then on a writer takes the lock first, and commits by itself."""
 FLAT_BYTES = 2_000_000
 
 
@@ -90,17 +93,26 @@ async def test_a_reply_lost_after_the_commit_is_answered_by_the_retry(log: Event
 
 async def test_a_reply_lost_after_an_explicit_commit_is_answered_by_the_retry(log: EventLog, proxy: Proxy, fresh_database: str) -> None:
     other = LogUnderTest(lambda: open_store(fresh_database))
-    beside = Event("beside")
-    await (await other.open_log()).append_event(AGENT, beside)  # so that the next append takes the lock first, and commits by itself
+    beside = await other.open_log()
+    before = [Event("before") for _ in range(2 * ROUNDS)]
+    for number, each in enumerate(before):
+        await (log if number % 2 else beside).append_event(AGENT, each)
     await other.close()
     event = Event("once")
-    proxy.cut_reply_to(b"COMMIT")
-    with pytest.raises(Unavailable):
-        await log.append_event(AGENT, event)
+    taken: list[str] = []
+    steps.install(taken.append)
+    proxy.cut_reply_to(event.id.bytes)
+    try:
+        with pytest.raises(Unavailable):
+            await log.append_event(AGENT, event)
+    finally:
+        steps.install(None)
+    assert "append.locked" in taken
     assert proxy.cut_done.is_set()
     again = await log.append_event(AGENT, event)
-    assert (again.already, again.versions) == (True, (3,))
-    await assert_events(log, [beside.id, event.id], [Acknowledged(*AGENT, event.id, 3)])
+    version = 1 + len(before) + 1
+    assert (again.already, again.versions) == (True, (version,))
+    await assert_events(log, [each.id for each in (*before, event)], [Acknowledged(*AGENT, event.id, version)])
 
 
 async def test_a_request_that_never_arrived_is_written_by_the_retry(log: EventLog, proxy: Proxy) -> None:
