@@ -65,6 +65,8 @@ DEFAULTS: Final = Options()
 async def session(options: Options, *, create: bool = False) -> AsyncIterator[Engine]:
     """The engine of these options, open for as long as the block runs. create: a log that is missing is made; else that is an error."""
     import perdure
+    from perdure.cli.warnings import thin_out
 
+    thin_out()
     async with perdure.open(settings=options.settings(), create=create) as engine:
         yield engine
