@@ -24,7 +24,7 @@ __all__ = ["StateCacheManager", "StateCacheStatistics", "Warmed"]
 
 class StateCacheStatistics(msgspec.Struct, frozen=True):
     """cache: what it holds altogether. reads: how this process's reads were served; hit_ratio, mean_s: of them. states_at_hand, bytes_at_hand,
-    bytes_at_hand_max, evicted_at_hand: of this process's own memory."""
+    bytes_at_hand_max, evicted_at_hand: of this process's own memory, by what the decoded documents take."""
 
     cache: CacheStatistics
     reads: ReadStatistics
@@ -135,7 +135,7 @@ class StateCacheManager:
         self._reader.statistics = ReadStatistics()
 
     def optimise(self, *, bytes_max: int | None = None, agents_max: int | None = None) -> None:
-        """Let this process keep so much at hand, encoded (decoded it takes about three times as much); None: as before."""
+        """Let this process keep so much at hand, in bytes of memory that decoded documents take; None: as before."""
         for what, number in (("bytes_max", bytes_max), ("agents_max", agents_max)):
             if number is not None and number < 0:
                 raise InvalidInput(f"{what} is {number}", hint="0 or more")

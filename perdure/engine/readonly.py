@@ -16,6 +16,8 @@ called by its own name) are not held off; Python has no means to (docs/adr/0018-
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import methodcaller
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -28,9 +30,7 @@ _HINT: Final = (
     "perdure.thaw(value) gives a copy to change, state.copy() one of the whole document; a change of the state itself is an event"
 )
 _GC_HEADER_BYTES: Final = 16
-_SCALAR_BYTES: Final = 40
-"""A number; what is smaller, or shared by all, counts the same."""
-_text_bytes = str.__sizeof__
+_size_bytes = methodcaller("__sizeof__")
 
 
 def _refuse(_self: Any, *_given: Any, **_named: Any) -> NoReturn:
@@ -70,6 +70,7 @@ class ReadOnlyList(list[Any]):
         return plain
 
 
+_CONTAINERS: Final = frozenset({dict, list, tuple, ReadOnlyMap, ReadOnlyList})
 _new_map, _fill_map = ReadOnlyMap.__new__, dict.__init__
 _new_list, _fill_list = ReadOnlyList.__new__, list.__init__
 
@@ -89,23 +90,25 @@ class Freezing:
     def value(self, value: Any) -> Any:
         """The value, read-only. Containers are those that a document may hold; a tuple becomes a list."""
         kind = type(value)
-        frozen: Any
         if kind is str:
             self.size_bytes += value.__sizeof__()
             return value
+        frozen: Any
+        scalars: Iterable[Any]
         if kind is dict:
-            make = self.value
+            scalars, make = value, self.value  # its names, that is
             _fill_map(frozen := _new_map(ReadOnlyMap), {key: make(child) for key, child in value.items()})
-            self.size_bytes += sum(map(_text_bytes, value))
         elif kind is list or kind is tuple:
-            _fill_list(frozen := _new_list(ReadOnlyList), [*map(self.value, value)])
+            flat = _CONTAINERS.isdisjoint(map(type, value))  # as a vector is, and quickly done
+            scalars = value if flat else ()
+            _fill_list(frozen := _new_list(ReadOnlyList), value if flat else [*map(self.value, value)])
         elif kind is ReadOnlyMap or kind is ReadOnlyList:
             self.shared = True
             return value
         else:
-            self.size_bytes += len(value) + _SCALAR_BYTES if kind is bytes else _SCALAR_BYTES
+            self.size_bytes += value.__sizeof__()
             return value
-        self.size_bytes += frozen.__sizeof__() + _GC_HEADER_BYTES
+        self.size_bytes += sum(map(_size_bytes, scalars), frozen.__sizeof__() + _GC_HEADER_BYTES)
         return frozen
 
 

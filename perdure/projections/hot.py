@@ -12,7 +12,7 @@ from perdure.projections.contract import Token
 __all__ = ["HOT_AGENTS_MAX", "HOT_BYTES_MAX", "HotState", "HotStates"]
 
 HOT_BYTES_MAX: Final = 128 * limits.MIB
-"""Encoded bytes of states at hand in one process; decoded they take about three times as much."""
+"""Bytes of states at hand in one process: of memory where they are read, encoded (in memory about three times as much) where they are folded on."""
 HOT_AGENTS_MAX: Final = 20_000
 
 
