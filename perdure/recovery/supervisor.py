@@ -32,6 +32,8 @@ IDLE_S: Final = 1.0
 """The pause where there is no node."""
 LOOK_S: Final = 0.25
 """Pause between two looks at the nodes' leases."""
+SUSPECTED_LOOK_S: Final = 0.1
+"""The same while a node is suspected. Its holder stopped acting on the lease before it ran out, so that little speaks for waiting longer."""
 TAKE_S: Final = 2.0
 """How long a node may take to pick up what it was given, before the wait for the next try begins."""
 AGENTS_AT_ONCE_MAX: Final = 1_000
@@ -75,6 +77,7 @@ class Supervisor:
         self._look_s = look_s
         self._lease_s = lease_s
         self._detector = Detector()
+        self._suspects = False
         self._recoveries: dict[str, _Recovery] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -97,7 +100,8 @@ class Supervisor:
         try:
             while lease.holds() and not stop.is_set():
                 nodes = await self.look()
-                await rest(stop, self._look_s if nodes else IDLE_S)
+                pause_s = min(self._look_s, SUSPECTED_LOOK_S) if self._suspects else self._look_s
+                await rest(stop, pause_s if nodes else IDLE_S)
         finally:
             self.leads = False
             await lease.close()
@@ -106,6 +110,7 @@ class Supervisor:
         """One look at all nodes, and the next step of every recovery; how many nodes there are."""
         states = await list_nodes(self._store)
         verdict = self._detector.look(states)
+        self._suspects = bool(verdict.suspected)
         for name in sorted(self._detector.lost()):
             await self._empty(name, states)
         for name in verdict.returned:

@@ -40,7 +40,7 @@ class Whereabouts:
         self._name, self._address = here
         self._serves = serves
         self._agents_max = agents_max
-        self._nodes: tuple[float, list[NodeState]] = (0.0, [])
+        self._nodes: tuple[float, asyncio.Task[list[NodeState]] | None] = (0.0, None)
         self._told: dict[AgentName, tuple[float, NotServed]] = {}
         self._wanted: dict[AgentName, int] = {}
         self._found: dict[AgentName, str] = {}
@@ -53,9 +53,10 @@ class Whereabouts:
         """Look no more; who waits is answered with what is known."""
         if self._gathering is not None:
             self._gathering.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        tasks = [task for task in (self._looking, self._nodes[1]) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._turn()
 
     # --- one agent that somebody asked this node for ---
@@ -83,9 +84,12 @@ class Whereabouts:
     async def _alive(self, node: str) -> str | None:
         """The address of a node that holds its lease, as of a moment ago."""
         now = time.monotonic()
-        if now - self._nodes[0] >= NODES_FRESH_S:
-            self._nodes = (now, await list_nodes(self._store))
-        return next((each.node.address for each in self._nodes[1] if each.node.name == node and each.alive), None)
+        began_at, looking = self._nodes
+        if looking is None or now - began_at >= NODES_FRESH_S:
+            looking = asyncio.create_task(list_nodes(self._store), name=f"perdure-nodes-{self._name}")
+            self._nodes = (now, looking)
+        nodes = await asyncio.shield(looking)  # whoever comes meanwhile shares it
+        return next((each.node.address for each in nodes if each.node.name == node and each.alive), None)
 
     # --- many agents that somebody looks for ---
     async def find(self, names: Sequence[AgentName], silent: Collection[str], wait_s: float) -> list[str | None]:
