@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -16,7 +15,7 @@ from perdure.errors import MissingDependency, Unavailable
 __all__ = ["host"]
 
 
-def host(
+async def host(
     *,
     node: Annotated[str, Parameter(help="Name of this node; one process at a time has it.")],
     handler: Annotated[str, Parameter(help="package.module:function, (state, command) -> events.")],
@@ -27,20 +26,6 @@ def host(
     options: Options = DEFAULTS,
 ) -> None:
     """A node: owns agents, applies commands to them, and serves them over HTTP until it is told to end (Ctrl-C, SIGTERM)."""
-    _run(_host(node, handler, address, port, agents_max, lease_s, options))
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    """In uvloop where it is installed: of what a command costs a node, most is HTTP."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
-
-
-async def _host(node: str, handler: str, address: str, port: int, agents_max: int, lease_s: float, options: Options) -> None:
     try:
         from perdure.recovery.http import bind, serving
     except ImportError as problem:
