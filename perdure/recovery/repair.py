@@ -111,6 +111,9 @@ class Repairer:
         self._progress = progress
         self._quarantine = Quarantine(store)
         self._broken: dict[int, int] = {}
+        self._still_wrong: set[tuple[str, str] | int] = set()
+        """In a dry run: agents, and partitions of the log, that an event would be put right in. What topic and cache have is the good copy there,
+        and whether it agrees is seen when the log is right."""
         self.report = RepairReport(dry_run)
 
     async def log(self) -> None:
@@ -147,7 +150,7 @@ class Repairer:
         log has in the cache stays: it may be the last good copy."""
         damaged = {(action.tenant, action.agent) for action in self.report.actions if action.what == "quarantine"}
         for problem in found.problems:
-            if (problem.tenant, problem.agent) in damaged:
+            if (problem.tenant, problem.agent) in damaged | self._still_wrong:
                 continue
             self._note("cache", problem.tenant, problem.agent, problem.reason, "log")
             if not self.report.dry_run:
@@ -157,6 +160,8 @@ class Repairer:
     async def topic(self, bus: Bus, found: TopicReport) -> None:
         """What the topic lacks is published again; consumers drop what they have seen. What is wrong on it cannot be taken off it."""
         for partition in found.partitions:
+            if partition.partition in self._still_wrong:
+                continue
             for first, last in partition.missing:
                 self._note("topic", "", "", f"partition {partition.partition}, offsets {first} to {last}", "log")
                 if not self.report.dry_run:
@@ -224,7 +229,9 @@ class Repairer:
                 if not await self._leads_on(agent, source, candidate, later):
                     continue
                 self._note("event", agent.tenant, agent.agent, f"version {version}", source.name)
-                if not self.report.dry_run:
+                if self.report.dry_run:
+                    self._still_wrong |= {(agent.tenant, agent.agent), agent.partition}
+                else:
                     await self._store.mend_event(candidate)
                 return candidate
         self._broken[agent.agent_key] = version
