@@ -152,12 +152,14 @@ class Proposal(msgspec.Struct):
 
     rows: in the order of their offsets within each partition. lookups: (partition, agent key, event id) whose absence from the log the
     rows rely on; the store looks before it inserts. Those of a fork's past lie in other partitions, where nothing that counts can change.
-    ownership: (agent key, owner, epoch) changes that go with the rows.
+    ownership: (agent key, owner, epoch) changes that go with the rows. refused: whether some lookups are those of a request that was refused: it
+    may be a retry, and only under the lock is it sure that where its agent stands was not old.
     """
 
     rows: list[SealedEvent]
     lookups: list[tuple[int, int, UUID]]
     ownership: list[tuple[int, str, int]]
+    refused: bool = False
 
 
 Propose = Callable[[int, Sequence[TailEvent], Mapping[tuple[int, UUID], int]], Proposal]

@@ -172,6 +172,7 @@ class _Planner:
             refusal = self._refusal(number, item)
             if refusal is not None:
                 self._look_up(request, everything=True)
+                self.proposal.refused = True
                 return refusal
         if any(self.look.values()):
             self._look_up(request, everything=False)

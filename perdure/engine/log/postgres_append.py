@@ -19,6 +19,7 @@ from perdure import limits
 from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
 from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers
 from perdure.engine.log.postgres_call import PreparedCall
+from perdure.engine.log.postgres_ids import look_up
 from perdure.engine.log.postgres_rows import packed_row, packed_rows
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.steps import reach
@@ -88,7 +89,13 @@ class Appender:
                     break  # refused for ids that are there already, or because this writer's clock was wrong
                 known = _after(known, tail)
             proposal = propose(self._now_us(), tail, {})
-            if proposal.lookups or proposal.ownership:
+            found: dict[tuple[int, UUID], int] = {}
+            if not proposal.refused:
+                # Without the lock: what is found is there for good, and what is not there now is not there when the rows are in at these
+                # offsets, for nobody has written since.
+                proposal = await self._settled(propose, proposal, found)
+            if proposal.refused or proposal.ownership:
+                proposal = None if found else proposal
                 break
             await ready(proposal.rows)
             if not proposal.rows or await self._try(known, proposal.rows):
@@ -162,7 +169,7 @@ class Appender:
             self._last_segment[row.agent_key] = self._segments.of(row.offset)
         if len(self._last_segment) > limits.WRITER_HEADS_MAX:
             self._last_segment.clear()
-        self._segments.note(later)
+        self._segments.note(later, clock_us)
 
     async def _append_locked(
         self, known: Mapping[int, Position], propose: Propose, ready: Any, proposal: Proposal | None
@@ -174,12 +181,9 @@ class Appender:
                 tail = await self._lock(known)
                 known = _after(known, tail)  # where the next round begins, if there is one: what this tail tells is known then
                 self._came_first(others=bool(tail))
-                found: dict[tuple[int, UUID], int] = {}
                 if proposal is None or tail or everything:
-                    proposal = propose(self._now_us(), tail, found)
-                while new := await self._look_up(proposal, found, everything=everything):
-                    found.update(new)
-                    proposal = propose(self._now_us(), (), found)
+                    proposal = propose(self._now_us(), tail, {})
+                proposal = await self._settled(propose, proposal, {}, everything=everything)
                 await ready(proposal.rows)
                 if not proposal.rows:
                     # Not rolled back: the driver drops its prepared statements then.
@@ -262,23 +266,14 @@ class Appender:
             parts.append(_TAIL.format(table=table, after="%b", limit=_TAIL_MAX))
         return " UNION ALL ".join(parts).encode(), [bigint(known[partition].offset) for partition in sorted(known)]
 
-    async def _look_up(
-        self, proposal: Proposal, found: Mapping[tuple[int, UUID], int], *, everything: bool = False
-    ) -> dict[tuple[int, UUID], int]:
-        wanted: dict[int, set[tuple[int, UUID]]] = {}
-        rows = [(row.partition, row.agent_key, row.id) for row in proposal.rows] if everything else []
-        for partition, agent, id in [*proposal.lookups, *rows]:
-            if (agent, id) not in found:
-                wanted.setdefault(partition, set()).add((agent, id))
-        there: dict[tuple[int, UUID], int] = {}
-        for partition, pairs in wanted.items():
-            statement = f"""SELECT agent_key, id, version FROM events_{partition} WHERE id = ANY(%b)
-                            UNION ALL SELECT agent_key, id, version FROM removed_events WHERE agent_key = ANY(%b) AND id = ANY(%b)"""  # noqa: S608
-            ids = [id for _, id in pairs]
-            values = (ids, [agent for agent, _ in pairs], ids)
-            cursor = await self._connection.execute(statement.encode(), values, binary=True, prepare=False)
-            there.update({(agent, id): version for agent, id, version in await cursor.fetchall() if (agent, id) in pairs})
-        return there
+    async def _settled(
+        self, propose: Propose, proposal: Proposal, found: dict[tuple[int, UUID], int], *, everything: bool = False
+    ) -> Proposal:
+        """What becomes of a proposal with the ids that are there already; they go into `found`."""
+        while new := await look_up(self._connection, self._segments, proposal, found, everything=everything):
+            found.update(new)
+            proposal = propose(self._now_us(), (), found)
+        return proposal
 
 
 def _after(known: Mapping[int, Position], tail: Sequence[TailEvent]) -> dict[int, Position]:

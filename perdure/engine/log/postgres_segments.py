@@ -1,10 +1,17 @@
-"""Segments of the Postgres log: which there are, which an offset lies in, and that the next is there before it is needed."""
+"""Segments of the Postgres log: which there are, which an offset lies in, and that the next is there before it is needed.
+
+And where an id can be, for a segment's index knows only its own. Invariant: an id that is in the log is in a segment that `first_for` does not leave
+out, whichever process wrote it; and one that need not be looked up (`look_before_ms`) is refused by the index of the segment that is written to.
+Both rest on moments at which a segment had begun for sure: the server's clock, read under the partition's lock by an append into it. They are known
+from the first append of this process into the segment, so other processes' segments are young for no longer than one's own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Iterable
+from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -15,8 +22,8 @@ __all__ = ["Segments"]
 
 LOOK_FOR_ALL = 1 << 60
 SURE_AFTER_MS = int(limits.ID_CLOCK_MARGIN_S * 1000) + 2_000
-"""No id was ever appended further ahead of the clock than the margin (and the appender's patience), so one that is newer than a segment's
-beginning by more than both was not in the log before it."""
+"""No id was ever appended further ahead of the clock than the margin (and the appender's patience), so one that is newer than a moment at which a
+segment had begun, by more than both, is in no segment before that one."""
 
 _NAME = re.compile(r"events_(\d+)_(\d+)")
 _EXISTING = """SELECT relname FROM pg_class
@@ -29,7 +36,7 @@ class Segments:
     def __init__(self, size: int) -> None:
         self.size = size
         self._newest: dict[int, int] = {}
-        self._started_us: dict[tuple[int, int], int] = {}
+        self._begun_us: dict[int, dict[int, int]] = {}
         self._making: set[asyncio.Task[None]] = set()
 
     def of(self, offset: int) -> int:
@@ -76,11 +83,11 @@ class Segments:
         """Wait for what is being made."""
         await asyncio.gather(*self._making, return_exceptions=True)
 
-    def note(self, rows: Iterable[SealedEvent]) -> None:
-        """Remember when segments began."""
+    def note(self, rows: Iterable[SealedEvent], clock_us: int) -> None:
+        """These rows are in; clock_us: the server's clock under the lock, before they were."""
         for row in rows:
-            if (row.offset - 1) % self.size == 0:
-                self._started_us[row.partition, self.of(row.offset)] = row.time_us
+            begun = self._begun_us.setdefault(row.partition, {})
+            begun.setdefault(self.of(row.offset), clock_us)
 
     def look_before_ms(self, partition: int, offset: int, count: int) -> int:
         """As `LogStore.look_before_ms`."""
@@ -89,6 +96,16 @@ class Segments:
             return LOOK_FOR_ALL  # the index of the next segment does not know what stands in this one
         if segment == 0:
             return 0
-        started_us = self._started_us.get((partition, segment))
-        # A segment that another process began, or that is about to begin: every id is looked up.
-        return started_us // 1000 + SURE_AFTER_MS if started_us is not None else LOOK_FOR_ALL
+        begun_us = self._begun_us.get(partition, {}).get(segment)
+        # Where this process has not appended yet, or nobody has: every id is looked up.
+        return begun_us // 1000 + SURE_AFTER_MS if begun_us is not None else LOOK_FOR_ALL
+
+    def first_for(self, partition: int, id: UUID) -> int:
+        """The first segment of the partition that an id can be in."""
+        number = id.int
+        if number >> 76 & 0xF != 7:
+            return 0  # it tells no time
+        for segment, begun_us in reversed(self._begun_us.get(partition, {}).items()):  # appends go forward, so the newest is last
+            if number >> 80 >= begun_us // 1000 + SURE_AFTER_MS:
+                return segment
+        return 0
