@@ -119,6 +119,8 @@ TRANSFER_ROUNDS_MAX: Final = 20
 """Rounds in which an agent that is written to faster than it is copied is followed; then it is fenced as it is."""
 TRANSFER_CLOCKS_APART_S: Final = 1.0
 """How far the clocks of two logs may be apart. With more, the time of an id would not tell any more where it can stand."""
+TRANSFER_ROOM_FACTOR: Final = 2.0
+"""Of what agents take in one log, what must be free at the other: they take as much there, and its own recovery log about as much for a while."""
 TRANSFER_LIST_PAGE: Final = 500
 TRANSFER_REPORT_MAX: Final = 1_000
 """Agents of one run that a report names."""

@@ -84,7 +84,8 @@ async def plan(*, agents: Agents = None, all_tenants: AllTenants = False, to: Ta
     names, tenant = _chosen(agents, all_tenants, options)
     async with _both(options, to) as (source, there):
         made = await source.transfers.plan(there, names, tenant=tenant)
-    lines = [f"{count(made.agents)} agents with {count(made.events)} events would move to {made.to}"]
+    room = "what the target has left is not known" if made.room_bytes is None else f"{size(made.room_bytes)} are free there"
+    lines = [f"{count(made.agents)} agents with {count(made.events)} events, about {size(made.bytes)}, would move to {made.to}; {room}"]
     lines += [f"  AGAINST IT  {problem}" for problem in made.problems]
     emit(plain(made), as_json=options.json, text="\n".join(lines))
     return _FAILED if made.problems else 0

@@ -10,7 +10,7 @@ import msgspec
 from perdure.engine.log.arrival_rows import ARRIVALS, Settling
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
-from perdure.errors import Conflict, IntegrityError, PerdureError
+from perdure.errors import Compacted, Conflict, IntegrityError, PerdureError
 from perdure.identifiers import partition_of
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_name, agent_of, read_all, row
 
@@ -121,9 +121,46 @@ async def a_history_may_begin_at_its_floor(log: LogUnderTest) -> None:
     assert len(await read_all(store, coming.partition)) == 12
 
 
+async def a_floor_may_be_put_above_what_is_there(log: LogUnderTest) -> None:
+    """What lies before it can be removed; what follows it comes in; and the log says how much room it takes."""
+    store = await log.open()
+    coming, _own = await _neighbours(store)
+    events = _history(coming, 1, 20)
+    await store.receive_events([coming], events[:5], owner=MARK)
+    for version in (8, 11):
+        floor = Floor(version, events[version - 2].chain, 3, LONG_AGO_US, 5)
+        await store.load_floor(coming, floor, [(event.id, event.version) for event in events[: version - 1]])
+    await _refused(store.receive_events([coming], events[5:], owner=MARK), IntegrityError)
+    await store.receive_events([coming], events[10:], owner=MARK)
+    assert [event.version for event in await store.read_agent(coming, EventFilter(from_version=11), 100)] == list(range(11, 21))
+    while await store.remove_events(coming, 2):
+        pass
+    await _refused(store.read_agent(coming, EventFilter(), 100), Compacted)
+    await _refused(store.read(coming.partition, 0, 100), Compacted)
+    assert (await store.heads([coming]))[0].version == 20
+    assert (await store.room()).bytes > 0
+
+
+async def a_fork_comes_in_behind_what_it_goes_on_from(log: LogUnderTest) -> None:
+    """Under its own mark, from the version after the one that it begins at."""
+    store = await log.open()
+    coming, own = await _neighbours(store)
+    await RawWriter(store).add(own, 4)
+    row_ = msgspec.structs.replace(coming, agent="fork", tenant_key=0, agent_key=0, data_key=b"another")
+    fork = await store.create_fork(row_, own, 3)
+    await _refused(store.receive_events([fork], _history(fork, 1, 2), owner=MARK), IntegrityError)
+    await store.receive_events([fork], _history(fork, 4, 6), owner=MARK)
+    found = await store.read_agent(fork, EventFilter(), 100)
+    assert [(event.agent, event.version) for event in found] == [(own.agent, 1), (own.agent, 2), (own.agent, 3)] + [
+        ("fork", version) for version in (4, 5, 6)
+    ]
+
+
 CASES = (
     what_comes_in_keeps_everything_but_its_place,
     what_does_not_follow_or_is_not_marked_does_not_come_in,
     a_mark_is_taken_away_once_with_the_last_event_or_by_who_swaps_it,
     a_history_may_begin_at_its_floor,
+    a_floor_may_be_put_above_what_is_there,
+    a_fork_comes_in_behind_what_it_goes_on_from,
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,94 +11,19 @@ import msgspec
 import pytest
 
 import perdure
-from perdure import config
-from perdure.client.engine import Engine
 from perdure.engine.changes import append, set_value
-from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
 from perdure.engine.log import decide
+from perdure.engine.log.arrival_rows import Room
 from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.expected import ANY
-from perdure.engine.log.log import read_pages
-from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed, PerdureError
+from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed
 from perdure.recovery.commands import Command
+from tests.fix_transfers import ALICE, BOB, Pair, all_of, assert_sound, digest_of, put, refused, sealed, without_place
 
-ALICE = AgentName("default", "alice")
-BOB = AgentName("default", "bob")
 PAIRS = ["sqlite-sqlite", "sqlite-postgres", "postgres-sqlite"]
-
-
-class Pair:
-    """Two engines; nothing is shared but this process."""
-
-    def __init__(self, source: Engine, target: Engine) -> None:
-        self.source = source
-        self.target = target
-
-
-def settings_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> config.Settings:
-    log = f"sqlite:///{folder}/log" if kind == "sqlite" else str(request.getfixturevalue("fresh_database"))
-    return config.load({"log": log, "keys": f"file://{folder}/root.key", "store": f"file://{folder}/snapshots", "training": "off"}, {})
-
-
-@pytest.fixture
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
-    """Named by `PAIRS`; the second has another number of partitions."""
-    kinds = getattr(request, "param", "sqlite-sqlite").split("-")
-    async with AsyncExitStack() as stack:
-        opened = []
-        for number, kind in enumerate(kinds):
-            folder = tmp_path / f"engine{number}"
-            folder.mkdir()
-            settings = settings_of(kind, folder, request)
-            opened.append(await stack.enter_async_context(perdure.open(settings=settings, partitions=4 + 3 * number)))
-        yield Pair(*opened)
-
-
-async def put(engine: Engine, name: AgentName, count: int, *, size: int = 20) -> None:
-    for number in range(count):
-        await engine.log.append_event(name, Event("noted", changes=(set_value(f"/note{number}", "n" * size),), actor="tester"))
-
-
-async def sealed(engine: Engine, name: AgentName) -> list[SealedEvent]:
-    record = await engine.log.vault.record(*name)
-    return [event async for page in read_pages(engine.log.store, record, EventFilter()) for event in page]
-
-
-def without_place(events: list[SealedEvent]) -> list[SealedEvent]:
-    """All of the events but where they stand in their log."""
-    return [msgspec.structs.replace(event, tenant_key=0, agent_key=0, partition=0, offset=0) for event in events]
-
-
-async def digest_of(engine: Engine, name: AgentName) -> bytes:
-    return digest((await engine.states.get_current_state(name)).document)
-
-
-async def refused(engine: Engine, name: AgentName, kind: type[PerdureError]) -> None:
-    """Every way to the agent."""
-    asks: list[Callable[[], Awaitable[Any]]] = [
-        lambda: engine.states.get_current_state(name),
-        lambda: engine.states.get_current_state(name, consistency="eventual"),
-        lambda: engine.states.project_state(name, 1),
-        lambda: engine.log.get_events(name),
-        lambda: engine.log.version(name),
-        lambda: engine.log.append_event(name, Event("late")),
-        lambda: engine.states.update_state(name, {"late": True}),
-        lambda: engine.log.take_ownership(name, "node"),
-        lambda: engine.log.fence(name),
-    ]
-    for ask in asks:
-        with pytest.raises(kind):
-            await ask()
-
-
-async def assert_sound(*engines: Engine) -> None:
-    for engine in engines:
-        report = await engine.verify()
-        assert report.log.problems == []
-        assert report.ok
 
 
 @pytest.mark.parametrize("pair", ["sqlite-postgres"], indirect=True)
@@ -124,14 +48,6 @@ async def test_trajectories_move_to_a_second_engine_and_back(pair: Pair, traject
         assert (await sealed(source, name))[: len(events)] == events
         assert await digest_of(source, name) == known
     await assert_sound(source, target)
-
-
-async def all_of(engine: Engine, tenant: str) -> AsyncIterator[Any]:
-    after = ""
-    while page := await engine.directory.list(tenant, after=after, limit=500):
-        after = page[-1].agent
-        for each in page:
-            yield each
 
 
 @pytest.mark.parametrize("pair", PAIRS, indirect=True)
@@ -280,12 +196,10 @@ async def test_a_node_that_serves_the_agent_tells_its_callers_that_it_moved(pair
     assert (await target.states.get_current_state(ALICE)).document == {"notes": [1, 1]}
 
 
-async def test_a_fork_stays_with_its_parent(pair: Pair) -> None:
+async def test_forks_that_stay_keep_what_they_begin_with(pair: Pair) -> None:
     source, target = pair.source, pair.target
     await put(source, ALICE, 5)
     await source.recovery.fork(ALICE, "bob")
-    with pytest.raises(InvalidInput, match="is a fork"):
-        await source.transfers.run(target, [BOB])
     known = await digest_of(source, BOB)
     await source.transfers.run(target, [ALICE])
     with pytest.raises(Conflict, match="has forks here"):
@@ -336,11 +250,56 @@ async def test_a_page_that_was_altered_on_its_way_is_refused_and_nothing_of_the_
     assert report.records[0].problem.startswith("chain_broken")
     assert await target.directory.list("default") == []
     await refused(target, ALICE, NotServed)
+    (left,) = [row for row in await target.log.store.agents([ALICE]) if row is not None]
+    assert left.data_key == b""  # nobody there can open what came
     assert (await source.log.append_event(ALICE, Event("on"))).version == 301
     # The next attempt goes on from the pages that were right.
     again = await source.transfers.run(target, [ALICE])
     assert (again.moved, again.events < 301) == (1, True)
     await assert_sound(source, target)
+
+
+@pytest.mark.parametrize("pair", ["sqlite-sqlite", "postgres-sqlite", "sqlite-postgres"], indirect=True)
+async def test_events_that_are_removed_while_they_are_copied_are_left_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pair.source, pair.target
+    for count in (200, 90, 10, 10, 10):
+        await source.log.append_events(ALICE, [Event("noted", changes=(set_value(f"/of{count}", at),)) for at in range(count)])
+        await source.snapshots.create_snapshot(ALICE)
+    known = await digest_of(source, ALICE)
+    read, removed = source.log.store.read_agent, []
+
+    async def compacted(record: Any, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
+        if where.from_version == 257 and not removed:
+            monkeypatch.undo()
+            removed.append((await source.upkeep.compact_events(ALICE, keep_last=10)).events)
+        return await read(record, where, limit, descending=descending)
+
+    monkeypatch.setattr(source.log.store, "read_agent", compacted)
+    report = await source.transfers.run(target, [ALICE])
+    assert (report.moved, report.failed) == (1, 0)
+    assert removed[0] > 256  # more than the target had, so that its part of the history ends before what is left
+    assert await digest_of(target, ALICE) == known
+    await target.log.append_event(ALICE, Event("on"))
+    await assert_sound(source, target)
+    assert (await target.transfers.run(source)).moved == 1
+    await assert_sound(source, target)
+
+
+async def test_a_target_without_room_is_told_before_anything_is_begun(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 5)
+    plan = await source.transfers.plan(target)
+    assert plan.bytes > 0
+    assert plan.room_bytes is not None
+    assert plan.room_bytes > plan.bytes
+
+    async def full() -> Room:
+        return Room(0, plan.bytes)
+
+    monkeypatch.setattr(target.log.store, "room", full)
+    with pytest.raises(InvalidInput, match="are free"):
+        await source.transfers.run(target)
+    assert await source.transfers.list() == []
 
 
 async def test_a_source_that_is_erased_keeps_its_forwarding_record_and_can_be_come_back_to(pair: Pair) -> None:

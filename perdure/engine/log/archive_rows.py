@@ -41,7 +41,8 @@ class ArchiveRows(Protocol):
         ...
 
     async def load_floor(self, agent: AgentRecord, floor: Floor, removed: Sequence[tuple[UUID, int]]) -> None:
-        """Put in where an agent's events begin."""
+        """Put in where an agent's events begin, above where it was said to before; what it has below that is not read any more. removed: ids
+        and versions of events that were there, in whichever log."""
         ...
 
     async def mend_event(self, event: SealedEvent) -> None:

@@ -18,7 +18,7 @@ from perdure.errors import Conflict, IntegrityError
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord, SealedEvent
 
-__all__ = ["ARRIVALS", "HAS_ARRIVALS", "ArrivalRows", "Settling", "check_runs", "other_owner"]
+__all__ = ["ARRIVALS", "HAS_ARRIVALS", "ArrivalRows", "Room", "Settling", "check_runs", "other_owner"]
 
 ARRIVALS: Final = "transfers/in"
 """Scope of the documents about agents that came, or are coming, from other logs; one an agent."""
@@ -33,11 +33,22 @@ class Settling(NamedTuple):
     epoch: int
 
 
+class Room(NamedTuple):
+    """bytes: that the log takes where it is kept. free_bytes: that are left there, None where the store cannot tell."""
+
+    bytes: int
+    free_bytes: int | None
+
+
 class ArrivalRows(Protocol):
     """The part of `LogStore` that takes agents in. All methods may raise `Unavailable`."""
 
     async def clock_us(self) -> int:
         """The store's clock, unix microseconds."""
+        ...
+
+    async def room(self) -> Room:
+        """How large the log is, and may become."""
         ...
 
     async def receive_events(

@@ -6,6 +6,7 @@ An owner that begins with `perdure/` is no node but such a mark, followed by the
 - **leaving**: from here it goes away, and was fenced for that. Not served any more, unless the transfer is broken off.
 - **moved**: it went away for good; the forwarding record tells where to.
 - **left over**: a transfer to here was broken off; what it had put in waits for the next one.
+- **past**: it never was here itself; agents that were forked from it are, and its first versions with them.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from perdure.errors import AgentMoved, NotServed, PerdureError
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord
 
-__all__ = ["HIDDEN", "LEAVING", "LEFT_OVER", "MOVED", "RESERVED", "STAGED", "Mark", "mark_of", "owner_of", "refusal"]
+__all__ = ["HIDDEN", "LEAVING", "LEFT_OVER", "MOVED", "PAST", "RESERVED", "STAGED", "Mark", "mark_of", "owner_of", "refusal"]
 
 RESERVED: Final = "perdure/"
 STAGED: Final = "staged"
 LEAVING: Final = "leaving"
 MOVED: Final = "moved"
 LEFT_OVER: Final = "left-over"
-HIDDEN: Final = (STAGED, LEFT_OVER)
+PAST: Final = "past"
+HIDDEN: Final = (STAGED, LEFT_OVER, PAST)
 """What no list shows."""
 
 
@@ -60,4 +62,7 @@ def refusal(record: AgentRecord, address: str | None) -> PerdureError | None:
     if mark.kind == LEFT_OVER:
         message = f"{who} is not here: a transfer to here was broken off"
         return NotServed(message, hint="run the transfer again, at its source", tenant=record.tenant, agent=record.agent)
+    if mark.kind == PAST:
+        message = f"of {who} only the beginning is here, for agents that were forked from it"
+        return NotServed(message, hint="ask the engine that it is at", tenant=record.tenant, agent=record.agent)
     return NotServed(f"{who} is moving between two engines", hint="try again in a moment", tenant=record.tenant, agent=record.agent)

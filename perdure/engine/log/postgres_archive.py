@@ -26,7 +26,9 @@ _EVENTS: Final = f"""INSERT INTO events (agent_key, "offset", time_us, version, 
 _HINTS: Final = """INSERT INTO agent_segments (agent_key, segment, first_version)
                    SELECT * FROM unnest(%b, %b, %b) ON CONFLICT DO NOTHING"""
 _FLOOR: Final = """INSERT INTO floors (agent_key, tenant_key, partition, version, chain, epoch, time_us, "offset")
-                   VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
+                   VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+                   ON CONFLICT (agent_key) DO UPDATE SET version = excluded.version, chain = excluded.chain, epoch = excluded.epoch,
+                     time_us = excluded.time_us, "offset" = greatest(floors."offset", excluded."offset")"""
 
 
 class PostgresArchive(PostgresForks):
@@ -74,7 +76,9 @@ class PostgresArchive(PostgresForks):
                 await connection.execute(_FLOOR.encode(), values)
                 cursor = connection.cursor()
                 rows = [(agent.agent_key, version, id) for id, version in removed]
-                await cursor.executemany("INSERT INTO removed_events (agent_key, version, id) VALUES (%s, %s, %s)", rows)
+                await cursor.executemany(
+                    "INSERT INTO removed_events (agent_key, version, id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", rows
+                )
 
     async def mend_event(self, event: SealedEvent) -> None:
         sql = f"""DELETE FROM events_{event.partition:d}

@@ -9,7 +9,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from perdure import limits
-from perdure.engine.log.arrival_rows import Settling, check_runs, other_owner
+from perdure.engine.log.arrival_rows import Room, Settling, check_runs, other_owner
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.postgres_arrays import bigints, integers
 from perdure.engine.log.postgres_call import answered_within
@@ -48,6 +48,10 @@ class PostgresArrivals(PostgresControl):
 
     async def clock_us(self) -> int:
         return int((await self._rows(_CLOCK))[0][0])
+
+    async def room(self) -> Room:
+        # How full its disks are a server tells nobody.
+        return Room(int((await self._rows("SELECT pg_database_size(current_database())"))[0][0]), None)
 
     async def receive_events(
         self, agents: Sequence[AgentRecord], events: Sequence[SealedEvent], *, owner: str, settle: Settling | None = None

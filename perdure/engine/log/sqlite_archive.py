@@ -75,10 +75,12 @@ def _mend(connection: sqlite3.Connection, event: SealedEvent) -> None:
 
 def _load_floor(connection: sqlite3.Connection, agent: AgentRecord, floor: Floor, removed: Sequence[tuple[UUID, int]]) -> None:
     sql = """INSERT INTO floors (agent_key, tenant_key, partition, version, chain, epoch, time_us, offset)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (agent_key) DO UPDATE SET version = excluded.version, chain = excluded.chain, epoch = excluded.epoch,
+               time_us = excluded.time_us, offset = max(floors.offset, excluded.offset)"""
     connection.execute(sql, (agent.agent_key, agent.tenant_key, agent.partition, *floor))
     rows = [(agent.agent_key, id.bytes, version) for id, version in removed]
-    connection.executemany("INSERT INTO removed_events (agent_key, id, version) VALUES (?, ?, ?)", rows)
+    connection.executemany("INSERT OR IGNORE INTO removed_events (agent_key, id, version) VALUES (?, ?, ?)", rows)
 
 
 def _set_generation(connection: sqlite3.Connection, generation: int) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from perdure.engine.log import sqlite_append
-from perdure.engine.log.arrival_rows import Settling, check_runs, other_owner
+from perdure.engine.log.arrival_rows import Room, Settling, check_runs, other_owner
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.signal import SignalHub
 from perdure.engine.log.sqlite_rows import position
@@ -25,12 +27,19 @@ _NEWEST = """SELECT max(coalesce((SELECT max(version) FROM events WHERE agent_ke
 class SqliteArrivals:
     """The part of `LogStore` that is `ArrivalRows`."""
 
+    _file: Path
+    _read: Callable[..., Awaitable[Any]]
     _commit: Callable[..., Awaitable[Any]]
     _hub: SignalHub
 
     async def clock_us(self) -> int:
         """See `ArrivalRows.clock_us`: this machine's."""
         return time.time_ns() // 1000
+
+    async def room(self) -> Room:
+        """See `ArrivalRows.room`: of the file system that the folder is on, with what it keeps for its administrator left out."""
+        used: int = await self._read(_used)
+        return Room(used, shutil.disk_usage(self._file.parent).free)
 
     async def receive_events(
         self, agents: Sequence[AgentRecord], events: Sequence[SealedEvent], *, owner: str, settle: Settling | None = None
@@ -44,6 +53,12 @@ class SqliteArrivals:
         """See `ArrivalRows.swap_owner`."""
         swapped: bool = await self._commit(_swap_owner, agent, before, owner)
         return swapped
+
+
+def _used(connection: sqlite3.Connection) -> int:
+    ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+    ((page_bytes,),) = connection.execute("PRAGMA page_size").fetchall()
+    return int(pages) * int(page_bytes)
 
 
 def _receive(

@@ -6,10 +6,10 @@ import time
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.marks import MOVED, mark_of
 from perdure.errors import Conflict, NotFound
-from perdure.limits import SNAPSHOTS_PER_AGENT_MAX
+from perdure.limits import SNAPSHOTS_PER_AGENT_MAX, TRANSFER_LIST_PAGE
 from perdure.migration.transfer.records import TransferRecord, keep, record_of
 from perdure.migration.transfer.sides import Side, row_of
 
@@ -30,7 +30,7 @@ async def erase(source: Side, name: AgentName) -> TransferRecord:
         raise Conflict(
             f"agent {name.agent!r} has not moved away", hint="`perdure transfer show` tells", tenant=name.tenant, agent=name.agent
         )
-    if await source.store.list_forks(row, limit=1):
+    if await _needed(source, row):
         message = f"agent {name.agent!r} has forks here, whose past it is"
         raise Conflict(message, hint="they would lose it", tenant=name.tenant, agent=name.agent)
     if row.data_key:
@@ -43,3 +43,13 @@ async def erase(source: Side, name: AgentName) -> TransferRecord:
     erased = msgspec.structs.replace(record, phase="erased", ended_us=record.ended_us or time.time_ns() // 1000)
     await keep(source.store, erased)
     return erased
+
+
+async def _needed(source: Side, row: AgentRecord) -> bool:
+    """Whether a fork has its past in this agent; not one that has moved away as well, and was erased here."""
+    after = ""
+    while page := await source.store.list_forks(row, after=after, limit=TRANSFER_LIST_PAGE):
+        if any(fork.data_key for fork in page):
+            return True
+        after = page[-1].agent
+    return False

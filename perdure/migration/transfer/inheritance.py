@@ -16,8 +16,9 @@ import msgspec
 from perdure.engine import blobs
 from perdure.engine.log.codec import decode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent
-from perdure.errors import IntegrityError
-from perdure.migration.transfer.sides import Side
+from perdure.errors import Conflict, IntegrityError
+from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
+from perdure.migration.transfer.sides import Side, row_of
 from perdure.security.framing import join_fields
 from perdure.security.heirs import Era, join_material, split_material
 from perdure.security.tenant_key import KEY_BYTES
@@ -41,18 +42,33 @@ class Inheritance:
             self._large[tenant] = bool(found) and found[0][0] == tenant
         return self._large[tenant]
 
-    async def give(self, row: AgentRecord, heir: AgentRecord | None, *, anew: bool = False) -> bytes:
+    async def hand(self, row: AgentRecord, *, anew: bool = False, again: bool = False) -> AgentRecord:
+        """Give the agent's row at the target, which is there, what it needs; the row as it then is. again: wrapped anew even where nothing
+        changes, so that who compares with what stood before sees it.
+
+        Raises as `give`; Conflict where others change it all the time."""
+        store, name = self._target.store, AgentName(row.tenant, row.agent)
+        for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
+            heir = await row_of(self._target, name)
+            wrapped = await self.give(row, heir, anew=anew, again=again)
+            if wrapped == heir.data_key or await store.swap_data_keys([heir], [wrapped]) == 1:
+                self._target.vault.forget(name)
+                return msgspec.structs.replace(heir, data_key=wrapped)
+        message = "the agent's key at the target is changed by others all the time"
+        raise Conflict(message, hint="try again", tenant=row.tenant, agent=row.agent)
+
+    async def give(self, row: AgentRecord, heir: AgentRecord | None, *, anew: bool = False, again: bool = False) -> bytes:
         """The wrapped key material for the agent's row at the target; heir: that row, where it has its key already. anew: look whether the source
         has rotated its tenant's key, or trained dictionaries, since the last time.
 
-        The same bytes as the heir's where nothing would change. Raises KeyUnavailable, SealBroken, LimitExceeded."""
+        The same bytes as the heir's where nothing would change, but for `again`. Raises KeyUnavailable, SealBroken, LimitExceeded."""
         eras = await self._eras(row, anew)
         key = await self._target.vault.ring.tenant_key(row.tenant)
         data_key = os.urandom(KEY_BYTES)
         if heir is not None and heir.data_key:
             material = await self._target.vault.ring.unwrap_material(row.tenant, row.agent, heir.data_key)
             data_key, standing = split_material(material)
-            if standing == eras:
+            if standing == eras and not again:
                 return heir.data_key
         return key.wrap_data_key(row.agent, join_material(data_key, eras))
 

@@ -25,21 +25,21 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head
+from perdure.engine.log.contract import AgentName, AgentRecord, Head
 from perdure.engine.log.marks import LEAVING, MOVED, owner_of, refusal
-from perdure.errors import AlreadyExists, DictionaryNotFound, IntegrityError, InvalidInput, KeyUnavailable
-from perdure.migration.transfer.anchors import carry_floor, carry_snapshots
+from perdure.errors import DictionaryNotFound, IntegrityError, KeyUnavailable
+from perdure.migration.transfer.anchors import carry_floor, carry_snapshots, check_same, standing_of
 from perdure.migration.transfer.comparing import Comparing
 from perdure.migration.transfer.copying import Copying
 from perdure.migration.transfer.inheritance import Inheritance
+from perdure.migration.transfer.pasts import Pasts, Progress
 from perdure.migration.transfer.records import TransferRecord, keep, record_of
 from perdure.migration.transfer.sides import Side, row_of
 from perdure.migration.transfer.staging import Staging
 from perdure.migration.transfer.turning import commit, leave, take_back
 
-__all__ = ["Mover", "check_movable"]
+__all__ = ["Mover"]
 
-Progress = Callable[[int, int], None]
 _OTHER_KEYS: Final = (IntegrityError, KeyUnavailable, DictionaryNotFound)
 """What opening raises with keys that are too old; damage raises the same, and stays."""
 
@@ -54,6 +54,7 @@ class Mover:
         target: Side,
         record: TransferRecord,
         keys: Inheritance,
+        pasts: Pasts,
         ready: Callable[[], Awaitable[None]],
         *,
         progress: Progress | None = None,
@@ -64,7 +65,7 @@ class Mover:
         self._keys = keys
         self._ready = ready
         self._progress = progress
-        self._staging = Staging(source, target, record, keys)
+        self._staging = Staging(source, target, record, keys, pasts, progress)
         self._name = record.name
         self._floored = False
 
@@ -108,32 +109,12 @@ class Mover:
     # --- before: the source serves ---
     async def _begin(self, row: AgentRecord, heir: AgentRecord) -> Copying:
         self._floored = await carry_floor(self._source, self._target, row, heir)
-        fresh = self._staging.made and not self._floored
-        version, chain = (0, EMPTY_CHAIN) if fresh else await self._standing(heir)
+        fresh = self._staging.made and not self._floored and heir.parent is None
+        version, chain = (0, EMPTY_CHAIN) if fresh else await standing_of(self._target, heir)
         if version:
-            await self._check_same(row, version, chain)
+            await check_same(self._source, row, version, chain)
         large = await self._keys.large(self._name.tenant)
         return Copying(self._source, self._target, row, heir, version, chain, owner=self._staging.mark, large=large)
-
-    async def _standing(self, heir: AgentRecord) -> tuple[int, bytes]:
-        (head,) = await self._target.store.heads([heir])
-        if head.version:
-            return head.version, head.chain
-        (floor,) = await self._target.store.floors([heir])
-        return floor.version - 1, floor.chain
-
-    async def _check_same(self, row: AgentRecord, version: int, chain: bytes) -> None:
-        """What the target has must be the beginning of what the source has."""
-        (floor,) = await self._source.store.floors([row])
-        if version == floor.version - 1:
-            same = floor.chain == chain
-        else:
-            found = await self._source.store.read_agent(row, EventFilter(from_version=version, to_version=version), 1)
-            same = bool(found) and found[0].chain == chain
-        if not same:
-            raise AlreadyExists(
-                f"the target has another history of agent {row.agent!r}", tenant=row.tenant, agent=row.agent, version=version
-            )
 
     async def _rounds(self, row: AgentRecord, copying: Copying, comparing: Comparing) -> None:
         """Follow the source until the target lacks little, and compare; nobody waits for any of it."""
@@ -192,7 +173,7 @@ class Mover:
         if await self._keys.large(self._name.tenant, now=True):
             await copying.look_again()
         await self._compare(row, head.version, comparing)
-        standing = await self._standing(copying.heir)
+        standing = await standing_of(self._target, copying.heir)
         if standing != (head.version, head.chain) or not head.leaving:
             raise IntegrityError(
                 f"the target ends at version {standing[0]}, the source at {head.version}", tenant=row.tenant, agent=row.agent
@@ -206,7 +187,7 @@ class Mover:
             await comparing.at(version)
         except _OTHER_KEYS:
             # A key was rotated or a dictionary trained while the agent was copied: with what it brought it must open, all of it.
-            await self._staging.give_keys(row, anew=True)
+            await self._keys.hand(row, anew=True)
             await comparing.anew().at(version)
 
     # --- after: the target serves ---
@@ -242,14 +223,3 @@ class Mover:
         await keep(self._source.store, ended)
         await self._source.vault.moves.tell()
         return ended
-
-
-def check_movable(row: AgentRecord) -> None:
-    """Raise InvalidInput for an agent that cannot go by itself."""
-    if getattr(row, "parent", None) is not None:
-        raise InvalidInput(
-            f"agent {row.agent!r} is a fork: its past is another agent's",
-            hint="forks stay with their parents",
-            tenant=row.tenant,
-            agent=row.agent,
-        )

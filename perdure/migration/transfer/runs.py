@@ -11,12 +11,13 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord
-from perdure.engine.log.floor_rows import Floor
-from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, mark_of, owner_of
-from perdure.errors import ConfigurationError, Conflict, InvalidInput, LimitExceeded, PerdureError
+from perdure.engine.log.marks import LEAVING, mark_of, owner_of
+from perdure.errors import Compacted, Conflict, InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
+from perdure.migration.transfer.checks import Checks, Plan
 from perdure.migration.transfer.inheritance import Inheritance
-from perdure.migration.transfer.mover import Mover, check_movable
+from perdure.migration.transfer.mover import Mover
+from perdure.migration.transfer.pasts import Pasts, in_order, line_of
 from perdure.migration.transfer.records import TransferRecord, identity, keep, records
 from perdure.migration.transfer.sides import Side
 from perdure.recovery.journal import SYSTEM_TENANT
@@ -24,18 +25,10 @@ from perdure.recovery.journal import SYSTEM_TENANT
 __all__ = ["Plan", "Progress", "Report", "Run", "names_of"]
 
 Progress = Callable[["Report"], None]
+Done = dict[AgentName, asyncio.Event]
 RETRIES_MAX = 5
 RETRY_PAUSE_S = 1.0
 NOTES_AT_ONCE = 16
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What a run would do. to: the target's address. problems: what stands in the way, by agent, the first ones; nothing is begun then."""
-
-    to: str
-    agents: int
-    events: int
-    problems: list[str]
 
 
 class Report(msgspec.Struct):
@@ -76,57 +69,14 @@ class Run:
         self._turn = asyncio.Semaphore(at_once)
         self._progress = progress
         self._keys = Inheritance(source, target)
+        self._pasts = Pasts(source, target, self._keys)
         self._told_s = 0.0
         self._started_s = 0.0
         self._report = Report(target.address, 0)
 
     async def plan(self, names: Sequence[AgentName]) -> Plan:
         """Look at both ends, change nothing. Raises ConfigurationError (the two are one log; their clocks), Unavailable."""
-        await self._check_ends()
-        problems: list[str] = []
-        events = 0
-        for start in range(0, len(names), limits.TRANSFER_LIST_PAGE):
-            page = names[start : start + limits.TRANSFER_LIST_PAGE]
-            rows = await self._source.store.agents(page)
-            there = await self._target.store.agents(page)
-            found = [row for row in rows if row is not None]
-            events += sum(head.version for head in await self._source.store.heads(found)) if found else 0
-            floors = {row.agent_key: floor for row, floor in zip(found, await self._source.store.floors(found), strict=True)}
-            for name, row, heir in zip(page, rows, there, strict=True):
-                problem = await self._problem(row, heir, floors.get(row.agent_key) if row is not None else None)
-                if problem:
-                    problems.append(f"{name.tenant}/{name.agent}: {problem}")
-        return Plan(self._target.address, len(names), events, problems[: limits.TRANSFER_REPORT_MAX])
-
-    async def _check_ends(self) -> None:
-        if await identity(self._source.store) == await identity(self._target.store):
-            raise ConfigurationError("source and target are the same log", hint="name another engine to move to")
-        # Asked in turn, so that a slow answer is not taken for a slow clock.
-        before_us, there_us, after_us = [await side.store.clock_us() for side in (self._source, self._target, self._source)]
-        apart_s = max(before_us - there_us, there_us - after_us) / 1e6
-        if apart_s > limits.TRANSFER_CLOCKS_APART_S:
-            raise ConfigurationError(f"the clocks of the two engines are {apart_s:.1f} s apart", hint="set them, e.g. with NTP")
-
-    async def _problem(self, row: AgentRecord | None, heir: AgentRecord | None, floor: Floor | None) -> str:
-        if row is None:
-            return "there is no such agent"
-        if not row.data_key:
-            return "its key was destroyed"
-        if mark_of(row.owner) is not None:
-            return f"it is {row.owner.partition('/')[2]}"
-        try:
-            check_movable(row)
-            await self._source.vault.ring.unwrap_material(row.tenant, row.agent, row.data_key)
-        except PerdureError as problem:
-            if problem.retryable:
-                raise
-            return problem.message
-        mark = None if heir is None else mark_of(heir.owner)
-        if heir is not None and (mark is None or mark.kind not in (MOVED, LEFT_OVER)):
-            return "the target has an agent of this name"
-        if floor is not None and floor.version > 1 and (self._source.shelf is None or self._target.shelf is None):
-            return "its first events were removed, and an engine has no store of snapshots"
-        return ""
+        return await Checks(self._source, self._target, self._pasts).plan(names)
 
     async def move(self, names: Iterable[AgentName]) -> Report:
         """Move the agents. Raises InvalidInput, and nothing is begun, where a plan finds problems; what goes wrong with one agent later is in its
@@ -166,12 +116,26 @@ class Run:
         steps.reach("transfer.noted")
         self._told_s = self._started_s = time.monotonic()
         self._report.agents = len(begun)
+        records, done = await self._ordered(begun)
         async with asyncio.TaskGroup() as group:
-            for record in begun:
+            for record, after in records:
                 await self._turn.acquire()
-                group.create_task(self._one(record)).add_done_callback(lambda _: self._turn.release())
+                group.create_task(self._one(record, after, done[record.name])).add_done_callback(lambda _: self._turn.release())
         self._tell()
         return self._report
+
+    async def _ordered(self, begun: Sequence[TransferRecord]) -> tuple[list[tuple[TransferRecord, list[asyncio.Event]]], Done]:
+        """Each transfer after those that it goes on from, with what tells that these are over. Who waits has begun after who is waited for, so
+        that nobody waits for a turn that he himself has."""
+        rows: dict[AgentName, AgentRecord] = {}
+        for start in range(0, len(begun), limits.TRANSFER_LIST_PAGE):
+            page = await self._source.store.agents([each.name for each in begun[start : start + limits.TRANSFER_LIST_PAGE]])
+            rows.update((AgentName(row.tenant, row.agent), row) for row in page if row is not None)
+        order = {name: place for place, name in enumerate(in_order(rows.values()))}
+        done = {each.name: asyncio.Event() for each in begun}
+        sorted_ = sorted(begun, key=lambda each: order.get(each.name, 0))
+        after = [[done[name] for name in line_of(rows[each.name]) if name in done] if each.name in rows else [] for each in sorted_]
+        return list(zip(sorted_, after, strict=True)), done
 
     async def pending(self) -> list[TransferRecord]:
         """Transfers to this target that are not over: also those that were taken back while somebody else still went on, until that shows."""
@@ -189,7 +153,9 @@ class Run:
         """Take these transfers back. Raises Conflict where the target has committed, Unavailable."""
         return [await self._mover(record).abort(reason) for record in begun]
 
-    async def _one(self, record: TransferRecord) -> None:
+    async def _one(self, record: TransferRecord, after: Sequence[asyncio.Event], over: asyncio.Event) -> None:
+        for each in after:
+            await each.wait()
         try:
             done = await self._persistently(record)
         except PerdureError as problem:
@@ -199,6 +165,7 @@ class Run:
             self._report.moved += 1
             self._report.downtime_ms.append(done.downtime_us / 1e3)
             self._report.downtime_ms.sort()
+        over.set()
         if len(self._report.records) < limits.TRANSFER_REPORT_MAX:
             self._report.records.append(done)
         self._tell()
@@ -209,7 +176,8 @@ class Run:
             try:
                 return await self._mover(record).run()
             except PerdureError as problem:
-                if not problem.retryable or attempt == RETRIES_MAX - 1:
+                # Events that were removed while they were copied: the next attempt begins behind them.
+                if not (problem.retryable or isinstance(problem, Compacted)) or attempt == RETRIES_MAX - 1:
                     raise
                 await asyncio.sleep(RETRY_PAUSE_S * (attempt + 1))
         raise AssertionError("the last attempt returns or raises")
@@ -226,7 +194,7 @@ class Run:
         return left
 
     def _mover(self, record: TransferRecord) -> Mover:
-        return Mover(self._source, self._target, record, self._keys, self._wait_until_known, progress=self._count)
+        return Mover(self._source, self._target, record, self._keys, self._pasts, self._wait_until_known, progress=self._count)
 
     async def _wait_until_known(self) -> None:
         """Twice what a process may go without looking at the notices."""

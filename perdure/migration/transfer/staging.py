@@ -13,10 +13,11 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.contract import AgentRecord
-from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, STAGED, mark_of, owner_of
+from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of, owner_of
 from perdure.errors import AlreadyExists, Conflict, IntegrityError, Unavailable
 from perdure.identifiers import partition_of
 from perdure.migration.transfer.inheritance import Inheritance
+from perdure.migration.transfer.pasts import Pasts, Progress
 from perdure.migration.transfer.records import Arrival, TransferRecord, arrival, keep_arrival
 from perdure.migration.transfer.sides import Side, row_of
 
@@ -27,11 +28,15 @@ class Staging:
     """Of one transfer. mark: the owner that the row has meanwhile. noted: the arrival as it was last read or written, None before. made: whether
     the row was made by this, and so has nothing yet."""
 
-    def __init__(self, source: Side, target: Side, record: TransferRecord, keys: Inheritance) -> None:
+    def __init__(
+        self, source: Side, target: Side, record: TransferRecord, keys: Inheritance, pasts: Pasts, progress: Progress | None
+    ) -> None:
         self._source = source
         self._target = target
         self._record = record
         self._keys = keys
+        self._pasts = pasts
+        self._progress = progress
         self._name = record.name
         self.mark = owner_of(STAGED, record.id)
         self.noted: Arrival | None = None
@@ -61,40 +66,33 @@ class Staging:
         return heir
 
     async def _stage_new(self, row: AgentRecord) -> AgentRecord:
-        wanted = msgspec.structs.replace(
-            row,
-            tenant_key=0,
-            agent_key=0,
-            partition=partition_of(*self._name, self._target.store.partitions),
-            owner=self.mark,
-            epoch=0,
-            data_key=await self._keys.give(row, None),
-        )
-        (heir,) = await self._target.store.create_agents([wanted])
+        store = self._target.store
+        place = {"tenant_key": 0, "agent_key": 0, "partition": partition_of(*self._name, store.partitions)}
+        wrapped = await self._keys.give(row, None)
+        wanted = msgspec.structs.replace(row, **place, owner=self.mark, epoch=0, data_key=wrapped, parent=None, past=())
+        base = await self._pasts.carry(row, self._record, self._progress)
+        if base is not None and row.parent is not None:
+            heir = await store.create_fork(wanted, base, row.parent.version)
+        else:
+            (heir,) = await store.create_agents([wanted])
         self.made = heir.data_key == wanted.data_key
         return heir if self.made else await self._stage_over(row, heir)
 
     async def _stage_over(self, row: AgentRecord, heir: AgentRecord) -> AgentRecord:
         """Go on over a row that is marked already: by us, by a move away from there, or by a broken one to there."""
+        if heir.parent is not None:
+            await self._pasts.carry(row, self._record, self._progress)
         if heir.owner != self.mark:
             mark = mark_of(heir.owner)
             if mark is None:
                 message = f"the target has an agent {heir.agent!r} of its own"
                 raise AlreadyExists(message, hint="give one of the two another name", tenant=row.tenant, agent=row.agent)
-            if mark.kind not in (MOVED, LEFT_OVER):
+            if mark.kind not in (MOVED, LEFT_OVER, PAST):
                 raise Conflict(f"agent {heir.agent!r} is in transfer {mark.transfer} at the target", tenant=row.tenant, agent=row.agent)
             if not await self._target.store.swap_owner(heir, heir.owner, self.mark):
                 raise Conflict("somebody else has begun to move the agent there", tenant=row.tenant, agent=row.agent)
-        await self.give_keys(row)
-        return await row_of(self._target, self._name)
-
-    async def give_keys(self, row: AgentRecord, *, anew: bool = False) -> None:
-        """Everything the source can open, the target can; anew: also what was sealed with what is rotated or trained since the last time."""
-        heir = await row_of(self._target, self._name)
-        wrapped = await self._keys.give(row, heir, anew=anew)
-        if wrapped != heir.data_key and await self._target.store.swap_data_keys([heir], [wrapped]) != 1:
-            raise Conflict("the agent's key at the target was changed meanwhile", hint="try again", tenant=row.tenant, agent=row.agent)
-        self._target.vault.forget(self._name)
+        # Anew, so that whoever broke off what was left over does not take away the key of who goes on from it.
+        return await self._keys.hand(row, again=True)
 
     async def note_committed(self, now_us: int) -> None:
         """Write down that the agent has come; where others have written since, that is theirs."""
@@ -139,9 +137,11 @@ class Staging:
         (heir,) = await self._target.store.agents([self._name])
         if heir is None:
             return
-        gone = noted.before is not None and noted.before.startswith(owner_of(MOVED, ""))
-        after = noted.before if noted.before is not None and gone else owner_of(LEFT_OVER, self._record.id)
-        swapped = await self._target.store.swap_owner(heir, self.mark, after)
+        stays = noted.before if noted.before is not None and noted.before.startswith((owner_of(MOVED, ""), owner_of(PAST, ""))) else None
+        swapped = await self._target.store.swap_owner(heir, self.mark, stays or owner_of(LEFT_OVER, self._record.id))
+        if swapped and stays is None:
+            # Nobody there can open what is left, until the next transfer brings the keys again. One that has begun already has other ones.
+            await self._target.store.swap_data_keys([heir], [b""])
         row = await row_of(self._source, self._name)
         moved = row.owner == owner_of(MOVED, self._record.id)
         left = row.owner == owner_of(LEAVING, self._record.id)
@@ -159,7 +159,7 @@ class Staging:
     def _is_committed(self, heir: AgentRecord, noted: Arrival | None) -> bool:
         """Of a source that was shut for this transfer, so that the target had been marked: whether its mark is gone by the commit."""
         before = None if noted is None else noted.before
-        return heir.owner not in (self.mark, owner_of(LEFT_OVER, self._record.id), before)
+        return heir.owner not in (self.mark, owner_of(LEFT_OVER, self._record.id), before) and not heir.owner.startswith(owner_of(PAST, ""))
 
     def _arrival(self, heir: AgentRecord | None, noted: Arrival | None, *, aborted: bool = False) -> Arrival:
         return Arrival(
