@@ -52,6 +52,7 @@ class Copy:
         self._folded: Folded | None = None
         self._digest: IncrementalDigest | None = None
         self._touched: set[bytes] = set()
+        self._once = False
         self.loaded_events = 0
 
     @property
@@ -77,8 +78,10 @@ class Copy:
         return self._folded.document
 
     async def load(self, to_version: int | None = None, *, transfer: Transfer = "streaming") -> None:
-        """From a snapshot and what follows it; incremental: from the cache's copy, where the log goes on from it. Raises what stands against it."""
+        """From a snapshot and what follows it; incremental: from the cache's copy, where the log goes on from it; snapshot: what is newer than this
+        is not waited for (`catch_up`). Raises what stands against it."""
         self._drop()
+        self._once = transfer == "snapshot"
         start = await self._cached(to_version) if transfer == "incremental" else None
         if start is not None:
             since = start.version
@@ -95,7 +98,11 @@ class Copy:
         self.loaded_events = self._folded.version - since
 
     async def catch_up(self) -> tuple[int, int, bool]:
-        """Follow, round by round, until little is left; (events, rounds, whether what is left is little enough for a fence)."""
+        """Follow, round by round, until little is left; (events, rounds, whether what is left is little enough for a fence). A copy of a snapshot
+        is not followed: what was written since is taken when the agent is handed over, which is as short as that is little."""
+        if self._once:
+            (head,) = await self._store.heads([self._record])
+            return 0, 0, head.version - self.version <= LAST_LAG_EVENTS_MAX
         events = 0
         for number in range(1, ROUNDS_MAX + 1):
             began_at = time.monotonic()
