@@ -21,8 +21,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure.engine import steps
-from perdure.engine.digest import digest
-from perdure.engine.event import Event
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
@@ -30,7 +28,8 @@ from perdure.errors import AgentMoved, AlreadyExists, Fenced, LimitExceeded, Not
 from perdure.limits import WHERE_AGENTS_MAX
 from perdure.projections.reader import ReadState, StateReader
 from perdure.recovery.commands import Command, CommandResult, Handler
-from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, again, moved_to
+from perdure.recovery.handing import HandsOver
+from perdure.recovery.handover import Coming, Leaving
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.loading import StateLoader
 from perdure.recovery.nodes import Node, announce, check_node_name, node_lease
@@ -49,7 +48,7 @@ Companion = Callable[["AgentHost"], Awaitable[None]]
 """Work that goes on beside a node, from its start until it is cancelled at its stop; it must not end by itself."""
 
 
-class AgentHost:
+class AgentHost(HandsOver):
     """A node. `start` it (or `async with`), then `command`; `stop` gives its agents back.
 
     handler: see `Handler`. address: where others reach its commands. agents_max: above, new agents are refused with Overloaded.
@@ -254,93 +253,9 @@ class AgentHost:
             del self._served[name]
             self._log.vault.forget(name)
 
-    # --- agents that leave and come ---
-    async def stand(self, name: AgentName) -> Stand:
-        """Where an agent of this node stands, for whoever has a copy to compare. Raises NotServed."""
-        served = self._of(name)
-        steps.reach("host.standing")
-        document, version = await served.standing()
-        return Stand(version, served.epoch, (await asyncio.to_thread(digest, document)).hex())
-
-    async def hold(self, name: AgentName, node: str, address: str, *, with_digest: bool = False) -> Handed:
-        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over."""
-        served = self._served.get(name)
-        why = moved_to(name, node, address)
-        self._leaving.hold(name, why)
-        steps.reach("host.holding")
-        if served is None:
-            return Handed(None, 0)  # it is not opened here meanwhile, either
-        version = await served.hold(why)
-        if version is None or not with_digest:
-            return Handed(version, served.epoch)
-        document, version = await served.standing()
-        return Handed(version, served.epoch, digest(document).hex())
-
-    def go_on(self, name: AgentName) -> None:
-        """Serve an agent again that was held."""
-        self._leaving.go_on(name)
-        if (served := self._served.get(name)) is not None:
-            served.go_on()
-
-    async def leave(self, name: AgentName, node: str, address: str, epoch: int) -> Left:
-        """The log has given the agent to another node under this epoch; what it was here at last."""
-        served = self._served.get(name)
-        steps.reach("host.leaving")
-        if served is not None and served.epoch >= epoch:
-            return Left()  # it is back already
-        why = moved_to(name, node, address)
-        held_s = self._leaving.gone(name, why)
-        await self._close(name, why)
-        state = served.in_memory if served is not None else None
-        if state is None:
-            return Left(held_s)
-        return Left(held_s, state.version, (await asyncio.to_thread(digest, state.document)).hex())
-
-    def expect(self, name: AgentName, node: str, address: str) -> None:
-        """Callers of this agent wait until `adopt` or `expect_no_more`; otherwise they are told of the node that has it."""
-        self._coming.expect(name, moved_to(name, node, address))
-
-    def expect_no_more(self, name: AgentName) -> None:
-        """It does not come, or it has come by another way: who waits is served, or told where it is."""
-        settled = self._coming.settled(name)
-        if settled is None:
-            return
-        waiting, otherwise = settled
-        served = self._served.get(name)
-        if served is not None:
-            served.take_over(waiting)
-            return
-        for each in waiting:
-            if not each.answer.done():
-                each.answer.set_exception(again(otherwise))
-
-    def stage(self, name: AgentName, epoch: int, state: Loaded) -> ServedAgent:
-        """An agent that will be this node's under this epoch, and this state, if the log says so; see `decide_first`."""
-        return self._made(name, epoch, state, staged=True)
-
-    async def decide_first(self, staged: ServedAgent) -> list[Event]:
-        """What commands that wait for a staged agent come to, for being written in the step that makes it this node's."""
-        return await staged.decide_first(self._coming.waiting(staged.name))
-
-    def adopt(self, staged: ServedAgent, *, wrote_first: bool, state_known: bool) -> None:
-        """The log has given a staged agent to this node. state_known: at the version that it was staged for; else it is read."""
-        name = staged.name
-        if name not in self._served and self.holds_lease():
-            self._log.vault.forget(name)
-            self._leaving.back(name)
-            self._served[name] = staged
-            staged.begin(wrote_first=wrote_first, state_known=state_known)
-        self.expect_no_more(name)
-
     def check_room(self, name: AgentName) -> None:
         """Raises NotServed without a lease, Overloaded when the node is full."""
         self._check_room(name)
-
-    def _of(self, name: AgentName) -> ServedAgent:
-        served = self._served.get(name)
-        if served is None:
-            raise NotServed(f"node {self.name!r} does not serve agent {name.agent!r}", tenant=name.tenant, agent=name.agent)
-        return served
 
     async def _moved(self, name: AgentName, problem: Fenced) -> PerdureError:
         """What callers are told of an agent that the log says is not ours."""
