@@ -50,17 +50,19 @@ def check_event(event: Event, *, own_types: bool = False) -> None:
     if not isinstance(event, Event):
         raise InvalidEvent(f"an event is a {type(event).__qualname__}, not an Event")
     _check_type(event.type, own_types)
-    for name, label in (("source", event.source), ("actor", event.actor)):
-        if label != "":
-            _check_label(name, label)
-    for name, optional in (
-        ("correlation_id", event.correlation_id),
-        ("trace_id", event.trace_id),
-        ("project", event.project),
-        ("module", event.module),
-    ):
-        if optional is not None:
-            _check_label(name, optional)
+    # One line each, and no loop: most events have none of them, and every event comes this way.
+    if event.source != "":
+        _check_label("source", event.source)
+    if event.actor != "":
+        _check_label("actor", event.actor)
+    if event.correlation_id is not None:
+        _check_label("correlation_id", event.correlation_id)
+    if event.trace_id is not None:
+        _check_label("trace_id", event.trace_id)
+    if event.project is not None:
+        _check_label("project", event.project)
+    if event.module is not None:
+        _check_label("module", event.module)
     if not isinstance(event.id, UUID) or not (event.causation_id is None or isinstance(event.causation_id, UUID)):
         raise InvalidEvent("id and causation_id are UUIDs", hint="uuid.UUID(text) makes one of a text")
     if type(event.schema_version) is not int or not 1 <= event.schema_version <= SCHEMA_VERSION_MAX:

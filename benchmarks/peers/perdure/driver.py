@@ -9,6 +9,7 @@ from typing import Any
 import perdure
 from benchmarks.peers.kit import Driver, Message, serve
 from perdure import NO_STREAM, Event, append
+from perdure.client.agent import Agent
 from perdure.client.engine import Engine
 from perdure.engine.replay import fold_log
 from perdure.errors import InvalidInput
@@ -31,6 +32,7 @@ class Perdure(Driver):
         self.opened = perdure.open(url, bus="memory://", cache="memory://", keys=f"file://{self.folder}/root.key")
         self.engine = await self.opened.__aenter__()
         self.versions: dict[str, int] = {}
+        self.agents: dict[str, Agent] = {}
         durable = "synchronous_commit of the server, as found" if self.url else "synchronous=FULL, WAL"
         settings = {"durability": durable, "encryption": "on", "compression": "on", "expected version": "on", "event ids": "unique"}
         return {"version": importlib.metadata.version("perdure"), "settings": settings}
@@ -38,7 +40,10 @@ class Perdure(Driver):
     async def append(self, stream: str, message: Message) -> None:
         """At the version that the stream has."""
         event = Event("message_added", changes=(append("/messages", message),))
-        agent = self.engine.agent(stream, tenant=TENANT)
+        # Kept, as a caller that goes on with a conversation has it, and as the other sides keep their sessions and aggregates.
+        agent = self.agents.get(stream)
+        if agent is None:
+            agent = self.agents[stream] = self.engine.agent(stream, tenant=TENANT)
         done = await agent.append(event, expected=self.versions.get(stream, NO_STREAM))
         self.versions[stream] = done.version
 
