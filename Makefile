@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Many tests wait for servers and for leases: two processes side by side, a file of tests in one of them. `make test PROCESSES=0`: one after another.
 PROCESSES ?= 2
+# They start some thousand processes: what those import is compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench services docs servers clean

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 def shown(document: str, beginning: str) -> str:
@@ -32,6 +32,18 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path) -> None:
     out = run(shown("README.md", "import asyncio, perdure"), tmp_path)
     assert "'status': 'busy'" in out
     assert "Change(" in out
+    assert (tmp_path / "state" / "log.db").exists()
+
+
+def test_the_commands_of_the_readme(tmp_path: Path) -> None:
+    (lines,) = re.findall(r"```\n(echo .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    command = ["bash", "-euc", lines]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "1 agents, 3 events new, 0 known already"
+    assert "everything holds" in done.stdout
 
 
 @pytest.mark.parametrize("beginning", ["import perdure\n\nasync with"])
