@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, to_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, to_microseconds
 from perdure.engine.log.versions import no_version
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, PerdureError, Unavailable
@@ -118,8 +118,7 @@ class StateReader:
         return (await self._fold(record, to_version=version)).read()
 
     async def _strong(self, tenant: str, agent: str) -> KeptState:
-        record = await self._vault.served(tenant, agent)
-        head = (await self._store.heads([record]))[0]
+        record, head = await self._head(AgentName(tenant, agent))
         kept = self._kept.get((tenant, agent))
         if kept is not None and kept.stands(head, self._store.generation):
             self.statistics.at_hand += 1
@@ -140,6 +139,20 @@ class StateReader:
         self.statistics.damaged += 1
         await self._forget(tenant, agent)
         return await self._miss(tenant, agent)
+
+    async def _head(self, name: AgentName) -> tuple[AgentRecord, Head]:
+        """Where the agent stands in the log, and that it is served here. Where the notices of moves have to be looked at first, both are asked at
+        once: what is looked at later than the read began, and before it is answered, is as good."""
+        known = None if self._vault.moves.fresh else self._vault.known(name)
+        if known is None:
+            record = await self._vault.served(*name)
+            return record, (await self._store.heads([record]))[0]
+        served, heads = await asyncio.gather(self._vault.served(*name), self._store.heads([known[0]]), return_exceptions=True)
+        if isinstance(served, BaseException):
+            raise served
+        if isinstance(heads, BaseException):
+            raise heads
+        return served, (heads if served == known[0] else await self._store.heads([served]))[0]
 
     async def _catch_up(self, record: AgentRecord, state: KeptState) -> KeptState | None:
         """The state folded on from this one; None: it is of another history, or the log is broken, which the whole fold tells."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perdure.engine.agent_state import from_document, to_document
@@ -27,6 +27,8 @@ from perdure.errors import InvalidPatch, PerdureError, ReadOnly
 
 from .strategies import CHANGES, DOCUMENTS, VALUES
 
+SLOW = (HealthCheck.too_slow,)
+"""A busy machine may draw slowly."""
 LOOKS = {
     *(
         "__class__",
@@ -101,7 +103,7 @@ def test_whatever_would_change_a_container_in_place_says_how_to_get_a_copy() -> 
 
 
 @given(DOCUMENTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 def test_a_read_only_document_is_taken_for_the_plain_one(document: dict[str, Any]) -> None:
     frozen = freeze(document)
     assert freeze(frozen) is frozen
@@ -122,7 +124,7 @@ def test_a_read_only_document_is_taken_for_the_plain_one(document: dict[str, Any
 
 
 @given(DOCUMENTS, st.lists(CHANGES, min_size=1, max_size=4), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 def test_nothing_that_is_done_with_one_version_changes_another(document: dict[str, Any], history: list[Any], data: Any) -> None:
     """Versions are folded on from one another and share what did not change; between them, everything is tried on all of them."""
     handed_in = canonical([document, history])
@@ -149,7 +151,7 @@ def test_nothing_that_is_done_with_one_version_changes_another(document: dict[st
 
 
 @given(DOCUMENTS, DOCUMENTS, VALUES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 def test_parts_of_a_state_may_be_handed_in_again(one: dict[str, Any], other: dict[str, Any], value: Any) -> None:
     here, there, part = freeze(one), freeze(other), freeze(value)
     check_changes((Change("set", ("a",), part), Change("merge", (), here)))
@@ -185,6 +187,7 @@ def test_a_later_version_shares_what_did_not_change_and_counts_only_what_is_new(
 
 
 @given(VALUES)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 def test_a_value_takes_no_more_than_it_is_counted(value: Any) -> None:
     def taken(part: Any) -> int:
         inner = [*part.keys(), *part.values()] if isinstance(part, dict) else part if isinstance(part, list) else []
