@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["clean", "compress", "delete", "sweep", "verify"]
 
 _FLAG: Final = Parameter(negative=())
+_FAILED: Final = 1
 _INTEGRITY: Final = 5
 PARALLEL: Final = 4
 _SUMMED: Final = ("snapshots", "rewritten", "bytes_before", "bytes_after")
@@ -32,7 +33,8 @@ async def verify(
     replay: Annotated[bool, _FLAG] = False,
     options: Options = DEFAULTS,
 ) -> int:
-    """Read snapshots as a whole, and compare them with the log. Exit code 5 when one is damaged; it is marked then, and not used again.
+    """Read snapshots as a whole, and compare them with the log. Exit code 5 when one is damaged; it is marked then, and not used again. Those that
+    were marked before are named and not read; exit code 1 where an agent has no others.
 
     Parameters
     ----------
@@ -49,35 +51,48 @@ async def verify(
         raise InvalidInput("which snapshots?", hint="name their ids, or --agent, or --all")
     found: list[Verification] = []
     async with session(options) as engine:
+        listed = [] if ids else await _listed(engine, options.tenant_name, agent)
         with Progress("verifying", quiet=options.json, unit="snapshots") as progress:
-            for id in ids or [each.id for each in await _undamaged(engine, options.tenant_name, agent)]:
+            for id in ids or [each.id for each in listed if not each.damage]:
                 found.append(await engine.snapshots.verify_snapshot(options.tenant_name, id, replay=replay))
                 progress(len(found))
+    facts, lines, code = _verdict(found, listed)
+    emit(facts, as_json=options.json, text="\n".join(lines))
+    return code
+
+
+def _verdict(found: list[Verification], listed: list[Snapshot]) -> tuple[dict[str, Any], list[str], int]:
+    """What came of it, in lines, and the exit code. listed: what stood in the registry before, damaged ones too."""
     bad = [each for each in found if not each.ok]
     bytes_read = sum(each.bytes_read for each in found)
+    known = [each for each in listed if each.damage]
+    without = sorted({each.agent for each in known} - {each.agent for each in listed if not each.damage})
     facts = {
-        "ok": not bad,
+        "ok": not bad and not without,
         "verified": len(found),
         "bytes_read": bytes_read,
-        "damaged": [_damage(each) for each in bad],
+        "damaged": [_damage(each.snapshot, each.problem) for each in bad],
+        "known_damaged": [_damage(each, each.damage) for each in known],
+        "agents_without": without,
     }
-    lines = [f"{count(len(found))} snapshots verified, {size(bytes_read)} read: {'all are whole' if not bad else 'DAMAGE FOUND'}"]
+    verdict = (
+        "DAMAGE FOUND" if bad else "NOT ENOUGH: agents have damaged ones only" if without else "all are whole" if found else "there is none"
+    )
+    lines = [f"{count(len(found))} snapshots verified, {size(bytes_read)} read: {verdict}"]
     lines += [f"  {each.snapshot.id} {each.snapshot.agent} version {each.snapshot.version}: {each.problem}" for each in bad]
-    emit(facts, as_json=options.json, text="\n".join(lines))
-    return _INTEGRITY if bad else 0
+    lines += [f"  {each.id} {each.agent} version {each.version}, known before: {each.damage}" for each in known]
+    lines += [f"  {agent} has no whole snapshot: `perdure snapshot create {agent}` makes one of the log" for agent in without]
+    return facts, lines, _INTEGRITY if bad else _FAILED if without else 0
 
 
-def _damage(found: Verification) -> dict[str, Any]:
-    snapshot = found.snapshot
-    return {"id": snapshot.id, "agent": snapshot.agent, "version": snapshot.version, "problem": found.problem}
+def _damage(snapshot: Snapshot, problem: str) -> dict[str, Any]:
+    return {"id": snapshot.id, "agent": snapshot.agent, "version": snapshot.version, "problem": problem}
 
 
-async def _undamaged(engine: Engine, tenant: str, agent: str | None) -> list[Snapshot]:
+async def _listed(engine: Engine, tenant: str, agent: str | None) -> list[Snapshot]:
     if agent is not None:
-        listed = await engine.snapshots.list_snapshots(engine.agent(agent, tenant=tenant).name)
-    else:
-        listed = [each async for each in engine.snapshots.all_snapshots(tenant)]
-    return [each for each in listed if not each.damage]
+        return await engine.snapshots.list_snapshots(engine.agent(agent, tenant=tenant).name)
+    return [each async for each in engine.snapshots.all_snapshots(tenant)]
 
 
 async def delete(

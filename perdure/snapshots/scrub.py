@@ -2,7 +2,7 @@
 
 Each run reads a part of them, those first that were not read for longest: the registry keeps when that was. After 1 / fraction runs every snapshot
 that there was at the first of them has been read, however many came since. What is damaged is marked, is never used again, and is made anew from
-what is left: from an older snapshot and the log.
+what is left: from an older snapshot and the log. So is what reads or a verification have marked since, unless a whole one stands for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
-from perdure.errors import Conflict, InvalidInput, PerdureError, Unavailable
+from perdure.errors import AgentNotFound, Conflict, InvalidInput, KeyUnavailable, PerdureError, Unavailable
 from perdure.limits import SCRUB_SNAPSHOTS_MAX, SNAPSHOTS_NEWEST_MIN, SWEEP_ROWS_PAGE
 from perdure.snapshots.order import SnapshotOrder
 from perdure.snapshots.shelf import SnapshotShelf
@@ -69,37 +69,55 @@ class Scrubber:
         if not 0 < fraction <= 1:
             raise InvalidInput(f"a fraction of {fraction:g}", hint="above 0, at most 1")
         report = Scrubbed()
-        chosen = await self._chosen(fraction, report)
+        marked: list[SnapshotRow] = []
+        chosen = await self._chosen(fraction, report, marked)
         for start in range(0, len(chosen), AT_ONCE):
             some = chosen[start : start + AT_ONCE]
             for row, found in zip(some, await asyncio.gather(*(self._verify(row) for row in some)), strict=True):
                 await self._note(row, found, report, rebuild=rebuild)
             if progress is not None:
                 progress(report.read, len(chosen))
+        for row in sorted(marked, key=lambda row: -row.version) if rebuild else ():
+            if not await self._stands_for(row):
+                report.damaged.append(Damage(row, row.damage, *await self._rebuild(row)))
         return report
 
-    async def _chosen(self, fraction: float, report: Scrubbed) -> list[SnapshotRow]:
-        """Those not read for longest; they are counted first, so that no more than these are in memory."""
-        async for _ in self._good():
-            report.snapshots += 1
+    async def _chosen(self, fraction: float, report: Scrubbed, marked: list[SnapshotRow]) -> list[SnapshotRow]:
+        """Those not read for longest; they are counted first, so that no more than these are in memory. marked: gets those that are known to be
+        damaged."""
+        async for row in self._all():
+            if not row.damage:
+                report.snapshots += 1
+            elif len(marked) < SCRUB_SNAPSHOTS_MAX:
+                marked.append(row)
         wanted = min(SCRUB_SNAPSHOTS_MAX, math.ceil(report.snapshots * fraction))
         oldest: list[tuple[int, int, SnapshotRow]] = []
         number = 0
-        async for row in self._good():
+        async for row in self._all():
+            if row.damage:
+                continue
             number += 1
             heapq.heappush(oldest, (-row.verified_us, -number, row))
             if len(oldest) > wanted:
                 heapq.heappop(oldest)
         return [row for _, _, row in sorted(oldest, key=lambda entry: (-entry[0], -entry[1]))]
 
-    async def _good(self) -> AsyncIterator[SnapshotRow]:
+    async def _stands_for(self, row: SnapshotRow) -> bool:
+        """Whether a whole snapshot does what a damaged one was for: at its version where it was promised, else there or later."""
+        try:
+            agent = await self._log.vault.record(row.tenant, row.agent)
+        except (AgentNotFound, KeyUnavailable):
+            return True  # nobody can have its states
+        good = await self._log.store.snapshots(agent, to_version=row.version if _promised(row) else None, limit=1, good=True)
+        return bool(good) and good[0].version >= row.version
+
+    async def _all(self) -> AsyncIterator[SnapshotRow]:
         for tenant in await self._log.store.tenants():
             after: UUID | None = None
             while page := await self._log.store.list_snapshots(tenant, after=after, limit=SWEEP_ROWS_PAGE):
                 after = page[-1].id
                 for row in page:
-                    if not row.damage:
-                        yield row
+                    yield row
 
     async def _verify(self, row: SnapshotRow) -> Verified | PerdureError | None:
         try:
@@ -122,7 +140,7 @@ class Scrubber:
 
     async def _rebuild(self, row: SnapshotRow) -> tuple[UUID | None, str]:
         """Make anew what has to stay: at its version when it was promised, else a newest one."""
-        promised = row.kind == CHECKPOINT or row.permanent or row.critical
+        promised = _promised(row)
         order = SnapshotOrder(
             kind=CHECKPOINT if promised else INCREMENTAL,
             creator="scrub",
@@ -145,3 +163,7 @@ class Scrubber:
         except PerdureError as problem:
             return None, f"cannot be made anew: {problem}"
         return made.row.id, "made anew"
+
+
+def _promised(row: SnapshotRow) -> bool:
+    return row.kind == CHECKPOINT or row.permanent or row.critical

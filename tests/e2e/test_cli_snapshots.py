@@ -72,8 +72,16 @@ def test_damage_is_an_exit_code_and_is_mended(spoken: Perdure) -> None:
     damage(spoken, "/manifests/")
     found = spoken("snapshot", "verify", "--agent", "a", "--json", code=5).json
     assert (found["ok"], len(found["damaged"])) == (False, 1)
+    # Known by now, and not read again: the agent has no other, which is no success.
+    again = spoken("snapshot", "verify", "--agent", "a", "--json", code=1).json
+    assert (again["ok"], again["verified"], again["agents_without"]) == (False, 0, ["a"])
+    assert [(each["id"], each["problem"]) for each in again["known_damaged"]] == [
+        (each["id"], each["problem"]) for each in found["damaged"]
+    ]
+    assert "`perdure snapshot create a`" in spoken("snapshot", "verify", "--agent", "a", code=1).out
     mended = spoken("scrub", "--fraction", "1", "--json", code=5).json
-    assert [(each["snapshot"]["agent"], each["outcome"]) for each in mended["damaged"]] == [("b", "made anew")]
+    assert [(each["snapshot"]["agent"], each["outcome"]) for each in mended["damaged"]] == [("b", "made anew"), ("a", "made anew")]
+    assert spoken("snapshot", "verify", "--agent", "a", "--json").json["agents_without"] == []
     assert "all are whole" in spoken("scrub", "--fraction", "1").out
     assert len(spoken("show", "a", "--json").json["document"]["messages"]) == 31
     damage(spoken, "/manifests/")
