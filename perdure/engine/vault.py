@@ -263,6 +263,12 @@ class Vault(Births):
         changes = [Change(change.op, change.path, await blobs.put_back(change.value, fetch)) for change in payload.changes]
         return msgspec.structs.replace(payload, changes=tuple(changes), data=await blobs.put_back(payload.data, fetch))
 
+    def owned(self, name: AgentName, owner: str, epoch: int) -> None:
+        """Remember what this process has just written to the agent's row: the next append to it need not ask for the row."""
+        known = self._known.pop(name, None)
+        if known is not None:
+            self._keep(msgspec.structs.replace(known[0], owner=owner, epoch=epoch), known[1])
+
     def forget(self, name: AgentName) -> None:
         """Drop what is remembered of an agent, e.g. after its row changed."""
         self._known.pop(name, None)

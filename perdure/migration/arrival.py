@@ -15,7 +15,6 @@ A copy that differs stops the migration before anything was taken from the sourc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
@@ -109,11 +108,13 @@ class Arrival:
 
     async def _prepare(self) -> Copy:
         if self.migration.phase == "planned":
-            await self._enter("preparing")
-        await self._write(session=self._host.session)
+            await self._enter("preparing", session=self._host.session)
+        else:
+            await self._write(session=self._host.session)
         steps.reach("migration.target.accepted")
         self._host.check_room(self._name)
-        return self._copying.of(await self._owned_by_source())
+        self._record = await self._owned_by_source()
+        return self._copying.of(self._record)
 
     async def _owned_by_source(self) -> AgentRecord:
         """The agent's row now. The source may have taken it anew meanwhile, as a node does after its start; another may not."""
@@ -132,6 +133,7 @@ class Arrival:
         await self._enter("flipping", **self._facts, epoch=(await self._owned_by_source()).epoch)
         steps.reach("migration.target.flipping")
         self._host.expect(self._name, self.migration.source, self.migration.source_address)
+        await self._look_ahead(copy)
         self._began_at = time.monotonic()
         self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX and not self.migration.distrusted)
         steps.reach("migration.target.held")
@@ -211,8 +213,10 @@ class Arrival:
     async def _flip(self, copy: Copy) -> Owned | None:
         """None when somebody appended every time between the look and the lock."""
         for attempt in range(1, FLIPS_MAX + 1):
-            await copy.follow()
             held = self._held
+            await self._look_ahead(copy)
+            if held is None or held.version != copy.version:
+                await copy.follow()
             if held is not None and held.digest and held.version == copy.version:
                 self._same(copy, held.digest)
             self._facts.update(attempts=attempt, path="held" if held else "flip")
@@ -225,6 +229,12 @@ class Arrival:
             except Conflict:
                 continue
         return None
+
+    async def _look_ahead(self, copy: Copy) -> None:
+        """One round trip tells the copy what the agent did, and the log's writer where its partition stands: the commit then needs one, too."""
+        events = await self._log.look_ahead(self._record)
+        if copy.loaded:
+            await copy.take(events)
 
     async def _fence(self, copy: Copy) -> Owned:
         """Nobody may append from here on, until the commit or the abort."""
@@ -292,7 +302,7 @@ class Arrival:
 
     # --- the end ---
     async def _served(self, copy: Copy, owned: Owned) -> None:
-        left, _ = await asyncio.gather(self._source.left(owned.epoch), self._known_again())
+        left = await self._source.left(owned.epoch)
         steps.reach("migration.target.told")
         integrity = "verified" if self._facts.get("digest_source") else "chain"
         if left is not None and left.digest and left.version == copy.version and not self.migration.distrusted:
@@ -300,14 +310,11 @@ class Arrival:
             self._facts.update(digest_source=left.digest, digest_target=copy.digest(), verified_version=copy.version)
         held_s = left.held_s if left is not None else 0.0
         facts = {**self._facts, "integrity": integrity, "downtime_source_ms": round(held_s * 1000, 3)}
-        done = await self._settler.close(self._kept.migration, "committed", **facts)
+        if owned.version == copy.version + 1:  # nothing was written with the commit: it is the newest event
+            facts |= {"final_epoch": owned.epoch, "version": owned.version, "checksum": owned.chain.hex()}
+        done = await self._settler.close(self._kept.migration, "committed", known=self._kept, **facts)
         if done.integrity == "mismatch":
             await self._go_back(done)
-
-    async def _known_again(self) -> None:
-        """The agent's row and key, at once: else the next command would wait for them. Where that fails, it asks by itself."""
-        with contextlib.suppress(PerdureError):
-            await self._log.vault.obtain(self._name)
 
     async def _go_back(self, done: Migration) -> None:
         """What this node has is not what the source had: the source folds the log anew and takes the agent back."""
@@ -336,7 +343,10 @@ class Arrival:
         """The next phase, wherever the record has got to meanwhile by facts alone."""
         self._believe(
             await self._ledger.amend(
-                self._name, self.migration.id, lambda now: advanced(self._own(now), phase, now_us(), **facts) if now.open else None
+                self._name,
+                self.migration.id,
+                lambda now: advanced(self._own(now), phase, now_us(), **facts) if now.open else None,
+                known=self._kept,
             )
         )
 
@@ -345,7 +355,11 @@ class Arrival:
         self._kept = self._kept._replace(migration=advanced(self.migration, phase, now_us()))
 
     async def _write(self, **facts: Any) -> None:
-        self._believe(await self._ledger.amend(self._name, self.migration.id, lambda now: replace(now, **facts) if now.open else None))
+        self._believe(
+            await self._ledger.amend(
+                self._name, self.migration.id, lambda now: replace(now, **facts) if now.open else None, known=self._kept
+            )
+        )
 
     def _own(self, now: Migration) -> Migration:
         if now.session not in (0, self._host.session):

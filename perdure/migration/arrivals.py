@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from perdure.errors import PerdureError
-from perdure.limits import ARRIVALS_AT_ONCE_MAX
+from perdure.limits import ARRIVALS_AT_ONCE_MAX, LARGE_ARRIVAL_BYTES, LARGE_ARRIVALS_AT_ONCE_MAX
 from perdure.migration.arrival import Arrival
 from perdure.migration.copy import Copying
 from perdure.migration.keeping import Keeper
@@ -24,6 +24,8 @@ from perdure.recovery.host import AgentHost, Companion
 __all__ = ["arrivals"]
 
 POLL_S: Final = 0.1
+BUSY_POLL_S: Final = 0.02
+"""Pause between two looks while something comes: where one was told of many, the next ones follow soon."""
 KEEP_S: Final = 1.0
 """Pause between two looks at migrations of others, and at whether this node is being drained."""
 AGAIN_S: Final = 2.0
@@ -52,6 +54,7 @@ class _Arrivals:
         self._links = Links()
         self._running: dict[Entry, asyncio.Task[None]] = {}
         self._not_before: dict[Entry, float] = {}
+        self._large: set[Entry] = set()
         self._unrecorded: dict[Entry, float] = {}
 
     async def run(self) -> None:
@@ -66,11 +69,12 @@ class _Arrivals:
                         kept_at = time.monotonic()
                         self._host.drained = await is_drained(self._store, self._host.name)
                         await self._keeper.look(besides=self._host.name)
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(BUSY_POLL_S if self._running else POLL_S)
         finally:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await self._ledger.close()
             await self._links.close()
 
     async def _look(self) -> None:
@@ -78,15 +82,22 @@ class _Arrivals:
         now = time.monotonic()
         self._unrecorded = {entry: since for entry, since in self._unrecorded.items() if entry in told}
         self._not_before = {entry: until for entry, until in self._not_before.items() if until > now}
-        for entry in told:
+        self._large = {entry for entry in self._large if entry in self._running}
+        new = [entry for entry in told if entry not in self._running and entry not in self._not_before]
+        if len(self._running) >= ARRIVALS_AT_ONCE_MAX or not new or not self._host.holds_lease():
+            return
+        records = dict(zip(new, await asyncio.gather(*(self._ledger.get(entry.name) for entry in new)), strict=True))
+        for entry in new:
             if len(self._running) >= ARRIVALS_AT_ONCE_MAX:
                 return
-            if entry in self._running or entry in self._not_before or not self._host.holds_lease():
-                continue
-            kept = await self._ledger.get(entry.name)
+            kept = records[entry]
             if kept is None or kept.migration.id != entry.id:
                 await self._wait_for_record(entry, kept)
                 continue
+            if kept.migration.bytes > LARGE_ARRIVAL_BYTES:
+                if len(self._large) >= LARGE_ARRIVALS_AT_ONCE_MAX:
+                    continue
+                self._large.add(entry)
             task = asyncio.create_task(self._drive(entry, kept), name=f"perdure-migration-{entry.agent}")
             self._running[entry] = task
             task.add_done_callback(lambda _, entry=entry: self._running.pop(entry, None))  # type: ignore[misc]

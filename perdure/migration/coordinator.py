@@ -5,6 +5,7 @@ Invariant: an open record is in its target's list from before it was written unt
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -98,7 +99,7 @@ class Coordinator:
             if time.monotonic() - self._kept_at > KEEP_S:
                 self._kept_at = time.monotonic()  # of all that watch through this coordinator, one looks
                 await self._keeper.look()
-            await self._store.signal().wait(LOOK_S)
+            await asyncio.sleep(LOOK_S - time.monotonic() % LOOK_S)  # all that watch look at the same moments, and so together
 
     async def _told(self, name: AgentName, id: str) -> Migration:
         """How one ended that is not its agent's newest any more."""

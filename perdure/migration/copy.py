@@ -6,13 +6,14 @@ Invariant: the document is the fold of the log up to `version`, whose hash is `c
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from perdure.engine.cells import split
 from perdure.engine.digest import IncrementalDigest
-from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.log import EventLog
-from perdure.engine.replay import Folded, fold_log
+from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import ChainBroken, PerdureError
 from perdure.migration.records import Transfer
 from perdure.projections.contract import StateCache
@@ -123,6 +124,20 @@ class Copy:
             self._drop()
             raise
         return self._folded.version - before.version
+
+    async def take(self, events: Sequence[SealedEvent]) -> None:
+        """Fold what follows the copy of events that somebody has read; others, and what is too late for it, are passed over."""
+        before = self._folded
+        assert before is not None, "a copy is loaded first"
+        own = [event for event in events if event.agent_key == self._record.agent_key and event.version > before.version]
+        if not own or own[0].version != before.version + 1:
+            return
+        self._folded = None
+        try:
+            self._folded = await fold_page(self._vault, before, own, cells=self._touched)
+        except BaseException:
+            self._drop()
+            raise
 
     def digest(self) -> str:
         """The document's digest, hexadecimal; after the first time it costs only the cells that changed since."""

@@ -6,12 +6,14 @@ that it is the target of; an entry is put there before the record and removed af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from perdure.engine.log.contract import AgentName, Document, LogStore
+from perdure.engine.log.together import Together
 from perdure.errors import AlreadyExists, Conflict, Unavailable
 from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
 from perdure.migration.records import Migration, document_of
@@ -20,6 +22,8 @@ __all__ = ["Entry", "Kept", "Ledger"]
 
 SCOPE: Final = "migrations"
 ARRIVALS: Final = "arrivals"
+LISTS_MAX: Final = 1_000
+"""Changes of lists that are made at once."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -33,6 +37,14 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     def name(self) -> AgentName:
         """Whose."""
         return AgentName(self.tenant, self.agent)
+
+
+class _Change(NamedTuple):
+    """Whether a node shall be told of a migration, or no more."""
+
+    node: str
+    entry: Entry
+    told: bool
 
 
 class Kept(NamedTuple):
@@ -52,6 +64,11 @@ class Ledger:
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
+        self._lists = Together(self._change_lists, LISTS_MAX)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await self._lists.close()
 
     # --- records ---
     async def get(self, name: AgentName) -> Kept | None:
@@ -86,10 +103,13 @@ class Ledger:
             raise Conflict(f"migration {migration.id} was changed by another", tenant=migration.tenant, agent=migration.agent)
         return put
 
-    async def amend(self, name: AgentName, id: str, how: Callable[[Migration], Migration | None]) -> Kept | None:
-        """Change it however it stands now; how: None when nothing is to be done. None when it is not there any more."""
-        for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
-            kept = await self.get(name)
+    async def amend(
+        self, name: AgentName, id: str, how: Callable[[Migration], Migration | None], *, known: Kept | None = None
+    ) -> Kept | None:
+        """Change it however it stands now; how: None when nothing is to be done. None when it is not there any more. known: as it was seen last;
+        while nobody else changes it, it need not be read."""
+        for attempt in range(CONTROL_WRITE_ATTEMPTS_MAX):
+            kept = known if known is not None and attempt == 0 else await self.get(name)
             if kept is None or kept.migration.id != id:
                 return None
             changed = how(kept.migration)
@@ -116,17 +136,26 @@ class Ledger:
 
     async def tell(self, node: str, wanted: Collection[Entry]) -> None:
         """Add to what the node is told."""
-        await self._entries(node, lambda listed: [*listed, *(entry for entry in wanted if entry not in listed)])
+        await asyncio.gather(*(self._lists.get(_Change(node, entry, told=True)) for entry in wanted))
 
     async def untell(self, node: str, done: Collection[Entry]) -> None:
         """Take away what is over."""
-        await self._entries(node, lambda listed: [entry for entry in listed if entry not in done])
+        await asyncio.gather(*(self._lists.get(_Change(node, entry, told=False)) for entry in done))
 
-    async def _entries(self, node: str, how: Callable[[list[Entry]], list[Entry]]) -> None:
+    async def _change_lists(self, changes: Sequence[_Change]) -> list[None]:
+        """Many changes of a list in one write: of many migrations that begin and end at once each would find it changed by another."""
+        for node in dict.fromkeys(change.node for change in changes):
+            await self._change_list(node, [change for change in changes if change.node == node])
+        return [None] * len(changes)
+
+    async def _change_list(self, node: str, changes: Sequence[_Change]) -> None:
         for _ in range(CONTROL_WRITE_ATTEMPTS_MAX):
             document = await self._store.get_document(ARRIVALS, node)
             listed = _decode_entries(document.value) if document else []
-            changed = how(listed)
+            changed = list(listed)
+            for change in changes:
+                if (change.entry in changed) is not change.told:
+                    changed.append(change.entry) if change.told else changed.remove(change.entry)
             if changed == listed:
                 return
             if await self._store.put_document(ARRIVALS, node, _encode(changed), expected=document.revision if document else 0) is not None:

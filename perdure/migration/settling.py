@@ -99,15 +99,17 @@ class Settler:
             return closed.migration
         raise Conflict(f"migration {kept.migration.id} changes all the time", hint="try again")
 
-    async def close(self, migration: Migration, outcome: Outcome, *, reason: str = "", **facts: Any) -> Migration:
-        """Tell of an end that is decided, write it down, and take the migration from its target's list."""
-        if outcome == "committed":
+    async def close(
+        self, migration: Migration, outcome: Outcome, *, reason: str = "", known: Kept | None = None, **facts: Any
+    ) -> Migration:
+        """Tell of an end that is decided, write it down, and take the migration from its target's list. known: the record as it was last seen."""
+        if outcome == "committed" and "checksum" not in facts:
             facts = {**await self._commit_facts(migration), **facts}
         ended = self._ended(migration, outcome, reason, facts)
         await self.journal.ended(ended)
         await self._undone(ended)
         steps.reach(f"migration.{self._who}.journaled")
-        after = await self.ledger.amend(migration.name, migration.id, lambda now: ended if now.open else None)
+        after = await self.ledger.amend(migration.name, migration.id, lambda now: ended if now.open else None, known=known)
         if after is not None:
             ended = after.migration
         if outcome == "committed" and ended.copy_s:

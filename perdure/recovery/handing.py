@@ -111,7 +111,6 @@ class HandsOver:
         """The log has given a staged agent to this node. state_known: at the version that it was staged for; else it is read."""
         name = staged.name
         if name not in self._served and self.holds_lease():
-            self._log.vault.forget(name)
             self._leaving.back(name)
             self._served[name] = staged
             self._whereabouts.came()

@@ -17,9 +17,10 @@ from uuid import UUID
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput, LimitExceeded, PerdureError
@@ -32,6 +33,7 @@ __all__ = ["application", "bind", "serving"]
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+_COMMANDS: Final = compile_path(f"{AGENT_ROUTE}/commands")[0]
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -55,22 +57,37 @@ _decode_where = msgspec.json.Decoder(Where).decode
 _decode_hand_over = msgspec.json.Decoder(_HandOver).decode
 
 
-def application(host: AgentHost) -> Starlette:
+def application(host: AgentHost) -> ASGIApp:
     """The host's routes."""
+    others = _others(host)
 
-    async def command(request: Request) -> Response:
+    async def command(name: AgentName, receive: Receive) -> Response:
         try:
-            asked = _decode(await _content(request))
-            done = await host.command(_name(request), Command(asked.body, asked.id or uuid7()))
+            asked = _decode(await _content(receive))
+            done = await host.command(name, Command(asked.body, asked.id or uuid7()))
         except msgspec.MsgspecError as problem:
             return _problem(InvalidInput(f"the command is not understood: {problem}", hint='send {"id": a UUIDv7, "body": any JSON}'))
         except PerdureError as problem:
             return _problem(problem)
         return Response(_encode(done), media_type=JSON)
 
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        # What is asked a thousand times a second does not go through layers that find routes and catch what was not foreseen.
+        name = _commanded(scope)
+        if name is None:
+            await others(scope, receive, send)
+        else:
+            await (await command(name, receive))(scope, receive, send)
+
+    return serve
+
+
+def _others(host: AgentHost) -> Starlette:
+    """The routes of everything but commands."""
+
     async def hand_over(request: Request) -> Response:
         try:
-            asked, name = _decode_hand_over(await _content(request)), _name(request)
+            asked, name = _decode_hand_over(await _content(request.receive)), _name(request)
             answer: Any = None
             match asked.do:
                 case "stand":
@@ -96,7 +113,7 @@ def application(host: AgentHost) -> Starlette:
 
     async def where(request: Request) -> Response:
         try:
-            asked = _decode_where(await _content(request))
+            asked = _decode_where(await _content(request.receive))
             found = await host.find([AgentName(*agent) for agent in asked.agents], asked.silent, asked.wait_s)
         except msgspec.MsgspecError as problem:
             return _problem(InvalidInput(f"not understood: {problem}", hint='send {"agents": [[tenant, agent], …]}'))
@@ -110,7 +127,6 @@ def application(host: AgentHost) -> Starlette:
 
     return Starlette(
         routes=[
-            Route(f"{AGENT_ROUTE}/commands", command, methods=["POST"]),
             Route(f"{AGENT_ROUTE}/hand-over", hand_over, methods=["POST"]),
             Route(f"{AGENT_ROUTE}/state", state, methods=["GET"]),
             Route("/v1/node", node, methods=["GET"]),
@@ -131,7 +147,8 @@ def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
 @contextlib.asynccontextmanager
 async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[None]:
     """Serve the host's commands on the socket inside the block; requests under way are finished at its end."""
-    settings = uvicorn.Config(application(host), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    settings = uvicorn.Config(application(host), proxy_headers=False, log_level="error", access_log=False, lifespan="off")
+    settings.timeout_graceful_shutdown = 5
     server = uvicorn.Server(settings)
     # The process decides what a signal means, not the HTTP server.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -148,14 +165,26 @@ def _name(request: Request) -> AgentName:
     return AgentName(request.path_params["tenant"], request.path_params["agent"])
 
 
-async def _content(request: Request) -> bytes:
+def _commanded(scope: Scope) -> AgentName | None:
+    """Which agent is sent a command; None: it is another request."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    found = _COMMANDS.fullmatch(scope["path"])
+    return AgentName(found["tenant"], found["agent"]) if found is not None else None
+
+
+async def _content(receive: Receive) -> bytes:
     """The body, refused as soon as it is too long."""
     content = bytearray()
-    async for part in request.stream():
-        content += part
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
         if len(content) > COMMAND_BYTES_MAX:
             raise LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes")
-    return bytes(content)
+        if not message.get("more_body", False):
+            return bytes(content)
 
 
 def _problem(problem: PerdureError) -> Response:

@@ -16,7 +16,7 @@ import perdure
 from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.contract import AgentName, SealedEvent
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper
@@ -217,15 +217,23 @@ async def test_commands_that_wait_at_the_target_take_effect_with_the_flip_and_on
 
 async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody without an epoch, whom no hold concerns: the flip is refused and tried again, and in the end nobody may append."""
-    follow, agent = Copy.follow, world.engine.agent(NAME.agent, tenant=NAME.tenant)
+    follow, take, agent = Copy.follow, Copy.take, world.engine.agent(NAME.agent, tenant=NAME.tenant)
+
+    async def beside(copy: Copy) -> None:
+        with contextlib.suppress(Fenced):
+            await agent.append(Event("beside", changes=(append("/beside", copy.version),)))
 
     async def too_late(copy: Copy, to_version: int | None = None) -> int:
         more = await follow(copy, to_version)
-        with contextlib.suppress(Fenced):
-            await agent.append(Event("beside", changes=(append("/beside", copy.version),)))
+        await beside(copy)
         return more
 
+    async def taken_too_late(copy: Copy, events: Sequence[SealedEvent]) -> None:
+        await take(copy, events)
+        await beside(copy)
+
     monkeypatch.setattr(Copy, "follow", too_late)
+    monkeypatch.setattr(Copy, "take", taken_too_late)
     done = await world.move("b")
     monkeypatch.undo()
     assert (done.phase, done.path, done.attempts) == ("committed", "fence", 3)

@@ -154,6 +154,11 @@ class EventLog:
         given = Event(OWNED, data={**(event.data or {}), "owner": owner}, id=event.id, correlation_id=event.correlation_id)
         return await self._change_owner(name, owner, given, epoch, version, chain, first=first)
 
+    async def look_ahead(self, record: AgentRecord) -> list[SealedEvent]:
+        """Learn what others wrote in the agent's partition since this process last looked, so that the next append there is not refused for it;
+        those events, in order of offset. They are hints, and may be too few."""
+        return await self.writer.look_ahead(record)
+
     async def fence_for(self, name: AgentName, *, epoch: int, event: Event) -> Owned:
         """As `fence`, with an event whose id makes asking again safe; where the agent then stands."""
         record, _ = await self.vault.obtain_served(name)
@@ -182,7 +187,10 @@ class EventLog:
         drafts = [_seal(cipher, each, payload) for each, payload in zip((event, *first), payloads, strict=True)]
         item = Item(record, version, epoch, drafts, owner, chain, over_fence)
         outcome = await self.writer.append([item])
-        self.vault.forget(name)
+        if isinstance(outcome, decide.Written):
+            self.vault.owned(name, owner, outcome.places[0][3])
+        else:
+            self.vault.forget(name)
         done = _result(name, item, outcome)
         if isinstance(outcome, decide.Written):
             return Owned(outcome.places[0][3], done.version, outcome.places[0][4], already=False)

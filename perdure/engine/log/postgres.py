@@ -62,6 +62,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         self._hub = SignalHub()
         self._tails = Tails(url, self._pool)
         self._closed = False
+        self._together()
 
     @classmethod
     async def open(
@@ -110,6 +111,8 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
     async def close(self) -> None:
         """Leave the server. Again is no error."""
         self._closed = True
+        await self._reading.close()
+        await self._changing.close()
         await self._segments.close()
         await self._tails.close()
         if self._writing is not None:

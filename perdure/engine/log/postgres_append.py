@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, errors
 
 from perdure import limits
 from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
-from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers
+from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers, texts
 from perdure.engine.log.postgres_call import PreparedCall
 from perdure.engine.log.postgres_ids import look_up
 from perdure.engine.log.postgres_rows import packed_row, packed_rows
@@ -37,8 +37,12 @@ CROWDED_WEIGHT = 1 / 8
 _PARAMETERS, _PARAMETERS_OF_ONE = 23, 19
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
 _LOCK = "BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition)"
-_OWN = """UPDATE agents a SET owner = n.owner, epoch = n.epoch FROM unnest(%s::bigint[], %s::text[], %s::integer[]) n(agent_key, owner, epoch)
-          WHERE a.agent_key = n.agent_key"""
+# Owners change in the same statement: it is one round trip for a hand-over, for which an agent stands still, and one for the hundreds of a take-over.
+# Rows of agents change under the partition's lock only, and with an event: where one changed since the statement began, the append is refused.
+_APPEND_OWNED = f"""WITH done AS MATERIALIZED ({_APPEND} AS clock_us), given AS (
+    UPDATE agents a SET owner = n.owner, epoch = n.epoch FROM done, unnest(%b, %b, %b) n(agent_key, owner, epoch)
+    WHERE a.agent_key = n.agent_key AND done.clock_us IS NOT NULL)
+  SELECT clock_us FROM done"""  # noqa: S608 - constants
 _TAIL = (
     '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM {table} '
     'WHERE "offset" > {after} ORDER BY "offset" LIMIT {limit})'
@@ -94,11 +98,11 @@ class Appender:
                 # Without the lock: what is found is there for good, and what is not there now is not there when the rows are in at these
                 # offsets, for nobody has written since.
                 proposal = await self._settled(propose, proposal, found)
-            if proposal.refused or proposal.ownership:
+            if proposal.refused:
                 proposal = None if found else proposal
                 break
             await ready(proposal.rows)
-            if not proposal.rows or await self._try(known, proposal.rows):
+            if not proposal.rows or await self._try(known, proposal):
                 self._came_first(others=bool(again))
                 return proposal.rows
             proposal = None  # refused: somebody else has written, or this writer's clock was wrong
@@ -107,9 +111,9 @@ class Appender:
     def _came_first(self, *, others: bool) -> None:
         self._crowded += (others - self._crowded) * CROWDED_WEIGHT
 
-    async def _try(self, known: Mapping[int, Position], rows: list[SealedEvent]) -> bool:
+    async def _try(self, known: Mapping[int, Position], proposal: Proposal) -> bool:
         try:
-            clock_us = await self._insert(sorted(known), rows)
+            clock_us = await self._insert(sorted(known), proposal)
         except errors.UniqueViolation:
             return False
         if clock_us is None:
@@ -117,19 +121,32 @@ class Appender:
             return False
         return True
 
-    async def _insert(self, partitions: Sequence[int], rows: list[SealedEvent]) -> int | None:
+    async def _insert(self, partitions: Sequence[int], proposal: Proposal) -> int | None:
+        reach("append.before")
+        clock_us = await (self._changed_owner(partitions, proposal) if proposal.ownership else self._called(partitions, proposal.rows))
+        reach("append.after")
+        if clock_us is not None:
+            self._note(proposal.rows, clock_us)
+        return clock_us
+
+    async def _called(self, partitions: Sequence[int], rows: Sequence[SealedEvent]) -> int | None:
         # Many appends alone are of one event: without arrays it is half the work for the server, and a tenth of it here.
         alone = len(rows) == len(partitions) == 1
         call = self._call_one if alone else self._call
-        values = self._values_of_one(rows[0]) if alone else [value.data for value in self._values(partitions, rows)]
-        reach("append.before")
-        answer = await call(values)
-        reach("append.after")
-        if answer is None:
-            return None
-        clock_us = int.from_bytes(answer, "big")
-        self._note(rows, clock_us)
-        return clock_us
+        answer = await call(self._values_of_one(rows[0]) if alone else [value.data for value in self._values(partitions, rows)])
+        return None if answer is None else int.from_bytes(answer, "big")
+
+    async def _changed_owner(self, partitions: Sequence[int], proposal: Proposal) -> int | None:
+        cursor = await self._connection.execute(*self._statement(partitions, proposal), binary=True)
+        return _single(await cursor.fetchone())
+
+    def _statement(self, partitions: Sequence[int], proposal: Proposal) -> tuple[str, list[Packed]]:
+        values = self._values(partitions, proposal.rows)
+        if not proposal.ownership:
+            return _APPEND, values
+        last = {agent: (owner, epoch) for agent, owner, epoch in proposal.ownership}
+        owners = texts([owner for owner, _ in last.values()])
+        return _APPEND_OWNED, [*values, bigints(list(last)), owners, integers([epoch for _, epoch in last.values()])]
 
     def _values_of_one(self, row: SealedEvent) -> list[bytes | None]:
         hints = self._hints((row,))
@@ -202,10 +219,9 @@ class Appender:
 
     async def _insert_locked(self, partitions: Sequence[int], proposal: Proposal) -> bool:
         """Insert and commit; False, and nothing is in, where a unique index refuses."""
-        values = self._values(partitions, proposal.rows)
         reach("append.before")
         try:
-            clock_us = await (self._commit_owned(values, proposal) if proposal.ownership else self._commit(values))
+            clock_us = await self._commit(partitions, proposal)
         except errors.UniqueViolation:
             return False
         reach("append.after")
@@ -216,23 +232,12 @@ class Appender:
         self._note(proposal.rows, clock_us)
         return True
 
-    async def _commit(self, values: Sequence[Packed]) -> int | None:
+    async def _commit(self, partitions: Sequence[int], proposal: Proposal) -> int | None:
         # Where the server finds the time too old it inserts nothing, and an empty transaction is committed.
         async with self._connection.pipeline():
-            cursor = await self._connection.execute(_APPEND, values, binary=True)
+            cursor = await self._connection.execute(*self._statement(partitions, proposal), binary=True)
             await self._connection.execute("COMMIT")
         return _single(await cursor.fetchone())
-
-    async def _commit_owned(self, values: Sequence[Packed], proposal: Proposal) -> int | None:
-        connection = self._connection
-        clock_us = _single(await (await connection.execute(_APPEND, values, binary=True)).fetchone())
-        if clock_us is not None:
-            # One statement for all: a take-over changes hundreds of rows, and each round trip would prolong the lock.
-            last = {agent: (owner, epoch) for agent, owner, epoch in proposal.ownership}
-            values_of = list(last), [owner for owner, _ in last.values()], [epoch for _, epoch in last.values()]
-            await connection.execute(_OWN, values_of)
-            await connection.execute("COMMIT")
-        return clock_us
 
     async def _lock(self, known: Mapping[int, Position]) -> list[TailEvent]:
         """Begin, lock the partitions, and what others wrote in them."""

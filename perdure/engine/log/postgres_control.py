@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
 from perdure.engine.log.contract import Document, Lease
+from perdure.engine.log.postgres_arrays import bigints, byteas, texts
 from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.together import Together
 from perdure.errors import PerdureError
 
 __all__ = ["PostgresControl"]
+
+
+DOCUMENTS_AT_ONCE: Final = 256
+_MAKE_DOCUMENTS: Final = """
+    INSERT INTO documents (scope, name, revision, value)
+    SELECT scope, name, expected + 1, value FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) n(scope, name, expected, value)
+    ON CONFLICT DO NOTHING RETURNING scope, name, revision"""
+_CHANGE_DOCUMENTS: Final = """
+    WITH n AS (SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) n(scope, name, expected, value)),
+    held AS MATERIALIZED (
+      SELECT d.scope, d.name FROM documents d JOIN n USING (scope, name) WHERE d.revision = n.expected
+      ORDER BY d.scope, d.name FOR UPDATE OF d)
+    UPDATE documents d SET value = n.value, revision = d.revision + 1 FROM n JOIN held USING (scope, name)
+    WHERE d.scope = n.scope AND d.name = n.name AND d.revision = n.expected
+    RETURNING d.scope, d.name, d.revision"""
+
+
+class _Change(msgspec.Struct, eq=False):
+    """A document as it shall be, where it stands at the expected revision (0: it is not there). Two that are the same are still two."""
+
+    scope: str
+    name: str
+    expected: int
+    value: bytes
 
 
 class PostgresControl:
     """The part of `LogStore` that is not about events."""
 
     _pool: AsyncConnectionPool
+    _reading: Together[tuple[str, str], Document | None]
+    _changing: Together[_Change, int | None]
     _superseded: PerdureError | None = None
     """Set when this process belongs to a generation of the log that is over: nothing it knows holds any more."""
+
+    def _together(self) -> None:
+        # Documents that many ask for or change at once go together.
+        self._reading = Together(self._read_documents, DOCUMENTS_AT_ONCE)
+        self._changing = Together(self._change_documents, DOCUMENTS_AT_ONCE)
 
     async def _rows(self, sql: str, *values: Any, limit_s: float | None = None) -> list[tuple[Any, ...]]:
         async with self._answering(self._pool, limit_s or limits.ANSWER_TIMEOUT_S) as connection:
@@ -48,26 +82,42 @@ class PostgresControl:
             raise self._superseded
 
     async def get_document(self, scope: str, name: str) -> Document | None:
-        rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s AND name = %s", scope, name)
-        return Document(*rows[0]) if rows else None
+        return await self._reading.get((scope, name))
+
+    async def _read_documents(self, wanted: Sequence[tuple[str, str]]) -> list[Document | None]:
+        sql = """SELECT d.scope, d.name, d.revision, d.value
+                 FROM unnest(%b::text[], %b::text[]) n(scope, name) JOIN documents d USING (scope, name)"""
+        rows = await self._rows(sql, texts([scope for scope, _ in wanted]), texts([name for _, name in wanted]))
+        found = {row[:2]: Document(*row) for row in rows}
+        return [found.get(key) for key in wanted]
 
     async def list_documents(self, scope: str) -> list[Document]:
         rows = await self._rows("SELECT scope, name, revision, value FROM documents WHERE scope = %s ORDER BY name", scope)
         return [Document(*row) for row in rows]
 
     async def put_document(self, scope: str, name: str, value: bytes, *, expected: int | None) -> Document | None:
-        if expected == 0:
-            sql = "INSERT INTO documents VALUES (%s, %s, 1, %s) ON CONFLICT DO NOTHING RETURNING revision"
-            rows = await self._rows(sql, scope, name, value)
-        elif expected is None:
-            sql = """INSERT INTO documents AS d VALUES (%s, %s, 1, %s)
-                     ON CONFLICT (scope, name) DO UPDATE SET value = excluded.value, revision = d.revision + 1 RETURNING revision"""
-            rows = await self._rows(sql, scope, name, value)
-        else:
-            sql = """UPDATE documents SET value = %s, revision = revision + 1
-                     WHERE scope = %s AND name = %s AND revision = %s RETURNING revision"""
-            rows = await self._rows(sql, value, scope, name, expected)
-        return Document(scope, name, rows[0][0], value) if rows else None
+        if expected is not None:
+            revision = await self._changing.get(_Change(scope, name, expected, value))
+            return None if revision is None else Document(scope, name, revision, value)
+        sql = """INSERT INTO documents AS d VALUES (%s, %s, 1, %s)
+                 ON CONFLICT (scope, name) DO UPDATE SET value = excluded.value, revision = d.revision + 1 RETURNING revision"""
+        ((revision,),) = await self._rows(sql, scope, name, value)
+        return Document(scope, name, revision, value)
+
+    async def _change_documents(self, changes: Sequence[_Change]) -> list[int | None]:
+        """The new revisions; None where the document was not as expected. Of several changes of one document the first comes first."""
+        revisions: dict[_Change, int | None] = {}
+        left = list(changes)
+        while left:
+            first = {(change.scope, change.name): change for change in reversed(left)}
+            left = [change for change in left if first[change.scope, change.name] is not change]
+            # In the order of their names: two who change many at once wait for each other, and none for ever.
+            for sql, chosen in ((_MAKE_DOCUMENTS, True), (_CHANGE_DOCUMENTS, False)):
+                if now := [first[key] for key in sorted(first) if (first[key].expected == 0) is chosen]:
+                    columns = texts([each.scope for each in now]), texts([each.name for each in now])
+                    rows = await self._rows(sql, *columns, bigints([each.expected for each in now]), byteas([each.value for each in now]))
+                    revisions |= {first[scope, name]: revision for scope, name, revision in rows}
+        return [revisions.get(change) for change in changes]
 
     async def delete_document(self, scope: str, name: str) -> None:
         await self._rows("DELETE FROM documents WHERE scope = %s AND name = %s", scope, name)

@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, StaleWriter, TailEvent
+from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, SealedEvent, StaleWriter, TailEvent
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
 from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
@@ -29,6 +29,8 @@ from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
 __all__ = ["Writer"]
 
 STALE_RETRIES_MAX = 5
+LOOKS_MAX = 8
+"""Pages of others' events that a look ahead reads."""
 HALVED_FROM = 16
 """Callers of one batch from which on they are told in two halves."""
 
@@ -96,6 +98,25 @@ class Writer:
         if self._sweeper is None or deadline_s < self._sweep_at_s:
             self._sweep_from(deadline_s)
         return done
+
+    async def look_ahead(self, record: AgentRecord) -> list[SealedEvent]:
+        """As `EventLog.look_ahead`. Nothing but the number of round trips of appends depends on it: what is known is checked by each of them."""
+        partition = record.partition
+        await self._learn({record.agent_key: record}, {partition})
+        found: list[SealedEvent] = []
+        for _ in range(LOOKS_MAX):
+            at = self.known.positions.get(partition)
+            if at is None:
+                break
+            page = await self._store.read_tails({partition: at.offset}, limits.READ_PAGE_EVENTS)
+            found += page
+            # Meanwhile a batch may have told more; and what was removed leaves a hole, behind which nothing is known.
+            if not page or self.known.positions.get(partition) != at or page[-1].offset != at.offset + len(page):
+                break
+            self.known.absorb([_tail_event(event) for event in page])
+            if len(page) < limits.READ_PAGE_EVENTS:
+                break
+        return found
 
     async def close(self) -> None:
         """Write what is queued, then stop."""
@@ -241,6 +262,10 @@ def _tell(told: Iterable[tuple[_Waiting, Outcome]]) -> None:
     for waiting, outcome in told:
         if not waiting.done.done():
             waiting.done.set_result(outcome)
+
+
+def _tail_event(event: SealedEvent) -> TailEvent:
+    return TailEvent(event.partition, event.offset, event.time_us, event.agent_key, event.version, event.epoch, event.type, event.chain)
 
 
 def _expired(timeout_s: float) -> DeadlineExceeded:
