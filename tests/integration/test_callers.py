@@ -127,7 +127,7 @@ async def test_one_question_tells_of_many_agents_wherever_they_are(tmp_path: Pat
             found = await first.host.find([two, lost, nobody], (), TIMEOUT_S)
             found = [addresses[0], *found, addresses[0]]
         # Who does not reach a node is not sent there again.
-        assert await first.host.find([two], [addresses[1]], 0.0) == [None]
+        assert await first.host.find([two, lost], [addresses[1]], 1.0) == [None, None]
         with pytest.raises(LimitExceeded):
             await first.host.find([one] * (WHERE_AGENTS_MAX + 1))
         connections = Connections(TIMEOUT_S)
