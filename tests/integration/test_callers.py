@@ -68,8 +68,7 @@ async def world(folder: Path, *nodes: str) -> AsyncIterator[tuple[Engine, list[C
         engines = [
             await stack.enter_async_context(perdure.open(f"sqlite:///{folder}/state", cache="memory://")) for _ in range(len(nodes) + 1)
         ]
-        for name in names():
-            await engines[0].log.take_ownership(name, "gone")
+        await asyncio.gather(*(engines[0].log.take_ownership(name, "gone") for name in names()))
         yield engines[0], [await stack.enter_async_context(node(engine, name)) for engine, name in zip(engines[1:], nodes, strict=True)]
 
 
