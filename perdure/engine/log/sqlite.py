@@ -10,7 +10,6 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
@@ -25,7 +24,7 @@ from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, tra
 from perdure.engine.log.sqlite_floors import SqliteFloors
 from perdure.engine.log.sqlite_forks import SqliteForks
 from perdure.engine.log.sqlite_snapshots import SqliteSnapshots
-from perdure.engine.log.sqlite_thread import WorkThread
+from perdure.engine.log.sqlite_thread import WorkThreads
 from perdure.errors import Unavailable
 from perdure.limits import PARTITIONS_DEFAULT
 
@@ -46,8 +45,8 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         self.generation = 0
         self._file = file
         self._hub = SignalHub()
-        self._writer = WorkThread("perdure-log-writer")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="perdure-log-reader")
+        self._writer = WorkThreads("perdure-log-writer")
+        self._readers = WorkThreads("perdure-log-reader", READERS)
         self._write_connection: sqlite3.Connection | None = None
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -83,7 +82,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         await loop.run_in_executor(None, self._shut_down)
 
     def _shut_down(self) -> None:
-        self._readers.shutdown()
+        self._readers.shut_down()
         self._writer.shut_down()
         # The writer's first in the list is closed last: SQLite then puts the write-ahead log away.
         while self._opened:
@@ -93,7 +92,7 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()
-        return await asyncio.wrap_future(self._readers.submit(self._on_reader, lambda connection: work(connection, *args, **kwargs)))
+        return await self._readers.run(partial(self._on_reader, work, *args, **kwargs))
 
     async def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()
@@ -110,13 +109,13 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         if self._closed:
             raise Unavailable(f"the log {self._file} is closed", hint="open it again")
 
-    def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _on_reader(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with translated(self._file):
             connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
             if connection is None:
                 connection = self._local.connection = connect(self._file, writer=False)
                 self._opened.append(connection)
-            return work(connection)
+            return work(connection, *args, **kwargs)
 
     def _on_writer(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert self._write_connection is not None, "the writer is prepared before anything is written"
