@@ -7,9 +7,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 pytest_plugins = sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))
+
+# The same examples in every run and on every machine, however busy it is; `--hypothesis-profile=explore` looks for others.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None)
+settings.load_profile("same")
 
 TEST_DATA_DEFAULT = HERE.parent.parent / "shared" / "data"
 

@@ -92,6 +92,6 @@ def test_a_reader_that_leaves_ends_the_command_quietly(perdure_command: Perdure)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.wait(120) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
     process.stderr.close()

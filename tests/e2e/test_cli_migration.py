@@ -14,12 +14,14 @@ from tests.fix_command import Perdure
 
 HANDLER = "perdure.recovery.handlers:talk"
 END_TIMEOUT_S = 60.0
+LEASE_S = "60"
+"""No node shall be lost here, however busy the machine is while the others start."""
 
 
 @contextmanager
 def node(perdure: Perdure, name: str) -> Iterator[str]:
     """A node in a process of its own; its address."""
-    process = perdure.start("host", "--node", name, "--handler", HANDLER, "--json")
+    process = perdure.start("host", "--node", name, "--handler", HANDLER, "--lease-s", LEASE_S, "--json")
     try:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())["address"]
