@@ -21,7 +21,7 @@ PROCESS_S = 90.0
 AT_ONCE = 3
 EVENTS = 280
 """Two pages of an agent."""
-STEPS = ("noted", "staged", "page", "page:2", "copied", "compared", "left", "rest_copied", "verified", "committed", "forwarded")
+STEPS = ("noted", "past", "staged", "page", "page:2", "copied", "compared", "left", "rest_copied", "verified", "committed", "forwarded")
 BACK = ("unstaged", "taken_back")
 
 
@@ -39,6 +39,11 @@ class Ends:
         events = [Event("counted", changes=(set_value(f"/at{at}", at),)) for at in range(len(known), len(known) + count)]
         await engine.log.append_events(name, events)
         known += events
+
+    async def fork(self, parent: AgentName, name: AgentName, engine: Engine) -> None:
+        """From the parent's newest version; the fork goes alone."""
+        await engine.recovery.fork(parent, name.agent)
+        self.acknowledged[name] = list(self.acknowledged[parent])
 
     async def ask_both(self, name: AgentName) -> int:
         """How many of the engines accept an append. An agent that is not at the target is not asked for there: that would make it."""
@@ -76,7 +81,9 @@ async def test_whoever_moves_an_agent_may_be_killed_at_any_step(tmp_path: Path) 
         ends = Ends(source, target, here, there)
         names = {step: AgentName("default", f"agent-{number}") for number, step in enumerate((*STEPS, *BACK))}
         for name in names.values():
-            await ends.put(name, here, EVENTS)
+            if name != names["past"]:
+                await ends.put(name, here, EVENTS)
+        await ends.fork(names["noted"], names["past"], here)
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def killed(step: str) -> None:

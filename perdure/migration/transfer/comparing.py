@@ -7,9 +7,11 @@ last events only. Each end hashes its own document, by what its own fold has tou
 
 from __future__ import annotations
 
+import asyncio
+
 from perdure.engine.cells import split
 from perdure.engine.digest import IncrementalDigest
-from perdure.engine.log.contract import AgentRecord, to_microseconds
+from perdure.engine.log.contract import AgentName, AgentRecord, to_microseconds
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.sides import Side
@@ -50,12 +52,14 @@ class _End:
 
     async def fold_whole(self, version: int, *, floored: bool) -> None:
         """From its first event; floored: that was removed, and what is left follows a snapshot."""
+        # Known before the first page, so that pages are opened as a whole.
+        await self._side.vault.look_up([AgentName(self._row.tenant, self._row.agent)])
         base = self._side.base if floored else None
         fold = fold_whole if floored else fold_on
         self.folded = await fold(self._side.store, self._side.vault, self._row, base, to_version=version)
 
     def digest(self) -> bytes:
-        """As of now."""
+        """As of now. Large values are hashed without the interpreter's lock: it is for a thread."""
         assert self.folded is not None, "a state that is compared was folded"
         cells = split(self.folded.document)
         if self._digest is None:
@@ -115,8 +119,8 @@ class Comparing:
         here, there = self._here.folded, self._there.folded
         if here is None or there is None or (here.version, here.chain) != (there.version, there.chain) or here.version != version:
             raise self._other(f"the target has another history than the source's up to version {version}")
-        self.digest = self._here.digest()
-        if self.digest != self._there.digest():
+        self.digest, other = await asyncio.gather(asyncio.to_thread(self._here.digest), asyncio.to_thread(self._there.digest))
+        if self.digest != other:
             raise self._other(f"the target comes to another state at version {version}")
 
     def _other(self, message: str) -> IntegrityError:

@@ -9,7 +9,7 @@ What holds at every step, whoever dies:
 3. **The rows decide.** What was written down about a transfer (`records`) may be behind. Going on after a crash looks at both rows, and each step
    is one that may be done again, or by two at once.
 
-Steps for fault tests: transfer.noted, .staged, .page, .copied, .compared, .left, .rest_copied, .verified, .committed, .forwarded; of taking
+Steps for fault tests: transfer.noted, .past, .staged, .page, .copied, .compared, .left, .rest_copied, .verified, .committed, .forwarded; of taking
 back: transfer.unstaged, .taken_back.
 """
 
@@ -173,10 +173,10 @@ class Mover:
         if await self._keys.large(self._name.tenant, now=True):
             await copying.look_again()
         await self._compare(row, head.version, comparing)
-        standing = await standing_of(self._target, copying.heir)
-        if standing != (head.version, head.chain) or not head.leaving:
+        (there,) = await self._target.store.heads([copying.heir])
+        if (there.version, there.chain) != (head.version, head.chain) or not head.leaving:
             raise IntegrityError(
-                f"the target ends at version {standing[0]}, the source at {head.version}", tenant=row.tenant, agent=row.agent
+                f"the target ends at version {there.version}, the source at {head.version}", tenant=row.tenant, agent=row.agent
             )
         steps.reach("transfer.verified")
         return head

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
+from perdure.engine import steps
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
 from perdure.engine.log.fork_rows import Past, has_own_floor, line_from
 from perdure.engine.log.marks import LEFT_OVER, PAST, STAGED, mark_of, owner_of
@@ -77,12 +78,15 @@ class Pasts:
             name = AgentName(row.tenant, past.agent)
             async with self._turns.setdefault(name, asyncio.Lock()):
                 heir = await self._member(name, past.version, heir, record, progress)
+                steps.reach("transfer.past")
         return heir if heir is None else await self._named(row, heir)
 
     async def _wanted(self, row: AgentRecord) -> Sequence[Past]:
         """Of the agents in a fork's line those whose events it still reads, the nearest first."""
+        if row.parent is None:
+            return ()
         (floor,) = await self._source.store.floors([row])
-        if row.parent is None or has_own_floor(row, floor):
+        if has_own_floor(row, floor):
             return ()
         # Whoever of the line has a floor needs nothing before it, and no floor is above a version that a fork begins at.
         return [past for past in row.past if past.version >= floor.version]
