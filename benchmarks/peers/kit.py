@@ -33,6 +33,8 @@ from benchmarks.peers.histogram import Histogram
 __all__ = ["STREAMS_PER_CALLER", "Driver", "Message", "SyncDriver", "serve"]
 
 Message = dict[str, Any]
+START_TIMEOUT_S = 60.0
+"""Until all threads of a load are there."""
 STREAMS_PER_CALLER = 2
 """A caller has one append on its way, and goes from one of its streams to the other."""
 
@@ -149,8 +151,7 @@ async def _streams(driver: Driver, callers: int) -> dict[str, Any]:
 async def _append(driver: Driver, callers: int, duration_s: float, payload: str = "synthetic") -> dict[str, Any]:
     messages = driver.messages[payload]
     load = _threads if isinstance(driver, SyncDriver) else _tasks
-    began = time.perf_counter()
-    found = await load(driver, callers, began + duration_s, messages)
+    found, began = await load(driver, callers, duration_s, messages)
     return _measured(found, time.perf_counter() - began)
 
 
@@ -158,8 +159,10 @@ def _measured(found: Histogram, took_s: float) -> dict[str, Any]:
     return {"done": found.total, "seconds": took_s, "latency": found.encoded()}
 
 
-async def _tasks(driver: Driver, callers: int, end: float, messages: list[Message]) -> Histogram:
-    found = Histogram()
+async def _tasks(driver: Driver, callers: int, duration_s: float, messages: list[Message]) -> tuple[Histogram, float]:
+    """What was found, and when it began."""
+    found, began = Histogram(), time.perf_counter()
+    end = began + duration_s
 
     async def call(caller: int) -> None:
         before, turn = time.perf_counter(), 0
@@ -170,15 +173,20 @@ async def _tasks(driver: Driver, callers: int, end: float, messages: list[Messag
             before, turn = after, turn + 1
 
     await asyncio.gather(*(call(caller) for caller in range(callers)))
-    return found
+    return found, began
 
 
-async def _threads(driver: Driver, callers: int, end: float, messages: list[Message]) -> Histogram:
+async def _threads(driver: Driver, callers: int, duration_s: float, messages: list[Message]) -> tuple[Histogram, float]:
+    """As `_tasks`. It begins when all threads are there: starting hundreds of them is nothing that a product has to do with."""
     assert isinstance(driver, SyncDriver)
     found, latch = Histogram(), threading.Lock()
+    starts: list[float] = []
+    line = threading.Barrier(callers, lambda: starts.append(time.perf_counter()))
 
     def call(caller: int) -> None:
         own = Histogram()
+        line.wait(START_TIMEOUT_S)
+        end = starts[0] + duration_s
         before, turn = time.perf_counter(), 0
         while not turn or before < end:
             driver.append_now(_stream(caller, turn), messages[(caller + turn * callers) % len(messages)])
@@ -191,7 +199,7 @@ async def _threads(driver: Driver, callers: int, end: float, messages: list[Mess
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(callers) as pool:
         await asyncio.gather(*(loop.run_in_executor(pool, call, caller) for caller in range(callers)))
-    return found
+    return found, starts[0]
 
 
 async def _store(driver: Driver, first: int, last: int, prefix: str) -> dict[str, Any]:
