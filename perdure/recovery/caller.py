@@ -24,6 +24,8 @@ __all__ = ["Caller"]
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 REQUEST_TIMEOUT_S: Final = 5.0
+FIND_S: Final = 5.0
+"""How long, about, an agent is looked for before a node is asked for it all the same."""
 ROUTES_MAX: Final = 100_000
 """Agents whose node is remembered."""
 
@@ -75,7 +77,8 @@ class Caller:
             await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 - no secret
             pause_s = min(pause_s * 2 or PAUSE_S, PAUSE_MAX_S)
             if name not in self._routes:
-                found = await self._search.find(name, deadline - time.monotonic())
+                find_s = FIND_S * (0.75 + random.random() / 2)  # noqa: S311 - no secret
+                found = await self._search.find(name, min(find_s, deadline - time.monotonic()))
                 if found:
                     self._remember(name, found)
         raise DeadlineExceeded(f"{problem} (for {self._timeout_s:g} s)", tenant=name.tenant, agent=name.agent)

@@ -179,6 +179,10 @@ class AgentHost(HandsOver):
             raise LimitExceeded(f"{len(names)} agents are looked for at once", hint=f"at most {WHERE_AGENTS_MAX}")
         return await self._whereabouts.find(names, silent, wait_s)
 
+    def end_waits(self) -> None:
+        """Let nobody wait here any more for agents that are elsewhere: it stops."""
+        self._whereabouts.end_waits()
+
     async def _open(self, name: AgentName) -> ServedAgent:
         """Serve an agent that is ours or nobody's. Many callers share one opening."""
         check_names(name)

@@ -156,6 +156,7 @@ async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[No
     try:
         yield
     finally:
+        host.end_waits()  # requests under way are waited for
         server.should_exit = True
         await task
         listening.close()

@@ -28,6 +28,8 @@ __all__ = ["Addresses", "Search"]
 SILENT_S: Final = 0.5
 """How long an address that did not answer is passed over at first."""
 SILENT_MAX_S: Final = 4.0
+SILENT_ADDRESSES_MAX: Final = 256
+"""Silent addresses that are remembered, the newest ones: nodes that are gone for good would else gather."""
 QUESTIONS_MAX: Final = 4
 """Questions under way at once: agents that are lost a moment after others need not wait until those are found."""
 GATHER_S: Final = 0.01
@@ -58,7 +60,10 @@ class Addresses:
         until, pause_s = self._silent.get(address, (0.0, SILENT_S))
         now = self._clock()
         if now >= until:
+            self._silent.pop(address, None)
             self._silent[address] = (now + pause_s, min(pause_s * 2, SILENT_MAX_S))
+            if len(self._silent) > SILENT_ADDRESSES_MAX:
+                del self._silent[next(iter(self._silent))]
 
     def answers(self, address: str) -> bool:
         """Whether to try it. Who is told so of a silent one is the only one that tries."""

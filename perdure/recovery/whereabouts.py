@@ -45,19 +45,25 @@ class Whereabouts:
         self._wanted: dict[AgentName, int] = {}
         self._found: dict[AgentName, str] = {}
         self._turned = asyncio.Event()
+        self._ended = False
         self._hurry = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
 
+    def end_waits(self) -> None:
+        """Answer who waits with what is known, and everybody who comes at once: this node stops."""
+        self._ended = True
+        self._turn()
+
     async def close(self) -> None:
-        """Look no more; who waits is answered with what is known."""
+        """Look no more."""
+        self.end_waits()
         if self._gathering is not None:
             self._gathering.cancel()
         tasks = [task for task in (self._looking, self._nodes[1]) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._turn()
 
     # --- one agent that somebody asked this node for ---
     def told(self, name: AgentName) -> NotServed | None:
@@ -100,12 +106,12 @@ class Whereabouts:
         for name in names:
             self._wanted[name] = self._wanted.get(name, 0) + 1
         try:
-            if self._looking is None or self._looking.done():
+            if not self._ended and (self._looking is None or self._looking.done()):
                 self._looking = asyncio.create_task(self._look(), name=f"perdure-whereabouts-{self._name}")
             self._hurry.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(wait_s, WAIT_MAX_S)):
-                    while not any(self._known(name, silent) is not None for name in names):
+                    while not self._ended and not any(self._known(name, silent) is not None for name in names):
                         await self._turned.wait()
             return [self._known(name, silent) for name in names]
         finally:

@@ -133,6 +133,15 @@ async def test_one_question_tells_of_many_agents_wherever_they_are(tmp_path: Pat
         for content in (b"{}", b'{"agents": [["a"]]}', b"no"):
             assert (await connections.post(addresses[0], "/v1/where", content)).status == 400
         await connections.close()
+        # A node that stops lets nobody wait.
+        waiting = asyncio.create_task(first.host.find([lost], (), TIMEOUT_S))
+        while not first.host._whereabouts._wanted:
+            await asyncio.sleep(0)
+        first.host.end_waits()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert waiting.done()
+        assert await waiting == await first.host.find([lost], (), TIMEOUT_S) == [None]
         assert first.host._lease is not None
         first.host._lease.lost.set()
         with pytest.raises(NotServed):
