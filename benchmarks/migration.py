@@ -33,6 +33,7 @@ KEYS: Final = (
     "figures.downtime_max_ms",
     "figures.gap_without_p50_ms",
     "figures.gap_without_p99_ms",
+    "figures.gap_without_max_ms",
     "figures.migrations",
     "figures.lost",
     "figures.doubled",
@@ -47,8 +48,15 @@ SLOWER: Final = (300.0, 100.0)
 """Commands a second; too few to see a short gap, so these agents' figures are latencies and stand among the details."""
 BYSTANDERS: Final = 10
 BYSTANDER_RATE: Final = 10.0
-AROUND_S: Final = 0.1
+AROUND_S: Final = 0.05
 """What belongs to a migration before its beginning and after its end."""
+MOVES: Final = 500
+QUICK_MOVES: Final = 100
+QUICK_S: Final = 30.0
+"""For so long the quick form moves agents, and as often as fits, but `QUICK_MOVES_MIN` times at least."""
+QUICK_MOVES_MIN: Final = 10
+SLOWER_PART: Final = 25
+"""For so many moves, one of each of the slower agents."""
 MOVES_AN_AGENT: Final = 5
 """Then another one is probed: a log that grows by a thousand events a second would be moved without a snapshot."""
 ABORTED_MAX: Final = 20
@@ -76,16 +84,19 @@ class Seen(NamedTuple):
 
 async def measure(settings: Settings) -> dict[str, Any]:
     """All figures of migrations between two nodes on one log."""
-    moves = max(2, int((40 if settings.quick else 500) * settings.scale))
+    moves = max(2, int((QUICK_MOVES if settings.quick else MOVES) * settings.scale))
     rate = RATE if settings.scale >= 1 else RATE_SHORTENED
+    until_s = time.monotonic() + QUICK_S if settings.quick else float("inf")
     async with engine_on_postgres(settings.root) as place, _world(place) as world:
         note(f"migration: {moves} of agents with {rate:g} commands/s")
-        seen = [
-            await world.move_agent(f"moved-{start}", rate, min(MOVES_AN_AGENT, moves - start)) for start in range(0, moves, MOVES_AN_AGENT)
-        ]
-        slower = {rate: await world.move_agent(f"slower-{rate:g}", rate, max(1, moves // 10)) for rate in SLOWER}
+        seen: list[Seen] = []
+        for start in range(0, moves, MOVES_AN_AGENT):
+            if start >= QUICK_MOVES_MIN and time.monotonic() > until_s:
+                break
+            seen.append(await world.move_agent(f"moved-{start}", rate, min(MOVES_AN_AGENT, moves - start)))
+        slower = {rate: await world.move_agent(f"slower-{rate:g}", rate, max(1, moves // SLOWER_PART)) for rate in SLOWER}
         note("migration: a node is drained")
-        drained_per_s = await world.drain(max(4, int((60 if settings.quick else 500) * settings.scale)))
+        drained_per_s = await world.drain(max(4, int((200 if settings.quick else 500) * settings.scale)))
         report = await world.judge([*seen, *slower.values()])
         about = machine(place.postgres_url)
     found, details = _figures(seen, report, drained_per_s)
@@ -191,6 +202,7 @@ def _figures(seen: list[Seen], report: OwnershipReport, drained_per_s: float) ->
         "figures.downtime_max_ms": max(gaps[True]),
         "figures.gap_without_p50_ms": median(gaps[False]),
         "figures.gap_without_p99_ms": percentile(gaps[False], 0.99),
+        "figures.gap_without_max_ms": max(gaps[False]),
         "figures.migrations": float(len(gaps[True])),
         "figures.lost": float(report.lost),
         "figures.doubled": float(report.doubled),

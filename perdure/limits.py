@@ -236,7 +236,7 @@ TRAINING_OWN_BYTES_MAX: Final = 4 * MIB
 """Training by itself learns from this much, so that it takes a second of one core, not ten."""
 
 # --- migration between nodes ---
-ARRIVALS_AT_ONCE_MAX: Final = 32
+ARRIVALS_AT_ONCE_MAX: Final = 64
 """Migrations that one target drives at once; the others wait for their turn."""
 LARGE_ARRIVALS_AT_ONCE_MAX: Final = 4
 """Of these, migrations of states above `LARGE_ARRIVAL_BYTES`, which take memory and processor time."""

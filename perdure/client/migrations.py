@@ -5,21 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, AgentRecord
-from perdure.errors import Conflict, KeyUnavailable, NotFound, PerdureError
+from perdure.client.migration_looks import MigrationLooks
+from perdure.engine.log.contract import AgentName
+from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.coordinator import Coordinator
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, FleetReport
 from perdure.migration.leveling import By, Level
 from perdure.migration.planning import (
     ROLLBACK_STEPS,
-    Facts,
     Impact,
     MigrationPlan,
     Obstacle,
@@ -34,7 +30,7 @@ from perdure.migration.planning import (
 from perdure.migration.rates import read_rates
 from perdure.migration.records import Migration, Strategy, Transfer
 from perdure.recovery.journal import Entry
-from perdure.recovery.nodes import NodeState, list_nodes
+from perdure.recovery.nodes import NodeState
 
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
@@ -59,6 +55,7 @@ class Migrations:
         self._coordinator = Coordinator(engine.log)
         self._ledger = self._coordinator.ledger
         self._journal = self._coordinator.journal
+        self._looks = MigrationLooks(engine, self._ledger)
 
     @cached_property
     def fleet(self) -> MigrationFleet:
@@ -81,28 +78,23 @@ class Migrations:
         rollback_of: str = "",
     ) -> MigrationPlan:
         """What would be done, and what it would cost; nothing is changed. Raises AgentNotFound, KeyUnavailable."""
-        self._vault.forget(name)
-        record = await self._vault.record(*name)
-        state = await self._engine.states.get_current_state(name)
-        size = len(msgspec.msgpack.encode(state.document))
-        (snapshot,) = await self._store.newest_snapshots([record])
-        events = state.version - (snapshot.version if snapshot is not None else 0)
+        stands = await self._looks.standing(name)
         return MigrationPlan(
             uuid7().hex,
             name.tenant,
             name.agent,
-            record.owner,
+            stands.record.owner,
             target,
-            record.epoch,
-            state.version,
-            digest(state.document).hex(),
+            stands.record.epoch,
+            stands.version,
+            stands.digest,
             strategy,
             transfer,
             phases_of(strategy),
             prerequisites_of(target),
-            risks_of(strategy, size),
+            risks_of(strategy, stands.size),
             ROLLBACK_STEPS,
-            estimate(size, events, await read_rates(self._store), strategy),
+            estimate(stands.size, stands.events, stands.rates, strategy),
             reason,
             actor,
             group,
@@ -111,7 +103,7 @@ class Migrations:
 
     async def validate_migration_plan(self, plan: MigrationPlan) -> list[Obstacle]:
         """Everything that speaks against it now; empty: nothing."""
-        return await self._obstacles(plan, await list_nodes(self._store))
+        return (await self._obstacles(plan))[0]
 
     async def estimate_migration_impact(self, plan: MigrationPlan) -> Impact:
         """What it will cost, from what migrations of this log took."""
@@ -182,11 +174,10 @@ class Migrations:
         done = await self.monitor_migration(migration)
         self._vault.forget(done.name)
         record = await self._vault.record(*done.name)
-        nodes = await list_nodes(self._store)
         against = [Obstacle("rollback", problem) for problem in check_rollback(done, record.owner, record.epoch, time.time_ns() // 1000)]
         if not against:
             plan = await self._rollback_plan(done)
-            against = await self._obstacles(plan, nodes)
+            against, _ = await self._obstacles(plan)
         return RollbackCheck(migration, done.source, not against, tuple(str(each.problem.message) for each in against))
 
     async def rollback_migration(self, migration: str, *, reason: str = "", actor: str = "", seen: Seen | None = None) -> Migration:
@@ -213,8 +204,8 @@ class Migrations:
 
     # --- parts ---
     async def _begin(self, plan: MigrationPlan, *, wait: bool) -> Migration:
-        nodes = await list_nodes(self._store)
-        for obstacle in await self._obstacles(plan, nodes):
+        against, nodes = await self._obstacles(plan)
+        for obstacle in against:
             raise obstacle.problem
         addresses = {node.name: node.address for node, alive in nodes if alive}
         kept = await self._coordinator.begin(
@@ -222,26 +213,10 @@ class Migrations:
         )
         return kept.migration
 
-    async def _obstacles(self, plan: MigrationPlan, nodes: Sequence[NodeState]) -> list[Obstacle]:
-        problem: PerdureError | None = None
-        record: AgentRecord | None = None
-        self._vault.forget(plan.name)
-        try:
-            record = await self._vault.record(*plan.name)
-        except KeyUnavailable as missing:
-            problem = missing
-        kept = await self._ledger.get(plan.name)
-        facts = Facts(
-            plan.name,
-            record.owner if record is not None else plan.source,
-            record.epoch if record is not None else plan.epoch,
-            nodes,
-            await self._store.count_owned(plan.target),
-            version_of("perdure"),
-            kept.migration if kept else None,
-            problem,
-        )
-        return obstacles(plan.target, facts, strategy=plan.strategy, epoch=plan.epoch)
+    async def _obstacles(self, plan: MigrationPlan) -> tuple[list[Obstacle], Sequence[NodeState]]:
+        """What speaks against it now, and the nodes as they are."""
+        facts = await self._looks.around(plan.name, plan.target, plan.source, plan.epoch)
+        return obstacles(plan.target, facts, strategy=plan.strategy, epoch=plan.epoch), facts.nodes
 
     async def _open(self, migration: str) -> Migration:
         now = await self.monitor_migration(migration)

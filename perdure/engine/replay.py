@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from perdure import limits
 from perdure.engine.cells import shape, touched
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import fold_into
@@ -38,17 +39,19 @@ async def fold_log(
     start: Folded | None = None,
     to_version: int | None = None,
     cells: set[bytes] | None = None,
+    page_events: int = limits.READ_PAGE_EVENTS,
 ) -> Folded:
     """Fold the events after `start` (the empty state) up to a version (the newest), checking the hash chain on the way.
 
     The document of `start` is given away: it is changed in place. cells: gets the names of all cells that were put or removed on the way.
+    page_events: for how many events others on this event loop may have to wait.
     Raises ChainBroken, SealBroken, KeyUnavailable, Compacted.
     """
     folded = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
     where = EventFilter(from_version=folded.version + 1, to_version=to_version)
     if to_version is not None and to_version <= folded.version:
         return folded
-    async for page in read_pages(store, record, where):
+    async for page in read_pages(store, record, where, page_events):
         folded = await fold_page(vault, folded, page, cells=cells)
     return folded
 

@@ -21,6 +21,8 @@ from perdure.projections.fill import Base, fold_on, open_cached
 
 __all__ = ["Copy", "Copying"]
 
+PAGE_EVENTS: Final = 250
+"""Events that are read and folded at a time: the node serves others meanwhile."""
 ROUNDS_MAX: Final = 64
 LAG_EVENTS_MAX: Final = 64
 ROUND_S_MAX: Final = 0.05
@@ -87,7 +89,9 @@ class Copy:
         if start is not None:
             since = start.version
             try:
-                self._folded = await fold_log(self._store, self._vault, self._record, start=start, to_version=to_version)
+                self._folded = await fold_log(
+                    self._store, self._vault, self._record, start=start, to_version=to_version, page_events=PAGE_EVENTS
+                )
                 self.loaded_events = self._folded.version - since
                 return
             except ChainBroken:
@@ -95,7 +99,9 @@ class Copy:
         base = self._source.base
         start = await base(self._record, to_version) if base is not None else None
         since = start.version if start is not None else 0
-        self._folded = await fold_on(self._store, self._vault, self._record, base, start=start, to_version=to_version)
+        self._folded = await fold_on(
+            self._store, self._vault, self._record, base, start=start, to_version=to_version, page_events=PAGE_EVENTS
+        )
         self.loaded_events = self._folded.version - since
 
     async def catch_up(self) -> tuple[int, int, bool]:
@@ -119,7 +125,9 @@ class Copy:
         assert before is not None, "a copy is loaded first"
         self._folded = None
         try:
-            self._folded = await fold_log(self._store, self._vault, self._record, start=before, to_version=to_version, cells=self._touched)
+            self._folded = await fold_log(
+                self._store, self._vault, self._record, start=before, to_version=to_version, cells=self._touched, page_events=PAGE_EVENTS
+            )
         except BaseException:
             self._drop()
             raise

@@ -19,7 +19,7 @@ from perdure.migration.records import Migration
 
 __all__ = ["AT_ONCE_DEFAULT", "FAILURES_MAX", "MOVES_DEFAULT", "REST_S", "Failed", "FleetReport", "check_at_once", "each_at_once"]
 
-AT_ONCE_DEFAULT: Final = 48
+AT_ONCE_DEFAULT: Final = 64
 MOVES_DEFAULT: Final = 100
 """Moves of one rebalance."""
 FAILURES_MAX: Final = 10

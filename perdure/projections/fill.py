@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from perdure import limits
 from perdure.engine.log.contract import AgentRecord, LogStore
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
@@ -21,7 +22,14 @@ where there is none. Its document is given away."""
 
 
 async def fold_on(
-    store: LogStore, vault: Vault, record: AgentRecord, base: Base | None, *, start: Folded | None = None, to_version: int | None = None
+    store: LogStore,
+    vault: Vault,
+    record: AgentRecord,
+    base: Base | None,
+    *,
+    start: Folded | None = None,
+    to_version: int | None = None,
+    page_events: int = limits.READ_PAGE_EVENTS,
 ) -> Folded:
     """The agent's state at a version (None: the newest), folded on from `start`, else from a snapshot, else from its first event.
 
@@ -31,12 +39,12 @@ async def fold_on(
     if start is None and base is not None:
         start = await base(record, to_version)
     try:
-        return await fold_log(store, vault, record, start=start, to_version=to_version)
+        return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events)
     except Compacted as removed:
         start = await base(record, to_version) if base is not None else None
         if start is None or start.version + 1 < removed.details["first_version"]:
             raise
-    return await fold_log(store, vault, record, start=start, to_version=to_version)
+    return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events)
 
 
 async def fold_whole(store: LogStore, vault: Vault, record: AgentRecord, base: Base | None, *, to_version: int | None = None) -> Folded:

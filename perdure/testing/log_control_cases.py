@@ -32,6 +32,24 @@ async def one_of_many_sets_wins(log: LogUnderTest) -> None:
         assert len([done for done in await asyncio.gather(*puts) if done is not None]) == 1
 
 
+async def of_many_equal_sets_one_wins(log: LogUnderTest) -> None:
+    """Sets that go to the server together are still one each: of those that say the same only one is told that it was first."""
+    stores = [await log.open(), await log.open()]
+    for revision in range(3):
+        puts = [stores[n % 2].put_document("s", name, b"same", expected=revision) for name in ("n", "m") for n in range(6)]
+        done = [document.name for document in await asyncio.gather(*puts) if document is not None]
+        assert sorted(done) == ["m", "n"]
+    names = [f"n{number}" for number in range(40)]
+    forth, back = (
+        [store.put_document("s", name, b"", expected=0) for name in order]
+        for store, order in zip(stores, (names, names[::-1]), strict=True)
+    )
+    assert len([document for document in await asyncio.gather(*forth, *back) if document is not None]) == len(names)
+    assert [document is not None for document in await asyncio.gather(*(stores[0].get_document("s", name) for name in names))] == [
+        True
+    ] * 40
+
+
 async def documents_are_listed_and_deleted_by_scope(log: LogUnderTest) -> None:
     """A scope's documents in order of name; deleting what is not there is no error."""
     store = await log.open()
@@ -143,6 +161,7 @@ async def data_keys_are_swapped_where_they_still_are(log: LogUnderTest) -> None:
 CASES = (
     documents_are_compared_and_set,
     one_of_many_sets_wins,
+    of_many_equal_sets_one_wins,
     documents_are_listed_and_deleted_by_scope,
     blobs_are_kept_once_and_by_tenant,
     a_lease_has_one_holder,

@@ -290,9 +290,10 @@ class EventLog:
         return head.version
 
 
-async def read_pages(store: LogStore, record: AgentRecord, where: EventFilter) -> AsyncIterator[list[SealedEvent]]:
+async def read_pages(
+    store: LogStore, record: AgentRecord, where: EventFilter, limit: int = limits.READ_PAGE_EVENTS
+) -> AsyncIterator[list[SealedEvent]]:
     """One agent's sealed events in order of version, page by page; the next page is read while one is used."""
-    limit = limits.READ_PAGE_EVENTS
     page = await store.read_agent(record, where, limit)
     while page:
         ahead = None

@@ -32,6 +32,7 @@ from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
+from perdure.engine.log.together import Together
 from perdure.errors import ConfigurationError, Fenced, IntegrityError, Unavailable
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
 
@@ -63,6 +64,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         self._tails = Tails(url, self._pool)
         self._closed = False
         self._together()
+        self._looking: Together[AgentName, AgentRecord | None] = Together(self._look_up, limits.AGENTS_PER_APPEND_MAX)
 
     @classmethod
     async def open(
@@ -113,6 +115,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         self._closed = True
         await self._reading.close()
         await self._changing.close()
+        await self._looking.close()
         await self._segments.close()
         await self._tails.close()
         if self._writing is not None:
@@ -123,6 +126,9 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
     # --- agents ---
 
     async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
+        return [await self._looking.get(names[0])] if len(names) == 1 else await self._look_up(names)
+
+    async def _look_up(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
         # One probe of the index per name, whatever the planner believes of a table that has just grown.
         sql = f"""SELECT {AGENT_COLUMNS} FROM unnest(%b::text[], %b::text[]) n(tenant, agent)
                   JOIN tenants t ON t.name = n.tenant,

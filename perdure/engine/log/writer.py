@@ -23,6 +23,7 @@ from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, P
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
 from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.together import Together
 from perdure.engine.steps import reach
 from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
 
@@ -70,6 +71,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
+        self._tails: Together[tuple[int, int], list[SealedEvent]] = Together(self._read_tails, limits.PARTITIONS_MAX)
         self._task = asyncio.create_task(self._run(), name="perdure-writer")
 
     async def append(self, request: Request, timeout_s: float = limits.APPEND_TIMEOUT_S) -> Outcome:
@@ -108,7 +110,7 @@ class Writer:
             at = self.known.positions.get(partition)
             if at is None:
                 break
-            page = await self._store.read_tails({partition: at.offset}, limits.READ_PAGE_EVENTS)
+            page = await self._tails.get((partition, at.offset))
             found += page
             # Meanwhile a batch may have told more; and what was removed leaves a hole, behind which nothing is known.
             if not page or self.known.positions.get(partition) != at or page[-1].offset != at.offset + len(page):
@@ -118,11 +120,22 @@ class Writer:
                 break
         return found
 
+    async def _read_tails(self, wanted: Sequence[tuple[int, int]]) -> list[list[SealedEvent]]:
+        """What stands after each of these offsets of a partition."""
+        pages: dict[tuple[int, int], list[SealedEvent]] = {at: [] for at in wanted}
+        after = dict(sorted(wanted, reverse=True))  # of two offsets of a partition, the earlier one
+        for event in await self._store.read_tails(after, limits.READ_PAGE_EVENTS):
+            for partition, offset in wanted:
+                if partition == event.partition and offset < event.offset:
+                    pages[partition, offset].append(event)
+        return list(pages.values())
+
     async def close(self) -> None:
         """Write what is queued, then stop."""
         self._closing = True
         self._wake.set()
         await self._task
+        await self._tails.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
