@@ -31,10 +31,13 @@ SHARED_ROOT = "services_root"
 """What the first process of a run tells the others: where the servers are that it will remove."""
 
 
+PORTS = range(state.PORT_FIRST, state.PORT_LAST)
+
+
 def ports_of_process(number: int, count: int) -> range:
     """Ports for servers of one of so many processes: what one has found free, no other takes."""
-    width = (state.PORT_LAST - state.PORT_FIRST) // count
-    return range(state.PORT_FIRST + number * width, state.PORT_FIRST + (number + 1) * width)
+    width = len(PORTS) // count
+    return PORTS[number * width : (number + 1) * width]
 
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):

@@ -24,7 +24,7 @@ from perdure.errors import ConfigurationError, InvalidInput, MissingDependency, 
 from perdure.services import __main__ as command
 from perdure.services import process, state
 from perdure.services.model import Process
-from tests.fix_services import PrivateServices
+from tests.fix_services import PrivateServices, ports_of_process
 
 Factory = Callable[..., PrivateServices]
 
@@ -317,8 +317,15 @@ def test_each_test_gets_a_database_of_its_own(fresh_database: str) -> None:
     assert row[1] == 0
 
 
+def test_processes_that_share_the_tests_look_for_ports_in_places_of_their_own() -> None:
+    each = [ports_of_process(number, 3) for number in range(3)]
+    assert len({port for ports in each for port in ports}) == sum(map(len, each)) > 10_000
+    assert all(15_000 <= port < 30_000 for ports in each for port in ports)
+
+
 def test_the_shared_servers_answer(redis_url: str, kafka_url: str) -> None:
-    assert Redis.from_url(redis_url).ping()
+    with Redis.from_url(redis_url) as client:
+        assert client.ping()
     topic = f"shared-{uuid.uuid4().hex}"
     asyncio.run(_produce(kafka_url, topic, copies=1))
     assert asyncio.run(_consume(kafka_url, topic)) == b"value"
