@@ -18,9 +18,10 @@ import msgspec
 
 from perdure.engine import steps
 from perdure.engine.bus.contract import TOPIC_MISSING, Bus
-from perdure.engine.log.chain import chain_hash
+from perdure.engine.log.chain import placed_hash
 from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, SealedEvent
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.paging import agent_pages
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.topic_check import check_topic
@@ -34,7 +35,6 @@ __all__ = ["Lost", "Promoter", "Promotion", "ahead_of_log"]
 
 READ: Final = 1_000
 LOAD: Final = 500
-PAGE_AGENTS: Final = 200
 LOST_LISTED_MAX: Final = 1_000
 
 Progress = Callable[[int, int], None]
@@ -193,8 +193,7 @@ class Promoter:
             if event.version <= head.version:
                 continue  # it is there
             keyed = msgspec.structs.replace(event, tenant_key=record.tenant_key, agent_key=record.agent_key)
-            expected = chain_hash(head.chain, event.tenant, event.agent, event.version, event.epoch, event.time_us, event)
-            if event.version != head.version + 1 or expected != event.chain or event.time_us < time_us:
+            if event.version != head.version + 1 or placed_hash(head.chain, event) != event.chain or event.time_us < time_us:
                 self._miss(name, event.version, "what the topic has does not follow what the log has")
                 continue
             try:
@@ -235,20 +234,17 @@ class Promoter:
         newest = 0
         if self._cache is None:
             return newest
-        for tenant in await self._store.tenants():
-            after = ""
-            while page := await self._store.list_agents(tenant, after=after, limit=PAGE_AGENTS):
-                after = page[-1].agent
-                names = [AgentName(agent.tenant, agent.agent) for agent in page]
-                heads = await self._store.heads(page)
-                for name, token, head in zip(names, await self._cache.tokens(names), heads, strict=True):
-                    if token is None:
-                        continue
-                    newest = max(newest, token.generation)
-                    version = self._heads[name][1].version if name in self._heads else head.version
-                    if generation is not None and token.generation < generation and token.version > version:
-                        self._miss(name, version + 1, "only the cache has seen it")
-                        self._miss(name, token.version, "only the cache has seen it")
+        async for page in agent_pages(self._store):
+            names = [AgentName(agent.tenant, agent.agent) for agent in page]
+            heads = await self._store.heads(page)
+            for name, token, head in zip(names, await self._cache.tokens(names), heads, strict=True):
+                if token is None:
+                    continue
+                newest = max(newest, token.generation)
+                version = self._heads[name][1].version if name in self._heads else head.version
+                if generation is not None and token.generation < generation and token.version > version:
+                    self._miss(name, version + 1, "only the cache has seen it")
+                    self._miss(name, token.version, "only the cache has seen it")
         return newest
 
     # --- the end ---

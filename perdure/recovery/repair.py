@@ -13,9 +13,10 @@ from typing import Final, Protocol
 import msgspec
 
 from perdure.engine.bus.contract import Bus
-from perdure.engine.log.chain import chain_hash
+from perdure.engine.log.chain import placed_hash
 from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.fork_rows import has_own_floor
+from perdure.engine.log.paging import agent_pages
 from perdure.engine.topic_check import TopicReport
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, IntegrityError
@@ -25,7 +26,6 @@ from perdure.projections.quarantine import Quarantine
 
 __all__ = ["Action", "EventSource", "RepairReport", "Repairer", "TopicSource"]
 
-AGENTS_PAGE: Final = 200
 PAGE: Final = 500
 REPUBLISH: Final = 500
 
@@ -128,12 +128,9 @@ class Repairer:
                 await self._shared(agent)
 
     async def _agents(self) -> AsyncIterator[AgentRecord]:
-        for tenant in await self._store.tenants():
-            after = ""
-            while page := await self._store.list_agents(tenant, after=after, limit=AGENTS_PAGE):
-                after = page[-1].agent
-                for agent in page:
-                    yield agent
+        async for page in agent_pages(self._store):
+            for agent in page:
+                yield agent
 
     async def _shared(self, agent: AgentRecord) -> None:
         """Put an agent aside that goes on from a version which could not be put right."""
@@ -207,7 +204,7 @@ class Repairer:
                     return
 
     def _fits(self, event: SealedEvent, version: int, chain: bytes) -> bool:
-        return event.version == version + 1 and _chained(chain, event) == event.chain
+        return event.version == version + 1 and placed_hash(chain, event) == event.chain
 
     async def _opens(self, event: SealedEvent) -> bool:
         """A missing key is not damage."""
@@ -261,10 +258,6 @@ class Repairer:
 
     def _note(self, what: str, tenant: str, agent: str, detail: str, source: str = "") -> None:
         self.report.actions.append(Action(what, tenant, agent, detail, source))
-
-
-def _chained(chain: bytes, event: SealedEvent) -> bytes:
-    return chain_hash(chain, event.tenant, event.agent, event.version, event.epoch, event.time_us, event)
 
 
 def _keyed(event: SealedEvent, agent: AgentRecord) -> SealedEvent:

@@ -14,7 +14,7 @@ from perdure.engine.log.codec import Draft
 from perdure.engine.log.contract import SealedEvent
 from perdure.errors import ChainBroken
 
-__all__ = ["EMPTY_CHAIN", "chain_hash", "check_chain"]
+__all__ = ["EMPTY_CHAIN", "chain_hash", "check_chain", "placed_hash"]
 
 EMPTY_CHAIN = bytes(32)
 _PLACED = struct.Struct(">32sQQq16s16s")
@@ -26,6 +26,11 @@ def chain_hash(before: bytes, tenant: str, agent: str, version: int, epoch: int,
     causation = event.causation_id.bytes if event.causation_id else _NO_ID
     names = _names(tenant, agent, event.type, event.correlation_id, event.trace_id, event.project, event.module)
     return sha256(_PLACED.pack(before, version, epoch, time_us, event.id.bytes, causation) + names + event.payload).digest()
+
+
+def placed_hash(before: bytes, event: SealedEvent) -> bytes:
+    """What the chain hash of an event that stands somewhere has to be, after this hash."""
+    return chain_hash(before, event.tenant, event.agent, event.version, event.epoch, event.time_us, event)
 
 
 def check_chain(events: Iterable[SealedEvent], *, version: int = 0, chain: bytes = EMPTY_CHAIN) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ import msgspec
 
 from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore
+from perdure.engine.log.paging import agent_pages
 from perdure.engine.replay import fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import Compacted, PerdureError
@@ -20,7 +21,6 @@ from perdure.recovery.backup.restore import Restorer
 
 __all__ = ["Drilled", "drill"]
 
-PAGE = 500
 PROBLEMS_MAX = 100
 
 
@@ -55,19 +55,16 @@ async def drill(
     restore_s = time.monotonic() - began_at
     compared, problems = 0, list[str]()
     seen = 0
-    for tenant in await scratch.store.tenants():
-        after = ""
-        while page := await scratch.store.list_agents(tenant, after=after, limit=PAGE):
-            after = page[-1].agent
-            for agent in page:
-                seen += 1
-                if random.random() < fraction:  # noqa: S311 - a sample
-                    problem = await _compare(living, scratch, agent)
-                    compared += 1
-                    if problem and len(problems) < PROBLEMS_MAX:
-                        problems.append(f"{tenant}/{agent.agent}: {problem}")
-            if progress is not None:
-                progress(seen, restored.agents)
+    async for page in agent_pages(scratch.store):
+        for agent in page:
+            seen += 1
+            if random.random() < fraction:  # noqa: S311 - a sample
+                problem = await _compare(living, scratch, agent)
+                compared += 1
+                if problem and len(problems) < PROBLEMS_MAX:
+                    problems.append(f"{agent.tenant}/{agent.agent}: {problem}")
+        if progress is not None:
+            progress(seen, restored.agents)
     compare_s = time.monotonic() - began_at - restore_s
     done = Drilled(
         manifest.id, not problems, restored.events, restored.agents, compared, round(restore_s, 3), round(compare_s, 3), tuple(problems)

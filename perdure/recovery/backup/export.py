@@ -19,6 +19,7 @@ from perdure.engine import steps
 from perdure.engine.log.contract import AgentRecord, LogStore, Position, SealedEvent
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.fork_rows import has_own_floor
+from perdure.engine.log.paging import agent_pages
 from perdure.errors import IntegrityError
 from perdure.identifiers import uuid7
 from perdure.recovery.backup.manifest import FORMAT, BackupManifest, Part, Segment, manifest_object
@@ -160,15 +161,12 @@ class Exporter:
     # --- everything else ---
     async def _parts(self, positions: Mapping[int, Position]) -> AsyncIterator[Part]:
         agents: list[AgentRecord] = []
-        for tenant in await self._store.tenants():
-            after = ""
-            while page := await self._store.list_agents(tenant, after=after, limit=PAGE):
-                after = page[-1].agent
-                agents += [agent for agent in page if _is_whole(agent, positions)]
-                if len(agents) >= PART_RECORDS:
-                    for part in await self._agents(agents):
-                        yield part
-                    agents = []
+        async for page in agent_pages(self._store):
+            agents += [agent for agent in page if _is_whole(agent, positions)]
+            if len(agents) >= PART_RECORDS:
+                for part in await self._agents(agents):
+                    yield part
+                agents = []
         for part in await self._agents(agents):
             yield part
         for tenant in await self._store.tenants():
