@@ -15,13 +15,17 @@ __all__ = ["KEYS", "measure"]
 LENGTHS = (50, 500, 5_000)
 KEYS = (
     *("ratios.growth", "ratios.growth_embedded", *(f"ratios.{each.name}" for each in (*on_postgres(), *embedded()))),
-    *(f"figures.{name}{length}_ms" for name in ("load", "cold") for length in LENGTHS),
+    *(f"figures.{name}{length}_ms" for name in ("load", "own", "cold") for length in LENGTHS),
 )
 PAIRS = 3
 
 
 async def measure(settings: Settings) -> dict[str, Any]:
-    """All figures of loads. A ratio to a peer, at the longest, says how many times longer it takes; `growth` is the longest by the shortest."""
+    """All figures of loads. A ratio to a peer, at the longest, says how many times longer it takes; `growth` is the longest by the shortest.
+
+    Every side hands out all messages. Ours are read-only and shared where they are at hand; `own` is with a plain copy of them, `cold` from the
+    log alone.
+    """
     server = await postgres_url(settings.root)
     table: dict[str, dict[str, Any]] = {}
     async with sides(settings, server) as beside:
@@ -42,8 +46,9 @@ async def _alone(beside: Beside, ours: Side) -> dict[str, float]:
     found = {}
     for length in LENGTHS:
         await ours.ask("fill", stream=f"long-{length}", count=length)
-        for name, cold in (("load", False), ("cold", True)):
-            measured = await ours.load(f"long-{length}", length, beside.settings.seconds(0.4, 5), cold=cold)
+        for name in ("load", "own", "cold"):
+            options = {} if name == "load" else {name: True}
+            measured = await ours.load(f"long-{length}", length, beside.settings.seconds(0.4, 5), **options)
             found[f"{name}{length}_ms"] = measured.latency.percentile(0.5) * 1000
     return found
 

@@ -168,7 +168,8 @@ def _load(reports: Reports) -> str:
         return ""
     lengths = [str(length) for length in report["details"]["lengths"]]
     text = "## Loading the newest state\n\nMilliseconds, perdure : the other, and the ratio. Reads of perdure ask the log for the newest version\n"
-    text += "each time, as `state()` does.\n\n"
+    text += "each time, as `state()` does, and hand out all messages, read-only and shared with other readers. With a plain copy of them\n"
+    text += "for the caller alone it is `figures.own…`; from the log, with nothing at hand, `figures.cold…`.\n\n"
     rows = _pairs(report, lengths)
     return text + _table(("beside", *(f"{length} messages" for length in lengths)), rows) + "\n{{load}}\n\n" + _keys(report)
 

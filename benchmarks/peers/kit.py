@@ -8,7 +8,8 @@ for all. The first line a driver says is `{"ready": {version, settings}}`; what 
     {"do": "store", "first": 0, "last": 20, "prefix": "x"}                write these conversations, message by message
     {"do": "fill", "stream": "long", "count": 5000}                       one long conversation, as fast as the product can
     {"do": "load", "stream": "long", "count": 5000, "duration_s": 1}      the newest state again and again, at this length
-                                                                          (and "cold": true, with nothing at hand)
+                                                                          (and "cold": true, with nothing at hand; "own": true, all of
+                                                                          it plain values that nobody else holds)
     {"do": "replay"}                                                      every event out of the store and into states
     {"do": "settle"}                                                      what the product does now and then, do it now
 """
@@ -70,6 +71,10 @@ class Driver(ABC):
 
     async def load_cold(self, stream: str) -> int:
         """The same, with nothing at hand from before. Products that keep nothing need not override it."""
+        return await self.load(stream)
+
+    async def load_own(self, stream: str) -> int:
+        """The same, as plain values that the caller may change. Products that hand out nothing else need not override it."""
         return await self.load(stream)
 
     async def replay(self) -> int:
@@ -218,8 +223,8 @@ async def _fill(driver: Driver, stream: str, count: int) -> dict[str, Any]:
     return {"messages": count, "seconds": time.perf_counter() - began}
 
 
-async def _load(driver: Driver, stream: str, count: int, duration_s: float, cold: bool = False) -> dict[str, Any]:
-    found, load = Histogram(), driver.load_cold if cold else driver.load
+async def _load(driver: Driver, stream: str, count: int, duration_s: float, cold: bool = False, own: bool = False) -> dict[str, Any]:
+    found, load = Histogram(), driver.load_cold if cold else driver.load_own if own else driver.load
     if (held := await load(stream)) != count:  # the first is the warm-up
         raise ValueError(f"{stream} should hold {count} messages, not {held}")
     began = before = time.perf_counter()

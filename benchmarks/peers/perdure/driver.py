@@ -56,9 +56,14 @@ class Perdure(Driver):
             self.versions[stream] = done.version
 
     async def load(self, stream: str) -> int:
-        """Strongly consistent: the log is asked for its newest version each time."""
+        """Strongly consistent: the log is asked for its newest version each time. The messages are read-only, as `state()` gives them."""
         state = await self.engine.agent(stream, tenant=TENANT).state()
         return len(state.document["messages"])
+
+    async def load_own(self, stream: str) -> int:
+        """The same, and a plain copy of all of it."""
+        state = await self.engine.agent(stream, tenant=TENANT).state()
+        return len(state.copy()["messages"])
 
     async def load_cold(self, stream: str) -> int:
         """From the log alone, event by event: no state at hand, nothing in the cache, no snapshot."""
