@@ -56,9 +56,5 @@ REASONS: dict[tuple[str, str], str] = {
         "An event is sealed, numbered and chained, stands in four trees instead of two, and is handed to a thread, so that the event loop does not "
         "wait for the disk: 350 µs of processor time, where a bare row takes 53."
     ),
-    ("load", "ratios.growth"): (
-        "A state is decoded anew for every caller, so that no caller can change another's: that is linear in its messages. "
-        "What is asked of the log is not: one question, however long the history."
-    ),
 }
 """Only causes that were looked for and found, in a profile or a plan; a page says of all others that none is known."""
