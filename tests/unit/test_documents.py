@@ -67,6 +67,12 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+def test_the_index_names_every_document() -> None:
+    index = ROOT / "docs/README.md"
+    named = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)\)", index.read_text("utf-8"))}
+    assert {path for path in (ROOT / "docs").rglob("*.md") if path != index} - named == set()
+
+
 def test_the_commands_of_the_readme_are_there() -> None:
     from perdure.cli.commands import COMMANDS
 
