@@ -13,6 +13,7 @@ from perdure import limits
 from perdure.engine.checks import check_event
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log import decide
+from perdure.engine.log.appended import Appended, name_of, result_of, results_of
 from perdure.engine.log.codec import Draft, check_size, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED, Item, Outcome
@@ -21,7 +22,7 @@ from perdure.engine.log.marks import RESERVED
 from perdure.engine.log.names import check_names
 from perdure.engine.log.writer import Writer
 from perdure.engine.vault import Vault
-from perdure.errors import AlreadyExists, Conflict, EventNotFound, Fenced, InvalidEvent, InvalidInput, LimitExceeded
+from perdure.errors import EventNotFound, InvalidEvent, InvalidInput, LimitExceeded
 from perdure.security.cipher import Cipher
 
 __all__ = ["AgentAppend", "Appended", "EventLog", "Owned", "read_pages"]
@@ -37,18 +38,6 @@ class AgentAppend(NamedTuple):
     events: Sequence[Event]
     expected: ExpectedVersion = ANY
     epoch: int | None = None
-
-
-class Appended(msgspec.Struct, frozen=True, gc=False):
-    """An append that is in the log. already: it was there before, with the same ids; nothing was written now.
-
-    versions: of the events handed in, in order. version: the newest of them (the agent's own where no event was handed in).
-    """
-
-    name: AgentName
-    versions: tuple[int, ...]
-    version: int
-    already: bool
 
 
 class Owned(NamedTuple):
@@ -77,7 +66,7 @@ class EventLog:
     async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
         item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
-        return _result(name, item, await self._submit((item,)))
+        return result_of(name, item, await self._submit((item,)))
 
     async def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
@@ -90,13 +79,13 @@ class EventLog:
         if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
             _refuse_size(len(events))
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
-        return _result(name, item, await self._submit((item,)))
+        return result_of(name, item, await self._submit((item,)))
 
     async def append_new(self, name: AgentName, event: Event, *, expected: ExpectedVersion) -> Appended:
         """As `append_event`, of an event that was made for this one call: its id is not looked for in the log."""
         item = self._prepared(name, (event,), expected, None) or await self._item(name, (event,), expected, None)
         item = msgspec.structs.replace(item, fresh=True)
-        return _result(name, item, await self._submit((item,)))
+        return result_of(name, item, await self._submit((item,)))
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
@@ -105,13 +94,13 @@ class EventLog:
         others = [append for append, item in zip(appends, items, strict=True) if item is None]
         rest = iter(await self._items(others) if others else ())
         whole = [item or next(rest) for item in items]
-        return _results(whole, await self._submit(whole))
+        return results_of(whole, await self._submit(whole))
 
     async def _submit(self, items: Sequence[Item]) -> Outcome:
         outcome = await self.writer.submit(items)
         if type(outcome) is decide.Shut and outcome.fenced:
             # Fenced because it goes to another engine: whoever asks is told so, and where to.
-            await self.vault.check_served(_name(items[outcome.item]))
+            await self.vault.check_served(name_of(items[outcome.item]))
         return outcome
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None, over_fence: bool = True) -> int:
@@ -191,7 +180,7 @@ class EventLog:
             self.vault.owned(name, owner, outcome.places[0][3])
         else:
             self.vault.forget(name)
-        done = _result(name, item, outcome)
+        done = result_of(name, item, outcome)
         if isinstance(outcome, decide.Written):
             return Owned(outcome.places[0][3], done.version, outcome.places[0][4], already=False)
         found = await self.store.find(record, [drafts[-1].id])
@@ -342,46 +331,3 @@ def _seal(cipher: Cipher, event: Event, payload: bytes) -> Draft:
         event.module or None,
         cipher.seal(event_context(event.id), payload),
     )
-
-
-def _result(name: AgentName, item: Item, outcome: Outcome) -> Appended:
-    if type(outcome) is decide.Written and len(item.drafts) == 1 and type(name) is AgentName:
-        version = outcome.places[0][0]
-        return Appended(name, (version,), version, False)
-    return _results((item,), outcome)[0]
-
-
-def _results(items: Sequence[Item], outcome: Outcome) -> list[Appended]:
-    if isinstance(outcome, decide.Written):
-        results = []
-        for item, place in zip(items, outcome.places, strict=True):
-            versions = tuple(range(place[0], place[0] + len(item.drafts)))
-            results.append(Appended(_name(item), versions, versions[-1] if versions else place[0] - 1, already=False))
-        return results
-    if isinstance(outcome, decide.AlreadyThere):
-        return [
-            Appended(_name(item), tuple(versions), max(versions, default=0), already=True)
-            for item, versions in zip(items, outcome.versions, strict=True)
-        ]
-    item = items[outcome.item]
-    tenant, agent = _name(item)
-    if isinstance(outcome, decide.Refused):
-        raise Conflict(
-            f"agent {item.record.agent!r} is at version {outcome.version}, expected {item.expected!r}",
-            version=outcome.version,
-            hint="load the state again and decide anew",
-            tenant=tenant,
-            agent=agent,
-        )
-    if isinstance(outcome, decide.Shut):
-        held = "is fenced" if outcome.fenced else f"belongs to epoch {outcome.epoch}"
-        raise Fenced(f"agent {item.record.agent!r} {held}; this writer holds {item.epoch}", epoch=outcome.epoch, tenant=tenant, agent=agent)
-    if isinstance(outcome, decide.Ahead):
-        message = f"event id {outcome.id} is {outcome.ahead_s:.0f} s ahead of the log's clock"
-        raise InvalidEvent(message, hint="set this machine's clock", tenant=tenant, agent=agent)
-    message = f"event {outcome.known} is in the log already, others of the same append are not"
-    raise AlreadyExists(message, tenant=tenant, agent=agent)
-
-
-def _name(item: Item) -> AgentName:
-    return AgentName(item.record.tenant, item.record.agent)
