@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from perdure.engine.log.contract import SealedEvent
 from perdure.migration.arrival import Arrival
 from perdure.migration.copy import Copy
 from tests.faults import mutants
@@ -23,7 +24,7 @@ def acknowledge_long_before() -> None:
 
 def fold_otherwise() -> None:
     """The target's copy is not the fold of the log: it counts one too few."""
-    load, follow = Copy.load, Copy.follow
+    load, follow, take = Copy.load, Copy.follow, Copy.take
 
     async def load_otherwise(self: Copy, *given: Any, **named: Any) -> None:
         await load(self, *given, **named)
@@ -35,8 +36,15 @@ def fold_otherwise() -> None:
             self.document["count"] -= 1
         return events
 
+    async def take_otherwise(self: Copy, events: Sequence[SealedEvent]) -> None:
+        version = self.version
+        await take(self, events)
+        if self.version > version:
+            self.document["count"] -= 1
+
     Copy.load = load_otherwise  # type: ignore[method-assign]
     Copy.follow = follow_otherwise  # type: ignore[method-assign]
+    Copy.take = take_otherwise  # type: ignore[method-assign]
 
 
 def fold_otherwise_unseen_by_the_coordinator() -> None:
