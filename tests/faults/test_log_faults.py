@@ -38,12 +38,12 @@ async def assert_history(store: LogStore, acknowledged: list[Acknowledged]) -> N
     assert report.acknowledged == len(acknowledged) > 0
 
 
-async def killed_and_replaced(place: str, kill_point: str, *, own: bool) -> None:
+async def killed_and_replaced(place: str, kill_point: str, *, own: bool, lock_first: bool = False) -> None:
     """One writer is killed at the step while another writes beside it; that one goes on."""
     own_agents = ["agent 0", "owned"] if own else ["agent 0", "agent 1"]
     async with writer(place, "other") as other:
         await other.until("acknowledged")
-        async with writer(place, "victim", kill_point=kill_point, agents=own_agents[-1:], own=own) as victim:
+        async with writer(place, "victim", kill_point=kill_point, agents=own_agents[-1:], own=own, lock_first=lock_first) as victim:
             assert await victim.ended() == -signal.SIGKILL
         await other.until("acknowledged", 20, since=len(other.lines))
         await other.finish()
@@ -52,13 +52,17 @@ async def killed_and_replaced(place: str, kill_point: str, *, own: bool) -> None
     await store.close()
 
 
-# The first step of a writer that takes ownership is reached in the open transaction, later ones alone in a single statement.
 @pytest.mark.parametrize(
     "kill_point", ["append.before", "append.after", "append.before:7", "append.after:7", "writer.taken:3", "writer.written:3"]
 )
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "owned"])
 async def test_a_writer_killed_at_any_step_leaves_the_log_whole(kill_point: str, own: bool, log: EventLog, fresh_database: str) -> None:
     await killed_and_replaced(fresh_database, kill_point, own=own)
+
+
+@pytest.mark.parametrize("kill_point", ["append.locked", "append.before", "append.before:7", "append.after:7"])
+async def test_a_writer_killed_with_the_lock_in_its_hands_leaves_the_log_whole(kill_point: str, log: EventLog, fresh_database: str) -> None:
+    await killed_and_replaced(fresh_database, kill_point, own=True, lock_first=True)
 
 
 @pytest.mark.parametrize("kill_point", ["writer.taken:3", "writer.written:3"])
@@ -104,7 +108,7 @@ async def test_a_writer_stopped_with_the_lock_in_its_hands_does_not_hold_up_its_
     log: EventLog, fresh_database: str, step: str
 ) -> None:
     await log.append_event(OWNED_AGENT, Event("begun"))
-    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at=step) as zombie:
+    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at=step, lock_first=True) as zombie:
         await zombie.until("ready")
         await stopped(zombie.process.pid)
         successor = await take_over(log, zombie)

@@ -127,7 +127,7 @@ async def test_a_request_that_never_arrived_is_written_by_the_retry(log: EventLo
 
 
 async def test_a_lost_takeover_is_not_taken_twice(log: EventLog, proxy: Proxy) -> None:
-    proxy.cut_reply_to(b"COMMIT")
+    proxy.cut_reply_to(b"AS clock_us")  # the statement of an append that changes an owner
     with pytest.raises(Unavailable):
         await log.take_ownership(AGENT, "me", expected_epoch=0)
     assert proxy.cut_done.is_set()

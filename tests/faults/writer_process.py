@@ -18,6 +18,7 @@ import msgspec
 
 from perdure.engine import steps
 from perdure.engine.event import Event
+from perdure.engine.log import postgres_append
 from perdure.engine.log.contract import AgentName, LogStore
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.postgres import PostgresStore
@@ -36,7 +37,8 @@ class Order(msgspec.Struct, kw_only=True):
     """What the process shall do.
 
     log: a URL, or a folder. count: events; 0 goes on until SIGTERM. own: take ownership of the agents first, from epoch 0. stop_at: the step
-    at which the process stops itself (SIGSTOP), as in `append.before`. ids: the events' ids, where they are given.
+    at which the process stops itself (SIGSTOP), as in `append.before`. lock_first: as if others came before most of the time. ids: the events'
+    ids, where they are given.
     """
 
     log: str
@@ -46,6 +48,7 @@ class Order(msgspec.Struct, kw_only=True):
     workers: int = 4
     own: bool = False
     stop_at: str = ""
+    lock_first: bool = False
     mutant: str = ""
     ids: tuple[UUID, ...] = ()
 
@@ -158,6 +161,8 @@ if __name__ == "__main__":
     kill_points.install_from_environment()
     if given.stop_at:
         stop_at(given.stop_at)
+    if given.lock_first:
+        postgres_append.CROWDED = 0.0
     if given.mutant:
         mutants.BY_NAME[given.mutant]()
     asyncio.run(main(given))
