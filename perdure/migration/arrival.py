@@ -130,6 +130,7 @@ class Arrival:
             await self._copy(copy)
             await self._compare(copy)
             await self._shadow(copy)
+            copy.read_only()  # now, while nobody waits for it
         await self._enter("flipping", **self._facts, epoch=(await self._owned_by_source()).epoch)
         steps.reach("migration.target.flipping")
         self._host.expect(self._name, self.migration.source, self.migration.source_address)
@@ -272,7 +273,7 @@ class Arrival:
 
     async def _commit(self, copy: Copy, epoch: int) -> Owned:
         # The commit changes no state: the copy is what the agent is at the commit's version, too.
-        staged = self._host.stage(self._name, epoch + 1, Loaded(copy.document, copy.version + 1))
+        staged = self._host.stage(self._name, epoch + 1, Loaded(copy.read_only(), copy.version + 1))
         first = await self._host.decide_first(staged) if self._first and self._log.appends_straight(self._name) else []
         steps.reach("migration.target.committing")
         if not self._host.holds_lease():

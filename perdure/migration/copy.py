@@ -13,6 +13,7 @@ from perdure.engine.cells import split
 from perdure.engine.digest import IncrementalDigest
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.log import EventLog
+from perdure.engine.readonly import freeze
 from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import ChainBroken, PerdureError
 from perdure.migration.records import Transfer
@@ -79,6 +80,14 @@ class Copy:
         """The state; not to be changed."""
         assert self._folded is not None
         return self._folded.document
+
+    def read_only(self) -> dict[str, Any]:
+        """The state as it can be handed out. What is folded on from here copies what is on its way only; so it costs as much as was changed since
+        it was asked for before."""
+        assert self._folded is not None
+        document: dict[str, Any] = freeze(self._folded.document)
+        self._folded = self._folded._replace(document=document)
+        return document
 
     async def load(self, to_version: int | None = None, *, transfer: Transfer = "streaming") -> None:
         """From a snapshot and what follows it; incremental: from the cache's copy, where the log goes on from it; snapshot: what is newer than this

@@ -50,7 +50,8 @@ class Waiting(NamedTuple):
 
 
 Handler = Callable[[dict[str, Any], Any], Sequence[Event] | Awaitable[Sequence[Event]]]
-"""handler(state, body) -> events: decides what a command comes to; the state is a copy. What it raises refuses the command, and nothing else."""
+"""handler(state, body) -> events: decides what a command comes to; the state is read-only (`perdure.thaw` gives a copy to change).
+What it raises refuses the command, and nothing else."""
 
 
 def events_of(command: Command, decided: Sequence[Event]) -> list[Event]:

@@ -26,7 +26,8 @@ from perdure.engine.event import Event
 from perdure.engine.fold import apply
 from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
-from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError
+from perdure.engine.readonly import freeze
+from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError, ReadOnly
 from perdure.recovery.commands import Command, CommandResult, Handler, Waiting, events_of
 
 __all__ = ["Loaded", "ServedAgent"]
@@ -41,12 +42,9 @@ FIRST_COMMANDS_MAX: Final = 16
 ATTEMPTS_MAX: Final = 8
 """How often in a row a batch is decided anew because somebody else appended to the agent meanwhile."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode: Any = msgspec.msgpack.Decoder().decode
-
 
 class Loaded(NamedTuple):
-    """An agent's state as it is served from."""
+    """An agent's state as it is served from; the document is read-only, and shown to handlers as it is."""
 
     document: dict[str, Any]
     version: int
@@ -109,8 +107,7 @@ class ServedAgent:
             own = await self._decide(document, each)
             if own is None:
                 continue
-            for event in own:
-                document, _warnings = apply(document, event.changes)
+            document = _folded(document, own)
             events += own
             self._first.append((each, version + len(events), len(own)))
         self._after_first = Loaded(document, version + len(events))
@@ -281,8 +278,7 @@ class ServedAgent:
             own = await self._decide(document, each)
             if own is None:
                 continue
-            for event in own:
-                document, _warnings = apply(document, event.changes)
+            document = _folded(document, own)
             events += own
             decided.append((each, version + len(events), len(own)))
             if len(events) >= limits.BATCH_EVENTS_MAX:
@@ -301,13 +297,15 @@ class ServedAgent:
     async def _decide(self, document: dict[str, Any], each: Waiting) -> list[Event] | None:
         """The command's events; None when the handler refused it, which its caller is told."""
         try:
-            decided = self._handler(_decode(_encode(document)), each.command.body)
+            decided = self._handler(document, each.command.body)
             if inspect.isawaitable(decided):
                 decided = await decided
             return events_of(each.command, decided)
-        except PerdureError as problem:
-            _refuse(each, problem)
         except Exception as problem:
+            # That a state was changed in place is a fault of the handler, and nothing that its caller did.
+            if isinstance(problem, PerdureError) and not isinstance(problem, ReadOnly):
+                _refuse(each, problem)
+                return None
             failed = CommandFailed(
                 f"{type(problem).__name__}: {problem}",
                 hint="raised by the handler; nothing was written",
@@ -345,6 +343,14 @@ class ServedAgent:
             self._remembered.popitem(last=False)
         if not each.answer.done():
             each.answer.set_result(result)
+
+
+def _folded(document: dict[str, Any], events: Sequence[Event]) -> dict[str, Any]:
+    """The document after the events, read-only again: what they did not change is shared."""
+    for event in events:
+        document, _warnings = apply(document, event.changes)
+    after: dict[str, Any] = freeze(document)
+    return after
 
 
 def _refuse(each: Waiting, problem: Exception) -> None:

@@ -81,7 +81,9 @@ async def test_a_handler_that_fails_refuses_its_own_command_and_cannot_touch_the
         results = await asyncio.gather(*(host.command(NAME, Command(body)) for body in (1, "fail", "scribble", 1)), return_exceptions=True)
         assert isinstance(results[1], CommandFailed)
         assert "no such thing" in results[1].message
-        assert [isinstance(result, CommandResult) for result in results] == [True, False, True, True]
+        assert isinstance(results[2], CommandFailed)
+        assert "read-only" in results[2].message
+        assert [isinstance(result, CommandResult) for result in results] == [True, False, False, True]
         assert await total(engine) == 2
 
 
