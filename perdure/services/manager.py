@@ -148,6 +148,9 @@ def _launch(folder: Path, records: state.Records, record: Record, nodes: Iterabl
     for node in nodes:
         if _way(record).alive(record, node):
             continue
+        if record.origin == "binary" and not Path(record.data_folder).exists():
+            message = f"the data of {record.name} in {record.data_folder} were removed"
+            raise Unavailable(message, hint="begin anew: perdure services down --wipe")
         port = record.ports[node - 1]
         if not state.port_is_free(port):
             message = f"port {port} of 127.0.0.1, which {record.name} had, is used by another process"

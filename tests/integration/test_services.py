@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,19 @@ def test_a_port_that_somebody_else_took_is_said_and_left_alone(root: Path) -> No
             services.start("redis", root)
         assert other.poll() is None
         other.terminate()
+
+
+def test_a_server_whose_data_somebody_removed_says_so_and_begins_anew_when_it_is_told_to(root: Path) -> None:
+    services.up(root=root, only=["redis"])
+    services.stop("redis", root)
+    shutil.rmtree(state.load(root)["redis"].data_folder)
+    with pytest.raises(Unavailable, match="were removed") as caught:
+        services.up(root=root, only=["redis"])
+    assert "--wipe" in caught.value.hint
+    services.down(root, wipe=True)
+    found = services.up(root=root, only=["redis"]).redis
+    assert found is not None
+    assert found.running
 
 
 def test_a_server_that_cannot_start_tells_the_end_of_its_log(root: Path) -> None:
