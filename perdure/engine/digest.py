@@ -17,7 +17,7 @@ import msgspec
 
 from perdure.engine.cells import split
 
-__all__ = ["IncrementalDigest", "canonical", "digest", "same"]
+__all__ = ["FollowingDigest", "IncrementalDigest", "canonical", "digest", "same"]
 
 _DOMAIN: Final = b"perdure-state-1"
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -58,3 +58,32 @@ class IncrementalDigest:
         for name in sorted(self._hashes):
             parts += (len(name).to_bytes(4, "big"), name, self._hashes[name])
         return sha256(b"".join(parts)).digest()
+
+
+class FollowingDigest:
+    """The digest of a document that is folded on: what was touched since the digest was asked for last is hashed anew, and nothing else."""
+
+    def __init__(self) -> None:
+        self._digest: IncrementalDigest | None = None
+        self._touched: set[bytes] = set()
+
+    @property
+    def touched(self) -> set[bytes] | None:
+        """Where the fold notes the cells that it puts or removes; None as long as all of them are still to be hashed."""
+        return None if self._digest is None else self._touched
+
+    def of(self, document: Mapping[str, Any]) -> bytes:
+        """The digest of the document as it is now, 32 bytes."""
+        cells = split(document)
+        if self._digest is None:
+            self._digest = IncrementalDigest(cells)
+        else:
+            put = {name: cells[name] for name in self._touched if name in cells}
+            self._digest.update(put, [name for name in self._touched if name not in cells])
+        self._touched.clear()
+        return self._digest.digest()
+
+    def forget(self) -> None:
+        """The next document is another one."""
+        self._digest = None
+        self._touched.clear()

@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from perdure.engine.cells import split
-from perdure.engine.digest import IncrementalDigest
+from perdure.engine.digest import FollowingDigest
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.log import EventLog
 from perdure.engine.readonly import freeze
@@ -54,8 +53,7 @@ class Copy:
         self._vault = source.log.vault
         self._record = record
         self._folded: Folded | None = None
-        self._digest: IncrementalDigest | None = None
-        self._touched: set[bytes] = set()
+        self._digest = FollowingDigest()
         self._once = False
         self.loaded_events = 0
 
@@ -135,7 +133,13 @@ class Copy:
         self._folded = None
         try:
             self._folded = await fold_log(
-                self._store, self._vault, self._record, start=before, to_version=to_version, cells=self._touched, page_events=PAGE_EVENTS
+                self._store,
+                self._vault,
+                self._record,
+                start=before,
+                to_version=to_version,
+                cells=self._digest.touched,
+                page_events=PAGE_EVENTS,
             )
         except BaseException:
             self._drop()
@@ -151,21 +155,14 @@ class Copy:
             return
         self._folded = None
         try:
-            self._folded = await fold_page(self._vault, before, own, cells=self._touched)
+            self._folded = await fold_page(self._vault, before, own, cells=self._digest.touched)
         except BaseException:
             self._drop()
             raise
 
     def digest(self) -> str:
         """The document's digest, hexadecimal; after the first time it costs only the cells that changed since."""
-        cells = split(self.document)
-        if self._digest is None:
-            self._digest = IncrementalDigest(cells)
-        else:
-            put = {name: cells[name] for name in self._touched if name in cells}
-            self._digest.update(put, [name for name in self._touched if name not in cells])
-        self._touched.clear()
-        return self._digest.digest().hex()
+        return self._digest.of(self.document).hex()
 
     async def _cached(self, to_version: int | None) -> Folded | None:
         """The cache's copy, where it is not newer than wanted. Whether it is right, the chain of the events that follow it tells."""
@@ -185,5 +182,5 @@ class Copy:
         return Folded(opened.document, token.version, token.epoch, opened.time_us, opened.chain, [])
 
     def _drop(self) -> None:
-        self._folded = self._digest = None
-        self._touched.clear()
+        self._folded = None
+        self._digest.forget()

@@ -6,7 +6,7 @@ Nothing here decides who owns an agent; see `perdure.recovery.handover`.
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from perdure.engine import steps
 from perdure.engine.digest import digest
@@ -21,7 +21,7 @@ from perdure.recovery.whereabouts import Whereabouts
 __all__ = ["HandsOver"]
 
 
-class HandsOver:
+class HandsOver(ABC):
     """The part of `AgentHost` that a migration talks to."""
 
     name: str

@@ -205,7 +205,7 @@ class AgentHost(HandsOver):
     async def _take(self, name: AgentName, from_epoch: int | None) -> ServedAgent:
         """Take the agent under a new epoch; from_epoch: it is somebody else's, and was decided to be taken from them."""
         async with self._openings if from_epoch is None else contextlib.nullcontext():
-            self._check_room(name)
+            self.check_room(name)
             if name in self._served:
                 return self._served[name]
             if from_epoch is None:
@@ -257,10 +257,6 @@ class AgentHost(HandsOver):
             del self._served[name]
             self._log.vault.forget(name)
 
-    def check_room(self, name: AgentName) -> None:
-        """Raises NotServed without a lease, Overloaded when the node is full."""
-        self._check_room(name)
-
     async def _moved(self, name: AgentName, problem: Fenced) -> PerdureError:
         """What callers are told of an agent that the log says is not ours."""
         told = self._leaving.held(name)
@@ -274,7 +270,8 @@ class AgentHost(HandsOver):
             return NotServed(f"agent {name.agent!r} is not served here any more: {problem}", tenant=name.tenant, agent=name.agent)
         return await self._whereabouts.tell(record)
 
-    def _check_room(self, name: AgentName) -> None:
+    def check_room(self, name: AgentName) -> None:
+        """Raises NotServed without a lease, Overloaded when the node is full."""
         if not self.holds_lease():
             raise NotServed(f"node {self.name!r} has no lease", hint="ask again soon", tenant=name.tenant, agent=name.agent)
         if len(self._served) + len(self._opening) > self._agents_max:

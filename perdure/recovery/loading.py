@@ -6,6 +6,7 @@ Invariant: a state is read after it was asked for. Whoever asks because the outc
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from perdure.engine.log.contract import AgentName
@@ -47,8 +48,7 @@ class StateLoader:
             reading.cancel()
         await asyncio.gather(*self._readings, return_exceptions=True)
         for waiting in self._asked.values():
-            for answer in waiting:
-                answer.cancel()
+            _cancel(waiting)
         self._asked.clear()
 
     async def _read(self) -> None:
@@ -56,35 +56,37 @@ class StateLoader:
             try:
                 read = await self._reader.states(list(asked))
             except Exception as problem:
-                for answer in asked.values():
-                    _tell(answer, problem)
+                for waiting in asked.values():
+                    _tell(waiting, problem)
             except asyncio.CancelledError:
-                for answer in asked.values():
-                    answer.cancel()
+                for waiting in asked.values():
+                    _cancel(waiting)
                 raise
             else:
-                for answer, state in zip(asked.values(), read, strict=True):
-                    _tell(answer, state)
+                for waiting, state in zip(asked.values(), read, strict=True):
+                    _tell(waiting, state)
 
-    def _take(self) -> dict[AgentName, _Asked]:
-        """Who has asked first; of several who ask for one agent only one, for each of them needs a document of its own."""
-        taken: dict[AgentName, _Asked] = {}
-        for name in list(self._asked):
-            waiting = self._asked[name]
-            answer = waiting.pop(0)
-            if not waiting:
-                del self._asked[name]
-            if not answer.done():  # else its caller has gone
-                taken[name] = answer
-                if len(taken) == LOAD_TOGETHER_MAX:
-                    break
+    def _take(self) -> dict[AgentName, list[_Asked]]:
+        """Who has asked first; callers that have gone are passed over."""
+        taken: dict[AgentName, list[_Asked]] = {}
+        while self._asked and len(taken) < LOAD_TOGETHER_MAX:
+            name = next(iter(self._asked))
+            waiting = [answer for answer in self._asked.pop(name) if not answer.done()]
+            if waiting:
+                taken[name] = waiting
         return taken
 
 
-def _tell(answer: _Asked, read: ReadState | Exception) -> None:
-    if answer.done():
-        return
-    if isinstance(read, Exception):
-        answer.set_exception(read)
-    else:
-        answer.set_result(read)
+def _tell(waiting: Sequence[_Asked], read: ReadState | Exception) -> None:
+    for answer in waiting:
+        if answer.done():
+            continue
+        if isinstance(read, Exception):
+            answer.set_exception(read)
+        else:
+            answer.set_result(read)
+
+
+def _cancel(waiting: Sequence[_Asked]) -> None:
+    for answer in waiting:
+        answer.cancel()

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.engine.cells import split
-from perdure.engine.digest import IncrementalDigest
+from perdure.engine.digest import FollowingDigest
 from perdure.engine.log.contract import AgentName, AgentRecord, to_microseconds
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import IntegrityError
@@ -26,14 +25,13 @@ class _End:
     def __init__(self, side: Side, row: AgentRecord) -> None:
         self._side = side
         self._row = row
-        self._digest: IncrementalDigest | None = None
-        self._touched: set[bytes] = set()
+        self._digest = FollowingDigest()
         self.folded: Folded | None = None
 
     def forget(self) -> None:
         """As if there had been nothing."""
-        self.folded = self._digest = None
-        self._touched.clear()
+        self.folded = None
+        self._digest.forget()
 
     async def follow(self, version: int) -> None:
         """Fold on what is there already. Where that fails nothing is left of it: the document was changed in place."""
@@ -41,10 +39,9 @@ class _End:
         assert before is not None, "there is something to go on from"
         if version <= before.version:
             return
-        cells = None if self._digest is None else self._touched
         store, vault = self._side.store, self._side.vault
         self.folded = None
-        self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=cells)
+        self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=self._digest.touched)
 
     async def fold(self, version: int) -> None:
         """As it is served: from a snapshot, where there is one."""
@@ -61,14 +58,7 @@ class _End:
     def digest(self) -> bytes:
         """As of now. Large values are hashed without the interpreter's lock: it is for a thread."""
         assert self.folded is not None, "a state that is compared was folded"
-        cells = split(self.folded.document)
-        if self._digest is None:
-            self._digest = IncrementalDigest(cells)
-        else:
-            put = {name: cells[name] for name in self._touched if name in cells}
-            self._digest.update(put, [name for name in self._touched if name not in cells])
-        self._touched.clear()
-        return self._digest.digest()
+        return self._digest.of(self.folded.document)
 
 
 class Comparing:
