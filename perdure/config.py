@@ -57,11 +57,28 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def sqlite_folder(url: str) -> Path:
-    """The folder that `sqlite:///relative/or/./path` or `sqlite:////absolute/path` names."""
+    """The folder that `sqlite:///./relative/path` or `sqlite:////absolute/path` names. Raises ConfigurationError, also for what looks like an
+    absolute path with a slash too few: in the wrong folder a log would be made anew, and the old one would seem to be lost."""
     path = url.removeprefix("sqlite:")
     if not path.startswith("///") or len(path) < 4:
         raise ConfigurationError(f"{url!r} names no folder", hint="write sqlite:///./folder or sqlite:////absolute/folder")
-    return Path(path[3:]).expanduser()
+    written = path[3:]
+    if _slash_too_few(written):
+        root = "/" + written.partition("/")[0]
+        raise ConfigurationError(
+            f"{url!r} is relative to this folder, which has no {root[1:]!r}; there is a {root}",
+            hint=f"sqlite:////{written} is /{written}; for one below this folder write sqlite:///./{written}",
+        )
+    try:
+        return Path(written).expanduser()
+    except RuntimeError as problem:
+        raise ConfigurationError(f"{url!r} names the home of nobody on this machine", hint="write sqlite:////absolute/folder") from problem
+
+
+def _slash_too_few(written: str) -> bool:
+    """Whether a relative path was meant as an absolute one: it begins with a folder of /, such as tmp or var, that is not here."""
+    first = written.partition("/")[0]
+    return first not in ("", ".", "..") and Path("/", first).is_dir() and not Path(first).exists()
 
 
 def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str, str] | None = None) -> Settings:

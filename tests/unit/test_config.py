@@ -1,0 +1,47 @@
+"""Which folder the URL of an embedded log names, and which URLs are taken for a slip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure import config
+from perdure.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def folder(url: str) -> Path:
+    return config.load({"log": url}, {}).folder
+
+
+@pytest.mark.parametrize("slip", ["tmp/state", "var/lib/perdure", "usr", "dev/shm/x"])
+def test_an_absolute_path_with_a_slash_too_few_is_refused_with_both_ways_to_write_it(slip: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        folder(f"sqlite:///{slip}")
+    assert f"sqlite:////{slip} " in caught.value.hint
+    assert caught.value.hint.endswith(f"sqlite:///./{slip}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_meant_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    assert folder("sqlite:////tmp/state") == Path("/tmp/state")
+    assert folder("sqlite:///./tmp/state") == Path("tmp/state")
+    assert folder("sqlite:///../tmp/state") == Path("../tmp/state")
+    assert folder("sqlite:///state") == Path("state")
+    assert folder("sqlite:///~/state") == Path.home() / "state"
+    (tmp_path / "tmp").mkdir()
+    assert folder("sqlite:///tmp/state") == Path("tmp/state")
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite://state", "sqlite:state", "sqlite:///~nobody-of-this-name/state"]
+)
+def test_what_names_no_folder_is_refused_with_a_hint(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        folder(url)
+    assert "sqlite:////absolute/folder" in caught.value.hint
