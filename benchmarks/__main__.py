@@ -32,6 +32,8 @@ from benchmarks import (
 from benchmarks.measuring import run
 from benchmarks.report import note, print_report
 from benchmarks.settings import Settings
+from perdure import services
+from perdure.errors import PerdureError
 
 _MODULES: dict[str, Any] = {
     "append": append,
@@ -82,15 +84,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _all(settings: Settings, folder: Path | None, *, as_json: bool) -> int:
-    """Each in a process of its own, so that none runs in what another left behind. One that fails is told, and the others go on."""
+    """Each in a process of its own, so that none runs in what another left behind. One that fails is told, and the others go on; when the servers
+    cannot be had, none can, and what was kept of the rest stays."""
     reports: dict[str, Any] = {}
     for name in BENCHMARKS:
+        try:
+            services.up(root=settings.root)
+        except PerdureError as problem:
+            note(f"benchmarks: the servers cannot be had, so {name} and what comes after it are not measured: {problem.message}")
+            if problem.hint:
+                note(f"hint: {problem.hint}")
+            return problem.exit_code
         note(f"== {name}")
         began = time.monotonic()
         reports[name] = _one(name, settings)
         note(f"== {name}: {time.monotonic() - began:.0f} s")
-        if folder:
-            results.save(folder, name, reports[name], settings)
+        if folder and not results.save(folder, name, reports[name], settings):
+            note(f"{name} failed; what was kept of it before stays")
         if not as_json:
             print(f"== {name}", flush=True)
             print_report(reports[name], as_json=False)

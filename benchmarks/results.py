@@ -14,14 +14,19 @@ __all__ = ["FOLDER", "load_all", "save"]
 FOLDER = Path(__file__).parent / "results"
 
 
-def save(folder: Path, name: str, report: dict[str, Any], settings: Settings) -> Path:
-    """Keep what a benchmark found, or `{"failed": reason}`, in place of what was kept of it before."""
+def save(folder: Path, name: str, report: dict[str, Any], settings: Settings) -> bool:
+    """Keep what a benchmark found, or `{"failed": reason}`, in place of what was kept of it before. A failure never takes the place of figures:
+    then nothing is written, and the answer is False."""
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    if "failed" in report and file.exists() and "failed" not in json.loads(file.read_text()):
+        return False
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     about = {"benchmark": name, "when": when, "quick": settings.quick, "scale": settings.scale}
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(about | report, indent=2, ensure_ascii=False) + "\n")
-    return file
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(about | report, indent=2, ensure_ascii=False) + "\n")
+    new.replace(file)
+    return True
 
 
 def load_all(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import page, results, targets
-from benchmarks.__main__ import KEYS
+from benchmarks.__main__ import KEYS, main
 from benchmarks.measuring import closed_load, open_load, percentile
 from benchmarks.peers.catalogue import OURS, SIDES, SideFacts
 from benchmarks.peers.environments import PeerUnavailable
@@ -159,6 +159,27 @@ def test_the_page_tells_targets_losses_and_what_is_missing_with_its_reason(tmp_p
         assert f"(performance/{name}.svg)" in text
         drawn = ElementTree.parse(tmp_path / "performance" / f"{name}.svg").getroot()
         assert drawn.tag.endswith("svg")
+
+
+def test_a_failure_takes_the_place_of_a_failure_and_never_of_figures(tmp_path: Path) -> None:
+    first, figures, later = {"failed": "it ended with 1"}, report_of(ratios={"emmett": 7.5}), {"failed": "it ended with 2"}
+    assert [results.save(tmp_path, "append", each, Settings()) for each in (first, later, figures, first)] == [True, True, True, False]
+    assert results.load_all(tmp_path)["append"]["ratios"] == {"emmett": 7.5}
+    assert [file.name for file in tmp_path.iterdir()] == ["append.json"]
+
+
+def test_without_servers_all_ends_with_one_error_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.save(tmp_path, "append", report_of(ratios={"emmett": 7.5}), Settings())
+    before = (tmp_path / "append.json").read_bytes()
+    monkeypatch.setenv("PERDURE_SERVICES_POSTGRES_URL", "postgresql://127.0.0.1:1/nobody")
+    assert main(["all", "--quick", "--out", str(tmp_path), "--root", str(tmp_path / "servers")]) == 6
+    assert (tmp_path / "append.json").read_bytes() == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("cannot be had") == 1
+    assert "==" not in said.err
 
 
 def test_a_histogram_keeps_percentiles_to_within_a_hundredth_and_adds_up() -> None:
