@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perdure.client.filters import check_events, event_filter
+from perdure.client.parts import Parts
 from perdure.client.state import State, Updated, VersionEntry
 from perdure.client.states import Consistency, Patch
 from perdure.engine.changes import Change, Path
@@ -17,9 +18,6 @@ from perdure.engine.log.expected import ANY, ExpectedVersion
 from perdure.engine.log.log import Appended
 from perdure.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
-
 __all__ = ["Agent", "Consistency"]
 
 
@@ -28,7 +26,7 @@ class Agent:
 
     __slots__ = ("_engine", "_type", "name")
 
-    def __init__(self, engine: Engine, name: AgentName, type: str = "") -> None:
+    def __init__(self, engine: Parts, name: AgentName, type: str = "") -> None:
         self._engine = engine
         self._type = type
         self.name = name

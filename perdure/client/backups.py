@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from perdure import config
 from perdure.client.opening import open_log
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import LogStore
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.stopping import rest
@@ -30,9 +30,6 @@ from perdure.security.keys import KeyProvider, open_provider
 from perdure.security.ring import KeyRing
 from perdure.snapshots.store import open_store
 
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
-
 __all__ = ["Backups", "restore_backup", "vessel_of"]
 
 LEASE = "backup"
@@ -42,7 +39,7 @@ Progress = Callable[[int, int], None]
 class Backups:
     """Backups of one engine's log. url: of the store that they are kept in, file:///… or s3://…; not the one of the snapshots."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
         self._store = engine.log.store
 

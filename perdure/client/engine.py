@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure import config
 from perdure.client.agent import Agent
-from perdure.client.directory import AgentDirectory
 from perdure.client.health import HealthDesk
 from perdure.client.importer import CONCURRENCY_DEFAULT, ImportReport, import_conversations
 from perdure.client.keys import Keys
 from perdure.client.log import Log
 from perdure.client.opening import open_bus, open_cache, open_log, open_objects
+from perdure.client.parts import Parts
 from perdure.client.projections import CurrentProjections
 from perdure.client.quarantine import QuarantineDesk
-from perdure.client.snapshots import Snapshots
-from perdure.client.states import States
 from perdure.client.training import Trained, Trainer, train
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
@@ -35,7 +33,6 @@ from perdure.limits import PARTITIONS_DEFAULT
 from perdure.projections.contract import StateCache
 from perdure.projections.lag import PartitionLag, log_lag
 from perdure.projections.memory import MemoryCache
-from perdure.projections.reader import StateReader
 from perdure.recovery.backup.restore import check_whole
 from perdure.security.dictionaries import DictionaryBook
 from perdure.security.keys import open_provider
@@ -61,23 +58,15 @@ __all__ = ["Engine", "Opening", "open_engine"]
 TENANT_DEFAULT = "default"
 
 
-class Engine:
+class Engine(Parts):
     """Open it with `perdure.open()`. log: events. states: reads of states. directory: agents. projections: yours. quarantine: what stands still.
     snapshots: of agents' states, where a store is configured. upkeep: of snapshots and logs: retention, compaction, sweep, scrub."""
 
     def __init__(self, settings: config.Settings, log: Log, bus: Bus, cache: StateCache, objects: SnapshotStore | None = None) -> None:
-        self.settings = settings
-        self.log = log
-        self.bus = bus
-        self.cache = cache
-        self.snapshots = Snapshots(log, objects, learns=settings.training.value == "auto")
-        reader = StateReader(log.store, cache, log.vault, base=self.snapshots.base)
-        log.read_with(reader)
-        self.states = States(reader, log)
+        super().__init__(settings, log, bus, cache, objects)
         self.schemas = log.schemas
         self.upcasters = log.upcasters
         self.fidelity = log.fidelity
-        self.directory = AgentDirectory(log.vault, log.schemas)
         self.health = HealthDesk(self.states, log)
         self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
@@ -131,8 +120,7 @@ class Engine:
         """Safeguards of operations that take something away, and the audit trail."""
         from perdure.client.approvals import Approvals
 
-        assert self.log.reader is not None
-        return Approvals(self.log, self.log.reader)
+        return Approvals(self.log, self.states.reader)
 
     @cached_property
     def backups(self) -> Backups:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Final
 
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.errors import Conflict, InvalidInput, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, REST_S, FleetReport, check_at_once, each_at_once
+from perdure.migration.ledger import Ledger
 from perdure.migration.leveling import TOLERANCE, By, Carried, Level, level
 from perdure.migration.nodes import Pin, drained_nodes, pins, set_drained, set_pin
 from perdure.migration.records import Migration, Strategy
 from perdure.recovery.nodes import Node, list_nodes
-
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
-    from perdure.client.migrations import Migrations
 
 __all__ = ["MigrationFleet"]
 
@@ -29,15 +27,18 @@ SAMPLE_S: Final = 1.0
 """For how long agents' events are counted to know their load."""
 
 Seen = Callable[[Migration], None]
+Move = Callable[[AgentName, str, Strategy, str, str], Awaitable[Migration]]
+"""move(agent, target, strategy, reason, group): one whole migration, as it ended."""
 
 
 class MigrationFleet:
     """Many agents of one engine."""
 
-    def __init__(self, engine: Engine, migrations: Migrations) -> None:
+    def __init__(self, engine: Parts, ledger: Ledger, move: Move) -> None:
         self._store = engine.log.store
         self._vault = engine.log.vault
-        self._migrations = migrations
+        self._ledger = ledger
+        self._move = move
 
     async def rolling(
         self,
@@ -161,10 +162,6 @@ class MigrationFleet:
         return list((await pins(self._store)).values())
 
     # --- parts ---
-    async def _move(self, name: AgentName, target: str, strategy: Strategy, reason: str, group: str) -> Migration:
-        plan = await self._migrations.plan_migration(name, target, strategy=strategy, reason=reason, group=group)
-        return await self._migrations.execute_migration(plan)
-
     async def _alive(self) -> list[Node]:
         return [node for node, alive in await list_nodes(self._store) if alive]
 
@@ -185,7 +182,7 @@ class MigrationFleet:
     async def _resting(self) -> set[AgentName]:
         """Pinned agents, and those that were moved a moment ago or are being moved."""
         since_us = time.time_ns() // 1000 - REST_S * 1e6
-        newest = await self._migrations.list_migrations(limit=1_000_000)
+        newest = await self._ledger.newest()
         moved = {each.name for each in newest if each.open or (each.phase == "committed" and each.created_us > since_us)}
         return moved | (await pins(self._store)).keys()
 

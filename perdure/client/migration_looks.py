@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from perdure.client.parts import Parts
 from perdure.engine.digest import digest
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.together import Together
@@ -18,9 +19,6 @@ from perdure.migration.ledger import Ledger
 from perdure.migration.planning import Facts
 from perdure.migration.rates import Rates, read_rates
 from perdure.recovery.nodes import list_nodes
-
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
 
 __all__ = ["MigrationLooks", "Standing"]
 
@@ -43,7 +41,7 @@ class Standing(NamedTuple):
 class MigrationLooks:
     """Looks of one engine; each is newer than the question."""
 
-    def __init__(self, engine: Engine, ledger: Ledger) -> None:
+    def __init__(self, engine: Parts, ledger: Ledger) -> None:
         self._engine = engine
         self._store = engine.log.store
         self._vault = engine.log.vault

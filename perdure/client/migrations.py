@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from perdure.client.migration_looks import MigrationLooks
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
@@ -33,7 +34,6 @@ from perdure.recovery.journal import Entry
 from perdure.recovery.nodes import NodeState
 
 if TYPE_CHECKING:
-    from perdure.client.engine import Engine
     from perdure.client.migration_fleet import MigrationFleet
 
 __all__ = ["MigrationPlan", "Migrations"]
@@ -48,7 +48,7 @@ class Migrations:
     Many: `fleet` (rolling, drain, rebalance, pins).
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
         self._store = engine.log.store
         self._vault = engine.log.vault
@@ -62,7 +62,7 @@ class Migrations:
         """Many agents at once."""
         from perdure.client.migration_fleet import MigrationFleet
 
-        return MigrationFleet(self._engine, self)
+        return MigrationFleet(self._engine, self._ledger, self._move)
 
     # --- planning ---
     async def plan_migration(
@@ -203,6 +203,9 @@ class Migrations:
         return await self._coordinator.keep()
 
     # --- parts ---
+    async def _move(self, name: AgentName, target: str, strategy: Strategy, reason: str, group: str) -> Migration:
+        return await self.execute_migration(await self.plan_migration(name, target, strategy=strategy, reason=reason, group=group))
+
     async def _begin(self, plan: MigrationPlan, *, wait: bool) -> Migration:
         against, nodes = await self._obstacles(plan)
         for obstacle in against:

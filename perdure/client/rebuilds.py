@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 from perdure.limits import REBUILD_PARALLEL_MAX
 from perdure.projections.builds import Build
 from perdure.projections.rebuild import Progress, Rebuilder
-
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
 
 __all__ = ["RebuildStatus", "Rebuilds"]
 
@@ -29,7 +25,7 @@ class RebuildStatus(msgspec.Struct, frozen=True):
 class Rebuilds:
     """Rebuilds of one engine's cache, while it is read and written (docs/adr/0015-rebuild.md)."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
 
     async def run(self, tenant: str | None = None, *, parallel: int = 8, progress: Progress | None = None) -> Build:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import AgentName
 from perdure.errors import Conflict, DeadlineExceeded, IntegrityError, InvalidInput, KeyUnavailable
 from perdure.projections.quarantine import Quarantine
@@ -15,9 +15,6 @@ from perdure.recovery.ladder import Ladder
 from perdure.recovery.nodes import list_nodes
 from perdure.recovery.plan import Room, spread
 from perdure.recovery.strategy import FailureReport, Strategy
-
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
 
 __all__ = ["Recovering", "RecoveryPlan", "RecoveryResult", "ladder_of"]
 
@@ -46,7 +43,7 @@ class RecoveryResult(msgspec.Struct, frozen=True):
     to: str = ""
 
 
-def ladder_of(engine: Engine) -> Ladder:
+def ladder_of(engine: Parts) -> Ladder:
     """The ladder over the engine's copies."""
     shelf = engine.snapshots.shelf if engine.snapshots.base is not None else None
     return Ladder(engine.log.store, engine.log.vault, engine.cache, shelf.loader if shelf else None)
@@ -55,7 +52,7 @@ def ladder_of(engine: Engine) -> Ladder:
 class Recovering:
     """One plan being executed."""
 
-    def __init__(self, engine: Engine, plan: RecoveryPlan) -> None:
+    def __init__(self, engine: Parts, plan: RecoveryPlan) -> None:
         self._engine = engine
         self._plan = plan
         self._name = AgentName(plan.tenant, plan.agent)

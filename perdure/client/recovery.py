@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perdure.client.filters import event_filter
+from perdure.client.parts import Parts
+from perdure.client.rebuilds import Rebuilds
 from perdure.client.recovering import Recovering, RecoveryPlan, RecoveryResult, ladder_of
 from perdure.engine.event import RecordedEvent
 from perdure.engine.log.contract import AgentName
@@ -32,7 +34,6 @@ from perdure.recovery.timeline import Pace, timeline
 from perdure.recovery.travel import Arrived, Into, Traveller
 
 if TYPE_CHECKING:
-    from perdure.client.engine import Engine
     from perdure.recovery.commands import Handler
 
 __all__ = ["Recovery", "RecoveryPlan", "RecoveryResult"]
@@ -41,14 +42,13 @@ __all__ = ["Recovery", "RecoveryPlan", "RecoveryResult"]
 class Recovery:
     """Failure detection and recovery of one engine's agents."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
         self._log = engine.log
         self._store = engine.log.store
         self._vault = engine.log.vault
         self._diagnosis = Diagnosis(self._store, self._vault, engine.cache, engine.snapshots.base)
-        assert engine.log.reader is not None
-        self._reader = engine.log.reader
+        self._reader = engine.states.reader
         self._journal = Journal(engine.log, self._reader)
         self._traveller = Traveller(engine.log, self._reader, engine.snapshots.base)
 
@@ -196,7 +196,7 @@ class Recovery:
 
         Raises AgentNotFound, and what stands against folding it; then nothing has changed.
         """
-        return await self._engine.rebuilds.agent(name)
+        return await Rebuilds(self._engine).agent(name)
 
     # --- policy ---
     async def enable_auto_recovery(self, name: AgentName, *, retries: int = 5, backoff_s: float = 1.0) -> Policy:

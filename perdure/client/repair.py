@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 from perdure.client.backups import vessel_of
+from perdure.client.parts import Parts
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.log.contract import AgentName
 from perdure.engine.topic_check import check_topic
@@ -16,13 +16,10 @@ from perdure.recovery.backup.source import BackupSource
 from perdure.recovery.repair import EventSource, Progress, Repairer, RepairReport, TopicSource
 from perdure.security.keys import open_provider
 
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
-
 __all__ = ["repair"]
 
 
-async def repair(engine: Engine, *, backups: str | None = None, dry_run: bool = False, progress: Progress | None = None) -> RepairReport:
+async def repair(engine: Parts, *, backups: str | None = None, dry_run: bool = False, progress: Progress | None = None) -> RepairReport:
     """Mend the log from topic and backups, then cache, topic and snapshots from the log. backups: URL of their store.
 
     dry_run: only say what would be done. What a dry run tells of cache and topic is as the log stands now.

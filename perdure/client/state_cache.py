@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perdure import limits
+from perdure.client.parts import Parts
+from perdure.client.rebuilds import Rebuilds
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.marks import mark_of
 from perdure.errors import InvalidInput, KeyUnavailable
@@ -16,7 +18,6 @@ from perdure.projections.contract import Token
 from perdure.projections.statistics import CacheStatistics, ReadStatistics
 
 if TYPE_CHECKING:
-    from perdure.client.engine import Engine
     from perdure.client.state import State
 
 __all__ = ["StateCacheManager", "StateCacheStatistics", "Warmed"]
@@ -49,8 +50,9 @@ class StateCacheManager:
     """The cache of one engine. What is done in a shared cache (Redis) concerns all processes: a state that one of them has at hand counts only
     while the cache still names it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
+        self._rebuilds = Rebuilds(engine)
         self._store = engine.log.store
         self._reader = engine.states.reader
 
@@ -64,7 +66,7 @@ class StateCacheManager:
         record = await self._engine.log.vault.record(*name)
         token, version = await self._look(record)
         if token is None or token.version != version or token.generation != self._store.generation:
-            return await self._engine.rebuilds.agent(name)
+            return await self._rebuilds.agent(name)
         return version
 
     async def warm(
@@ -78,7 +80,7 @@ class StateCacheManager:
         """Let the cache have the newest states of these agents, or of a tenant's, or of all. Raises AgentNotFound, Unavailable."""
         if not 1 <= parallel <= limits.REBUILD_PARALLEL_MAX:
             raise InvalidInput(f"{parallel} at once", hint=f"1 to {limits.REBUILD_PARALLEL_MAX}")
-        done, free, number = Warmed(), asyncio.Semaphore(parallel), await self._engine.rebuilds.number()
+        done, free, number = Warmed(), asyncio.Semaphore(parallel), await self._rebuilds.number()
 
         async def one(name: AgentName, fresh: bool, empty: bool) -> None:
             done.agents += 1
@@ -87,7 +89,7 @@ class StateCacheManager:
                 return
             async with free:
                 try:
-                    await self._engine.rebuilds.agent(name, number)
+                    await self._rebuilds.agent(name, number)
                     done.written += 1
                 except KeyUnavailable:
                     done.skipped += 1

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from perdure import limits
 from perdure.client.filters import check_name
+from perdure.client.parts import Parts
 from perdure.engine.log.contract import AgentName
 from perdure.errors import ConfigurationError, InvalidInput, NotFound
 from perdure.migration.transfer.erasing import erase
 from perdure.migration.transfer.records import TransferRecord, record_of, records
 from perdure.migration.transfer.runs import Plan, Report, Run, names_of
 from perdure.migration.transfer.sides import Side
-
-if TYPE_CHECKING:
-    from perdure.client.engine import Engine
 
 __all__ = ["Transfers", "address_of"]
 
@@ -28,17 +25,17 @@ Records = list[TransferRecord]
 class Transfers:
     """Moves of agents from this engine to others; `target` is always another open engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
 
-    async def plan(self, target: Engine, agents: Agents = None, *, tenant: str | None = None) -> Plan:
+    async def plan(self, target: Parts, agents: Agents = None, *, tenant: str | None = None) -> Plan:
         """What `run` would move, and what stands in the way; nothing is changed."""
         run = self._run(target, "", limits.TRANSFER_AGENTS_AT_ONCE_DEFAULT, None)
         return await run.plan(await self._names(agents, tenant))
 
     async def run(
         self,
-        target: Engine,
+        target: Parts,
         agents: Agents = None,
         *,
         tenant: str | None = None,
@@ -56,7 +53,7 @@ class Transfers:
 
     async def resume(
         self,
-        target: Engine,
+        target: Parts,
         *,
         at_once: int = limits.TRANSFER_AGENTS_AT_ONCE_DEFAULT,
         progress: Callable[[Report], None] | None = None,
@@ -65,7 +62,7 @@ class Transfers:
         run = self._run(target, "", at_once, progress)
         return await run.go_on(await run.pending())
 
-    async def abort(self, target: Engine, agents: Agents = None, *, reason: str = "") -> Records:
+    async def abort(self, target: Parts, agents: Agents = None, *, reason: str = "") -> Records:
         """Take back transfers to this target that are not committed, all or those of these agents; they are served here again.
 
         Raises Conflict where the target was faster, NotFound for an agent that is in no transfer, Unavailable."""
@@ -112,10 +109,9 @@ class Transfers:
             return list(agents)
         return [name async for name in names_of(_side(self._engine), tenant)]
 
-    def _run(self, target: Engine, address: str, at_once: int, progress: Callable[[Report], None] | None) -> Run:
-        from perdure.client.engine import Engine
+    def _run(self, target: Parts, address: str, at_once: int, progress: Callable[[Report], None] | None) -> Run:
 
-        if not isinstance(target, Engine):
+        if not isinstance(target, Parts):
             raise InvalidInput(
                 f"the target is no engine but a {type(target).__name__}", hint="open it with perdure.open(), in the same event loop"
             )
@@ -124,11 +120,10 @@ class Transfers:
         return Run(_side(self._engine), _side(target, address), at_once=at_once, progress=progress)
 
 
-def _side(engine: Engine, address: str = "") -> Side:
+def _side(engine: Parts, address: str = "") -> Side:
     shelf = engine.snapshots.shelf if engine.snapshots.base is not None else None
-    assert engine.log.reader is not None, "the engine gives the log its reader"
     return Side(
-        engine.log, engine.log.reader, engine.cache, shelf, address or address_of(str(engine.settings.log.value)), engine.log.settle
+        engine.log, engine.states.reader, engine.cache, shelf, address or address_of(str(engine.settings.log.value)), engine.log.settle
     )
 
 
