@@ -74,8 +74,9 @@ def make_pool(url: str, *, role: str | None = None, greet: Greeting | None = Non
         if role is not None:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 
-    # A plan that is made while a table is still small must not be kept for when it is large.
-    options = _OPTIONS | {"options": _OPTIONS["options"] + " -c plan_cache_mode=force_custom_plan"}
+    # A plan that is made while a table is still small must not be kept for when it is large. And whatever is asked for stands in the order of an
+    # index: without statistics, as long as a segment is new, the planner would gather all of an agent's rows and sort them, for each page anew.
+    options = _OPTIONS | {"options": _OPTIONS["options"] + " -c plan_cache_mode=force_custom_plan -c enable_bitmapscan=off"}
     return AsyncConnectionPool(
         url,
         kwargs=options,

@@ -1,0 +1,47 @@
+"""How Postgres finds an agent's events: in the order of their index, also while nothing is known about a table that grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import perdure
+from perdure import Event, append, config
+from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.postgres_pages import page_query
+
+NAME = AgentName("default", "long")
+EVENTS = 4_000
+NEWEST = "SELECT e.version FROM events_{partition} e WHERE e.agent_key = {agent_key} ORDER BY e.version DESC LIMIT 1"
+
+
+async def plan(pool: Any, query: str) -> str:
+    """As the store's own connections have it planned."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(f"EXPLAIN {query}".encode())
+        return "\n".join(row[0] for row in await cursor.fetchall())
+
+
+async def test_a_page_is_read_without_sorting_an_agents_events(fresh_database: str, tmp_path: Path) -> None:
+    """Else each page of a long agent would cost as much as the whole of it."""
+    settings = config.load({"log": fresh_database, "keys": f"file://{tmp_path}/root.key"}, {})
+    async with perdure.open(settings=settings, partitions=1) as engine:
+        store = engine.log.store
+        assert isinstance(store, PostgresStore)
+        async with store._pool.connection() as connection:
+            await connection.execute("ALTER TABLE events_0_0 SET (autovacuum_enabled = off)")  # nobody gathers statistics meanwhile
+        for _ in range(EVENTS // 1_000):
+            await engine.agent(NAME.agent).append([Event("said", changes=(append("/messages", "a message"),)) for _ in range(1_000)])
+        record = await engine.log.vault.record(*NAME)
+        where = EventFilter(from_version=2)
+        for table in ("events_0", "events_0_0"):
+            for descending in (False, True):
+                query = page_query(table, record, where, 1_000, descending=descending)
+                assert query is not None
+                told = await plan(store._tenant_pool, query.decode())
+                assert "Index Scan" in told, told
+                assert "Sort" not in told, told
+        newest = await plan(store._pool, NEWEST.format(partition=record.partition, agent_key=record.agent_key))
+        assert "Index" in newest, newest
+        assert "Sort" not in newest, newest
