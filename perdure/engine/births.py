@@ -2,6 +2,9 @@
 
 Invariants: an agent is made once, whoever asks for it at the same time, here or in another process; nobody waits for another tenant's key; and what
 fails for one agent is told to those who wait for that one.
+
+Agents that are asked for come in runs: a service that begins asks for those that are there, one that takes in conversations for new ones. So where
+most of the last were new, the next are made without a look before; the store leaves those alone that are there, and says so.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class Births(ABC):
     def __init__(self) -> None:
         self._wanted: dict[AgentName, list[asyncio.Future[tuple[AgentRecord, Cipher]]]] = {}
         self._creator: asyncio.Task[None] | None = None
+        self._mostly_new = False
 
     @abstractmethod
     async def _renewed(self, name: AgentName) -> tuple[AgentRecord, Cipher] | None: ...
@@ -85,17 +89,14 @@ class Births(ABC):
                     self._settle(name, problem)
 
     async def _create_batch(self, names: Sequence[AgentName]) -> None:
-        """Obtain these agents: two round trips for all that are new, one where all are there."""
-        there = dict(zip(names, await self.store.agents(names), strict=True))
-        missing: dict[str, list[AgentName]] = {}
-        for name, record in there.items():
-            if record is None:
-                missing.setdefault(name.tenant, []).append(name)
-            else:
-                await self._settle_record(name, record)
+        """Obtain these agents: one round trip where all are there, or all are new and were expected to be; else two."""
+        unknown = list(names) if self._mostly_new else await self._settle_known(names)
+        tenants: dict[str, list[AgentName]] = {}
+        for name in unknown:
+            tenants.setdefault(name.tenant, []).append(name)
         keys: dict[bytes, bytes] = {}
         rows: list[AgentRecord] = []
-        for tenant, wanted in missing.items():
+        for tenant, wanted in tenants.items():
             try:
                 key = await self.ring.tenant_key(tenant)
             except PerdureError as problem:
@@ -103,8 +104,18 @@ class Births(ABC):
                     self._settle(name, problem)
             else:
                 rows += self._new_rows(wanted, key, keys)
-        if rows:
-            await self._make(rows, keys)
+        made = await self._make(rows, keys) if rows else 0
+        self._mostly_new = 2 * made > len(names)
+
+    async def _settle_known(self, names: Sequence[AgentName]) -> list[AgentName]:
+        """Tell those who wait for agents that are there; the others."""
+        unknown = []
+        for name, record in zip(names, await self.store.agents(names), strict=True):
+            if record is None:
+                unknown.append(name)
+            else:
+                await self._settle_record(name, record)
+        return unknown
 
     def _new_rows(self, names: Sequence[AgentName], key: TenantKey, keys: dict[bytes, bytes]) -> list[AgentRecord]:
         """Rows to be made, each with a new data key, which goes into `keys` by its wrapped form."""
@@ -118,7 +129,8 @@ class Births(ABC):
             )
         return rows
 
-    async def _make(self, rows: list[AgentRecord], keys: Mapping[bytes, bytes]) -> None:
+    async def _make(self, rows: list[AgentRecord], keys: Mapping[bytes, bytes]) -> int:
+        """Make what is not there yet, and tell those who wait; how many were made."""
         before = self.heads.before_birth()
         made = await self.store.create_agents(rows)
         ours = [record for record in made if record.data_key in keys]
@@ -127,7 +139,7 @@ class Births(ABC):
             name = AgentName(record.tenant, record.agent)
             data_key = keys.get(record.data_key)
             if data_key is None:
-                await self._settle_record(name, record)  # made by somebody else at the same moment
+                await self._settle_record(name, record)  # it was there, or was made elsewhere at the same moment
                 continue
             try:
                 versions, dictionaries = await self.ring.tenant_key(record.tenant), await self.book.ensure(record.tenant)
@@ -135,6 +147,7 @@ class Births(ABC):
                 self._settle(name, problem)
             else:
                 self._settle(name, self._keep(record, self._cipher_of(record, data_key, dictionaries, versions)))
+        return len(ours)
 
     async def _settle_record(self, name: AgentName, record: AgentRecord) -> None:
         """Tell those who wait for an agent; what is wrong with its key, or its tenant's, is told to nobody else."""
