@@ -158,6 +158,38 @@ async def test_what_is_written_while_an_agent_moves_is_at_one_end_and_only_there
     await assert_sound(source, target)
 
 
+@pytest.mark.parametrize("moment", ["copied", "shut"])
+async def test_the_first_large_value_of_a_tenant_comes_along_whenever_it_is_written(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Between the look whether there is any and the copy of the page; and after the comparison, so that the commit puts it in."""
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 3)
+    large = Event("large", data="x" * 300_000, changes=(set_value("/large", "y" * 200_000),))
+    look, settle = source.log.store.list_blobs, source.log.settle
+
+    async def look_before(*arguments: Any) -> Any:
+        found = await look(*arguments)
+        monkeypatch.undo()
+        await source.log.append_event(ALICE, large)
+        return found
+
+    async def settle_after(name: AgentName) -> None:
+        monkeypatch.undo()
+        await source.log.append_event(name, large)
+        await settle(name)
+
+    if moment == "copied":
+        monkeypatch.setattr(source.log.store, "list_blobs", look_before)
+    else:
+        monkeypatch.setattr(source.log, "settle", settle_after)
+    report = await source.transfers.run(target, [ALICE])
+    assert (report.moved, [record.problem for record in report.records]) == (1, [""])
+    assert (await target.log.get_event(ALICE, large.id)).data == "x" * 300_000
+    assert (await target.states.get_current_state(ALICE)).document["large"] == "y" * 200_000
+    await assert_sound(target)
+
+
 async def test_processes_that_remember_the_agent_learn_that_it_leaves_before_it_has_left(pair: Pair) -> None:
     source, target = pair.source, pair.target
     await put(source, ALICE, 5)
@@ -237,6 +269,7 @@ async def test_a_page_that_was_altered_on_its_way_is_refused_and_nothing_of_the_
 ) -> None:
     source, target = pair.source, pair.target
     await put(source, ALICE, 300)
+    await digest_of(source, ALICE)  # the state is at hand from here on: who reads is the copy
     read = source.log.store.read_agent
 
     async def altered(record: Any, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:

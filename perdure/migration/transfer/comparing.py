@@ -8,10 +8,11 @@ last events only. Each end hashes its own document, by what its own fold has tou
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from perdure.engine.digest import FollowingDigest
-from perdure.engine.log.contract import AgentName, AgentRecord, to_microseconds
-from perdure.engine.replay import Folded, fold_log
+from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent, to_microseconds
+from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.sides import Side
 from perdure.projections.fill import fold_on, fold_whole
@@ -43,6 +44,13 @@ class _End:
         self.folded = None
         self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=self._digest.touched)
 
+    async def take(self, page: Sequence[SealedEvent]) -> None:
+        """Fold on events that are not in this end's log yet, with its keys. Raises as `follow`."""
+        before = self.folded
+        assert before is not None, "there is something to go on from"
+        self.folded = None
+        self.folded = await fold_page(self._side.vault, before, page, cells=self._digest.touched)
+
     async def fold(self, version: int) -> None:
         """As it is served: from a snapshot, where there is one."""
         self.folded = await fold_on(self._side.store, self._side.vault, self._row, self._side.base, to_version=version)
@@ -55,10 +63,12 @@ class _End:
         fold = fold_whole if floored else fold_on
         self.folded = await fold(self._side.store, self._side.vault, self._row, base, to_version=version)
 
-    def digest(self) -> bytes:
-        """As of now. Large values are hashed without the interpreter's lock: it is for a thread."""
+    async def digest(self) -> bytes:
+        """As of now. What has changed is hashed by a thread, large values without the interpreter's lock."""
         assert self.folded is not None, "a state that is compared was folded"
-        return self._digest.of(self.folded.document)
+        if self._digest.touched == set():
+            return self._digest.of(self.folded.document)
+        return await asyncio.to_thread(self._digest.of, self.folded.document)
 
 
 class Comparing:
@@ -98,18 +108,24 @@ class Comparing:
         else:
             await self._there.follow(version)
 
-    async def at(self, version: int) -> None:
-        """Compare the states at a version, not before the last one. Raises IntegrityError."""
+    async def at(self, version: int, rest: Sequence[SealedEvent] = ()) -> None:
+        """Compare the states at a version, not before the last one, or behind the rest that comes after it and the target does not have yet.
+
+        Raises IntegrityError."""
         if self._here.folded is None:
             self._here.forget()
             await self._here.fold(version)
         else:
             await self._here.follow(version)
         await self.follow(version)
+        if rest:
+            for end in (self._here, self._there):
+                await end.take(rest)
+            version = rest[-1].version
         here, there = self._here.folded, self._there.folded
         if here is None or there is None or (here.version, here.chain) != (there.version, there.chain) or here.version != version:
             raise self._other(f"the target has another history than the source's up to version {version}")
-        self.digest, other = await asyncio.gather(asyncio.to_thread(self._here.digest), asyncio.to_thread(self._there.digest))
+        self.digest, other = await asyncio.gather(self._here.digest(), self._there.digest())
         if self.digest != other:
             raise self._other(f"the target comes to another state at version {version}")
 

@@ -7,7 +7,7 @@ on its way is refused whole (`ChainBroken`), and what stood before it stays.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,6 +22,8 @@ from perdure.migration.transfer.sides import Side
 
 __all__ = ["Copying"]
 
+FEW_EVENTS = 8
+"""So few are checked at once: another thread takes longer to begin."""
 FIRST_PAGE_EVENTS = 256
 """How large an agent's events are is not known before the first ones are seen. Most agents are copied whole by this."""
 
@@ -56,9 +58,7 @@ class Copying:
             while self.version < version:
                 page = await ahead
                 if not page:
-                    raise IntegrityError(
-                        f"the source has no version {self.version + 1} of agent {self._row.agent!r}", agent=self._row.agent
-                    )
+                    self._check_end(version)
                 # The page after is read while this one is checked and written.
                 ahead = asyncio.create_task(self._read(page[-1].version, version))
                 await self._put(page)
@@ -74,13 +74,35 @@ class Copying:
             self._moved.clear()
             await self._moved.wait()
 
-    async def look_again(self) -> None:
-        """The tenant has large values since: carry those of the events that were put in without a look."""
+    async def rest(self, version: int, last: SealedEvent | None, progress: Callable[[int, int], None] | None = None) -> list[SealedEvent]:
+        """Copy towards a version, but for the last page, which is checked and given back: the commit puts it in. Empty where the target has all
+        of it. last: the event at this version, where it is known. Raises as `to`."""
+        page = [last] if last is not None and last.version == self.version + 1 else await self._read(self.version, version)
+        while page and page[-1].version < version:
+            await self._put(page)
+            if progress is not None:
+                progress(len(page), sum(len(event.payload) for event in page))
+            page = await self._read(self.version, version)
+        if not page:
+            self._check_end(version)
+            return []
+        await self._check(page)
+        return self._placed(page)
+
+    async def carry_large_now(self, version: int) -> None:
+        """The tenant has large values since: carry those of the events up to a version that were put in without a look."""
         if not self._large:
             self._large = True
-            where = EventFilter(from_version=self._first, to_version=self.version)
+            where = EventFilter(from_version=self._first, to_version=version)
             async for page in read_pages(self._source.store, self._row, where):
                 await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
+
+    def took(self, page: Sequence[SealedEvent]) -> None:
+        """The target has these."""
+        self.version, self.chain, self.time_us = page[-1].version, page[-1].chain, page[-1].time_us
+        self.events += len(page)
+        self.bytes += sum(len(event.payload) for event in page)
+        self._moved.set()
 
     async def _read(self, after: int, to: int) -> list[SealedEvent]:
         if after >= to:
@@ -95,16 +117,25 @@ class Copying:
         return page
 
     async def _put(self, page: list[SealedEvent]) -> None:
-        version, chain = await asyncio.to_thread(check_chain, page, version=self.version, chain=self.chain)
+        await self._check(page)
+        await self._target.store.receive_events([self.heir], self._placed(page), owner=self._owner)
+        self.took(page)
+        steps.reach("transfer.page")
+
+    async def _check(self, page: list[SealedEvent]) -> None:
+        """Against what the target has; and what the events refer to is there when this returns."""
+        if len(page) <= FEW_EVENTS:
+            check_chain(page, version=self.version, chain=self.chain)
+        else:
+            await asyncio.to_thread(check_chain, page, version=self.version, chain=self.chain)
         if self._large:
             await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
+
+    def _placed(self, page: Sequence[SealedEvent]) -> list[SealedEvent]:
         heir = self.heir
-        here = [
-            msgspec.structs.replace(event, tenant_key=heir.tenant_key, agent_key=heir.agent_key, partition=heir.partition) for event in page
-        ]
-        await self._target.store.receive_events([heir], here, owner=self._owner)
-        self.version, self.chain, self.time_us = version, chain, page[-1].time_us
-        self._moved.set()
-        self.events += len(page)
-        self.bytes += sum(len(event.payload) for event in page)
-        steps.reach("transfer.page")
+        keys = {"tenant_key": heir.tenant_key, "agent_key": heir.agent_key, "partition": heir.partition}
+        return [msgspec.structs.replace(event, **keys) for event in page]
+
+    def _check_end(self, version: int) -> None:
+        if self.version < version:
+            raise IntegrityError(f"the source has no version {self.version + 1} of agent {self._row.agent!r}", agent=self._row.agent)

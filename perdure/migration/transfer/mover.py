@@ -3,7 +3,8 @@
 What holds at every step, whoever dies:
 
 1. **At most one end serves.** The target's row is marked `staged` until the commit, which takes the mark away. The commit needs every event up to
-   the `perdure.leaving` one, and that event shuts the source for good: the log itself refuses appends and owners after it.
+   the `perdure.leaving` one, and that event shuts the source for good: the log itself refuses appends and owners after it. The last page of
+   events goes in with the commit, in one step: it was checked, opened and folded with the target's keys before, from memory.
 2. **Who takes the move back has made the commit impossible first**: it changes the mark at the target, and the commit is written only over the
    mark. Only then is the source opened again, under a higher epoch.
 3. **The rows decide.** What was written down about a transfer (`records`) may be behind. Going on after a crash looks at both rows, and each step
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -25,18 +26,17 @@ import msgspec
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, AgentRecord, Head
+from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent
 from perdure.engine.log.marks import LEAVING, MOVED, owner_of, refusal
 from perdure.errors import DictionaryNotFound, IntegrityError, KeyUnavailable
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots, check_same, standing_of
 from perdure.migration.transfer.comparing import Comparing
 from perdure.migration.transfer.copying import Copying
-from perdure.migration.transfer.inheritance import Inheritance
-from perdure.migration.transfer.pasts import Pasts, Progress
 from perdure.migration.transfer.records import TransferRecord, keep, record_of
-from perdure.migration.transfer.sides import Side, row_of
+from perdure.migration.transfer.route import Route
+from perdure.migration.transfer.sides import row_of
 from perdure.migration.transfer.staging import Staging
-from perdure.migration.transfer.turning import commit, leave, take_back
+from perdure.migration.transfer.turning import Left, commit, leave, take_back
 
 __all__ = ["Mover"]
 
@@ -45,27 +45,16 @@ _OTHER_KEYS: Final = (IntegrityError, KeyUnavailable, DictionaryNotFound)
 
 
 class Mover:
-    """See the module. ready: awaited before the source is fenced; by then every process knows that the agent goes. progress: (events, bytes) of
-    each page that was put in."""
+    """See the module."""
 
-    def __init__(
-        self,
-        source: Side,
-        target: Side,
-        record: TransferRecord,
-        keys: Inheritance,
-        pasts: Pasts,
-        ready: Callable[[], Awaitable[None]],
-        *,
-        progress: Progress | None = None,
-    ) -> None:
-        self._source = source
-        self._target = target
+    def __init__(self, route: Route, record: TransferRecord) -> None:
+        self._source = route.source
+        self._target = route.target
+        self._route = route
         self._record = record
-        self._keys = keys
-        self._ready = ready
-        self._progress = progress
-        self._staging = Staging(source, target, record, keys, pasts, progress)
+        self._keys = route.keys
+        self._progress = route.progress
+        self._staging = Staging(route, record)
         self._name = record.name
         self._floored = False
 
@@ -88,10 +77,12 @@ class Mover:
         if not resumed:
             await self._rounds(row, copying, comparing)
         started = time.monotonic()
-        row = await leave(self._source, self._record, row)
+        left = await leave(self._source, self._record, row)
+        row = left.row
         steps.reach("transfer.left")
-        head = await self._rest(row, copying, comparing)
-        epoch = await commit(self._target, self._record, heir, head, copying.time_us)
+        rest = await self._rest(left, copying, comparing)
+        epoch = await commit(self._target, self._route.clock, self._record, heir, left.head, rest, copying.time_us)
+        self._took(copying, rest)
         downtime_us = 0 if resumed else int((time.monotonic() - started) * 1e6)
         steps.reach("transfer.committed")
         self._record = msgspec.structs.replace(
@@ -118,26 +109,23 @@ class Mover:
 
     async def _rounds(self, row: AgentRecord, copying: Copying, comparing: Comparing) -> None:
         """Follow the source until the target lacks little, and compare; nobody waits for any of it."""
-        rounds, took_s = 0, limits.TRANSFER_ROUND_S
-        while rounds < limits.TRANSFER_ROUNDS_MAX and took_s >= limits.TRANSFER_ROUND_S:
-            (head,) = await self._source.store.heads([row])
-            if head.version - copying.version <= (limits.TRANSFER_LAG_EVENTS if rounds else 0):
-                break
+        rounds, lag, took_s = 0, limits.TRANSFER_LAG_EVENTS + 1, limits.TRANSFER_ROUND_S
+        while rounds < limits.TRANSFER_ROUNDS_MAX and lag > limits.TRANSFER_LAG_EVENTS and took_s >= limits.TRANSFER_ROUND_S:
             started = time.monotonic()
-            await self._round(copying, comparing, head.version)
+            version = await comparing.serve()
+            lag = version - copying.version
+            await self._round(copying, comparing, version)
             took_s = time.monotonic() - started
             rounds += 1
         steps.reach("transfer.copied")
-        version = await comparing.serve()
-        await copying.to(version, self._progress)
         comparing.stands(copying.chain)
         if self._floored:
             await carry_snapshots(self._source, self._target, row, copying.heir)
-        await self._compare(row, version, comparing)
+        await self._compare(row, copying, comparing)
         self._record = msgspec.structs.replace(self._record, rounds=rounds)
         steps.reach("transfer.compared")
         await self._source.settle(self._name)
-        await self._ready()
+        await self._route.ready()
 
     async def _round(self, copying: Copying, comparing: Comparing, version: int) -> None:
         """Copy, and fold behind it what is there."""
@@ -163,32 +151,42 @@ class Mover:
             comparing.anew()  # the look after it tells whether newer keys help
 
     # --- nobody serves ---
-    async def _rest(self, row: AgentRecord, copying: Copying, comparing: Comparing) -> Head:
-        """Copy what is left and look for the last time; where both ends stand."""
-        (head,) = await self._source.store.heads([row])
-        await copying.to(head.version, self._progress)
+    async def _rest(self, left: Left, copying: Copying, comparing: Comparing) -> list[SealedEvent]:
+        """Copy what is left, but for its last page, and look for the last time, as if that were there; the page is for the commit."""
+        head = left.head
+        rest: list[SealedEvent] = []
+        if self._floored:  # folding begins at a snapshot, which comes after the events
+            await copying.to(head.version, self._progress)
+            await carry_snapshots(self._source, self._target, left.row, copying.heir)
+        else:
+            rest = await copying.rest(head.version, left.event, self._progress)
         steps.reach("transfer.rest_copied")
-        if self._floored:
-            await carry_snapshots(self._source, self._target, row, copying.heir)
-        if await self._keys.large(self._name.tenant, now=True):
-            await copying.look_again()
-        await self._compare(row, head.version, comparing)
-        (there,) = await self._target.store.heads([copying.heir])
-        if (there.version, there.chain) != (head.version, head.chain) or not head.leaving:
-            raise IntegrityError(
-                f"the target ends at version {there.version}, the source at {head.version}", tenant=row.tenant, agent=row.agent
-            )
+        await self._compare(left.row, copying, comparing, rest)
+        stands = (rest[-1].version, rest[-1].chain) if rest else (copying.version, copying.chain)
+        if stands != (head.version, head.chain) or not head.leaving:
+            message = f"the history ends at version {stands[0]}, the source at {head.version}"
+            raise IntegrityError(message, tenant=self._name.tenant, agent=self._name.agent)
         steps.reach("transfer.verified")
-        return head
+        return rest
 
-    async def _compare(self, row: AgentRecord, version: int, comparing: Comparing) -> None:
-        """Compare the states; by that every byte has been opened with the target's keys."""
+    async def _compare(self, row: AgentRecord, copying: Copying, comparing: Comparing, rest: Sequence[SealedEvent] = ()) -> None:
+        """Compare the states, with what the target gets next; by that every byte of the events has been opened with the target's keys, and every
+        large value that they refer to was there."""
         try:
-            await comparing.at(version)
+            await comparing.at(copying.version, rest)
         except _OTHER_KEYS:
-            # A key was rotated or a dictionary trained while the agent was copied: with what it brought it must open, all of it.
+            # A key was rotated, a dictionary trained or the tenant's first large value written while the agent was copied: with what it brought it
+            # must open, all of it.
             await self._keys.hand(row, anew=True)
-            await comparing.anew().at(version)
+            if await self._keys.large(self._name.tenant, now=True):
+                await copying.carry_large_now(rest[-1].version if rest else copying.version)
+            await comparing.anew().at(copying.version, rest)
+
+    def _took(self, copying: Copying, rest: Sequence[SealedEvent]) -> None:
+        if rest:
+            copying.took(rest)
+            if self._progress is not None:
+                self._progress(len(rest), sum(len(event.payload) for event in rest))
 
     # --- after: the target serves ---
     async def _forward(self, row: AgentRecord) -> TransferRecord:

@@ -15,10 +15,12 @@ from perdure.engine.log.marks import LEAVING, mark_of, owner_of
 from perdure.errors import Compacted, Conflict, InvalidInput, LimitExceeded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.migration.transfer.checks import Checks, Plan
+from perdure.migration.transfer.clocks import Clock
 from perdure.migration.transfer.inheritance import Inheritance
 from perdure.migration.transfer.mover import Mover
 from perdure.migration.transfer.pasts import Pasts, in_order, line_of
 from perdure.migration.transfer.records import TransferRecord, identity, keep, records
+from perdure.migration.transfer.route import Route
 from perdure.migration.transfer.sides import Side
 from perdure.recovery.journal import SYSTEM_TENANT
 
@@ -68,8 +70,10 @@ class Run:
         self._target = target
         self._turn = asyncio.Semaphore(at_once)
         self._progress = progress
-        self._keys = Inheritance(source, target)
-        self._pasts = Pasts(source, target, self._keys)
+        keys = Inheritance(source, target)
+        self._pasts = Pasts(source, target, keys)
+        clock = Clock(target.store.clock_us)
+        self._route = Route(source, target, keys, self._pasts, clock, self._wait_until_known, progress=self._count)
         self._told_s = 0.0
         self._started_s = 0.0
         self._report = Report(target.address, 0)
@@ -194,7 +198,7 @@ class Run:
         return left
 
     def _mover(self, record: TransferRecord) -> Mover:
-        return Mover(self._source, self._target, record, self._keys, self._pasts, self._wait_until_known, progress=self._count)
+        return Mover(self._route, record)
 
     async def _wait_until_known(self) -> None:
         """Twice what a process may go without looking at the notices."""

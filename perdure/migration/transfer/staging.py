@@ -16,10 +16,9 @@ from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of, owner_of
 from perdure.errors import AlreadyExists, Conflict, IntegrityError, Unavailable
 from perdure.identifiers import partition_of
-from perdure.migration.transfer.inheritance import Inheritance
-from perdure.migration.transfer.pasts import Pasts, Progress
 from perdure.migration.transfer.records import Arrival, TransferRecord, arrival, keep_arrival
-from perdure.migration.transfer.sides import Side, row_of
+from perdure.migration.transfer.route import Route
+from perdure.migration.transfer.sides import row_of
 
 __all__ = ["Staging"]
 
@@ -28,15 +27,13 @@ class Staging:
     """Of one transfer. mark: the owner that the row has meanwhile. noted: the arrival as it was last read or written, None before. made: whether
     the row was made by this, and so has nothing yet."""
 
-    def __init__(
-        self, source: Side, target: Side, record: TransferRecord, keys: Inheritance, pasts: Pasts, progress: Progress | None
-    ) -> None:
-        self._source = source
-        self._target = target
+    def __init__(self, route: Route, record: TransferRecord) -> None:
+        self._source = route.source
+        self._target = route.target
+        self._keys = route.keys
+        self._pasts = route.pasts
+        self._progress = route.progress
         self._record = record
-        self._keys = keys
-        self._pasts = pasts
-        self._progress = progress
         self._name = record.name
         self.mark = owner_of(STAGED, record.id)
         self.noted: Arrival | None = None
@@ -48,7 +45,7 @@ class Staging:
         Raises AlreadyExists, Conflict (others are at it, or the transfer was broken off), Unavailable."""
         target, name = self._target, self._name
         (heir,) = await target.store.agents([name])
-        self.noted = await arrival(target.store, name)
+        self.noted = await (self._note_first() if heir is None else arrival(target.store, name))
         ours = self.noted is not None and self.noted.id == self._record.id
         if not ours:
             self.noted = await keep_arrival(target.store, name, self._arrival(heir, self.noted))
@@ -64,6 +61,13 @@ class Staging:
             raise self._broken_off()
         steps.reach("transfer.staged")
         return heir
+
+    async def _note_first(self) -> Arrival | None:
+        """Of an agent that is not there mostly nothing is noted either, so it is written without a look; what stands where something is."""
+        try:
+            return await keep_arrival(self._target.store, self._name, self._arrival(None, None))
+        except Conflict:
+            return await arrival(self._target.store, self._name)
 
     async def _stage_new(self, row: AgentRecord) -> AgentRecord:
         store = self._target.store
