@@ -64,10 +64,9 @@ def sqlite_folder(url: str) -> Path:
         raise ConfigurationError(f"{url!r} names no folder", hint="write sqlite:///./folder or sqlite:////absolute/folder")
     written = path[3:]
     if _slash_too_few(written):
-        root = "/" + written.partition("/")[0]
         raise ConfigurationError(
-            f"{url!r} is relative to this folder, which has no {root[1:]!r}; there is a {root}",
-            hint=f"sqlite:////{written} is /{written}; for one below this folder write sqlite:///./{written}",
+            f"{url!r} is below the working folder, where less of it is there than of /{written}",
+            hint=f"write sqlite:////{written} for /{written}, or sqlite:///./{written} if it is meant like this",
         )
     try:
         return Path(written).expanduser()
@@ -76,9 +75,15 @@ def sqlite_folder(url: str) -> Path:
 
 
 def _slash_too_few(written: str) -> bool:
-    """Whether a relative path was meant as an absolute one: it begins with a folder of /, such as tmp or var, that is not here."""
-    first = written.partition("/")[0]
-    return first not in ("", ".", "..") and Path("/", first).is_dir() and not Path(first).exists()
+    """Whether a relative path was meant as an absolute one: it begins like a path of /, such as tmp/… or var/…, and more of that is there."""
+    if Path(written).parts[:1] in ((), ("..",)) or written.startswith(("./", "~", "/")):
+        return False
+    return _there(Path("/", written)) > _there(Path(written))
+
+
+def _there(path: Path) -> int:
+    """How many of the folders that lead to it, and itself, are there."""
+    return sum(each.exists() for each in (path, *path.parents) if each.name)
 
 
 def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str, str] | None = None) -> Settings:

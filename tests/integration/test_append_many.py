@@ -19,7 +19,7 @@ from perdure.engine.log.log import AgentAppend
 async def test_new_agents_of_one_append_take_a_round_trip_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = 2
     names = [AgentName("t", f"agent {number}") for number in range(CREATE_BATCH_MAX * batches)]
-    async with perdure.open(f"sqlite://{tmp_path}/log", keys=f"file://{tmp_path}/key", bus="memory://", cache="memory://") as engine:
+    async with perdure.open(f"sqlite:///{tmp_path}/log", keys=f"file://{tmp_path}/key", bus="memory://", cache="memory://") as engine:
         store = engine.log.store
         asked: list[tuple[str, int]] = []
         for method in ("agents", "create_agents"):
@@ -37,7 +37,7 @@ async def test_agents_that_are_made_without_a_look_are_those_that_were_there(tmp
     names = [AgentName("t", f"agent {number}") for number in range(40)]
 
     def opened() -> Opening:
-        return perdure.open(f"sqlite://{tmp_path}/log", keys=f"file://{tmp_path}/key", bus="memory://", cache="memory://")
+        return perdure.open(f"sqlite:///{tmp_path}/log", keys=f"file://{tmp_path}/key", bus="memory://", cache="memory://")
 
     async with opened() as first, opened() as second:
         await first.log.append_many([AgentAppend(name, [Event("made")], NO_STREAM) for name in names[:20]])

@@ -24,8 +24,15 @@ def test_an_absolute_path_with_a_slash_too_few_is_refused_with_both_ways_to_writ
     with pytest.raises(ConfigurationError) as caught:
         folder(f"sqlite:///{slip}")
     assert f"sqlite:////{slip} " in caught.value.hint
-    assert caught.value.hint.endswith(f"sqlite:///./{slip}")
+    assert f"sqlite:///./{slip} " in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_refused_also_where_a_folder_of_that_name_was_left_by_a_slip(tmp_path: Path) -> None:
+    (tmp_path / tmp_path.parts[1]).mkdir()
+    with pytest.raises(ConfigurationError, match="less of it is there"):
+        folder(f"sqlite://{tmp_path}/log")
+    assert folder(f"sqlite:///{tmp_path}/log") == tmp_path / "log"
 
 
 def test_what_is_meant_is_taken_as_it_is_written(tmp_path: Path) -> None:
@@ -33,9 +40,10 @@ def test_what_is_meant_is_taken_as_it_is_written(tmp_path: Path) -> None:
     assert folder("sqlite:///./tmp/state") == Path("tmp/state")
     assert folder("sqlite:///../tmp/state") == Path("../tmp/state")
     assert folder("sqlite:///state") == Path("state")
+    assert folder("sqlite:///.") == Path()
     assert folder("sqlite:///~/state") == Path.home() / "state"
     (tmp_path / "tmp").mkdir()
-    assert folder("sqlite:///tmp/state") == Path("tmp/state")
+    assert folder("sqlite:///tmp/state-of-nobody-else") == Path("tmp/state-of-nobody-else")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Perdure(Driver):
 
     async def open(self) -> dict[str, Any]:
         """An engine on a log of its own."""
-        url = self.url or f"sqlite://{self.folder}/log"
+        url = self.url or f"sqlite:///{self.folder}/log"
         self.opened = perdure.open(url, bus="memory://", cache="memory://", keys=f"file://{self.folder}/root.key")
         self.engine = await self.opened.__aenter__()
         self.versions: dict[str, int] = {}
