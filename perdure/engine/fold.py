@@ -52,6 +52,8 @@ END: Final = "-"
 _FIRST: Final = "0"
 _LISTS: Final = (list, tuple)
 _CONTAINERS: Final = (dict, list, tuple)
+_INDICES: Final = {str(index): index for index in range(1_024)}
+"""What most tokens that are a list's index stand for; reading one takes as long as the rest of a change does."""
 MISSING: Final = object()
 """What `lookup` returns where nothing is."""
 
@@ -79,7 +81,7 @@ def fold_into(document: dict[str, Any], changes: Iterable[Change], fresh: Fresh 
         # What agents do most: appending to a list of the top level, and setting a member of the root or of what is in it.
         if depth == 1:
             if operation == "append":
-                target = document.get(path[0])
+                target: Any = document.get(path[0])
                 if type(target) is list and (fresh is None or id(target) in fresh):
                     target.append(change.value)
                     continue
@@ -88,8 +90,14 @@ def fold_into(document: dict[str, Any], changes: Iterable[Change], fresh: Fresh 
                 continue
         elif depth == 2 and operation == "set":
             target = document.get(path[0])
-            if (fresh is None or id(target) in fresh) and _set_in(target, path[1], change.value):
-                continue
+            if fresh is None or id(target) in fresh:
+                kind = type(target)
+                if kind is dict:
+                    target[path[1]] = change.value
+                    continue
+                if kind is list and (index := _INDICES.get(path[1], len(target))) < len(target):
+                    target[index] = change.value
+                    continue
         if path:
             _fold_one(document, change, fresh, warnings)
         else:
@@ -112,17 +120,6 @@ def lookup(document: Any, path: Path) -> Any:
         else:
             return MISSING
     return document
-
-
-def _set_in(target: Any, token: str, value: Any) -> bool:
-    """Set a member of a map, or an element that a list has; whether it is one of these, and plain."""
-    if type(target) is dict:
-        target[token] = value
-        return True
-    if type(target) is list and is_index(token) and int(token) < len(target):
-        target[int(token)] = value
-        return True
-    return False
 
 
 def _fold_root(document: dict[str, Any], change: Change, fresh: Fresh | None, warnings: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import repeat
 
 import zstandard
 
@@ -65,17 +66,24 @@ class Dictionary:
         decompress = self._codecs.decompressor.decompress
         # The two highest bits of a frame tell how many bytes its size takes (RFC 8878, 3.1.1.1): most cannot be large.
         long_size = _LONG_SIZE if bytes_max >= _SHORT_SIZE_MAX else b""
-        contents = []
-        try:
+        if max(frames, default=b"") >= long_size:
             for frame in frames:
                 if frame >= long_size:
-                    declared = zstandard.get_frame_parameters(frame, format=_FORMAT).content_size
-                    if declared > bytes_max:  # an undeclared size is the largest number there is
-                        raise FrameBroken(f"the frame declares {declared} bytes, the limit is {bytes_max}")
-                contents.append(decompress(frame, allow_extra_data=False))
+                    _check_size(frame, bytes_max)
+        try:
+            # Positions: max_output_size, read_across_frames, allow_extra_data. Names would take half as long again.
+            return list(map(decompress, frames, repeat(0), repeat(False), repeat(False)))
         except zstandard.ZstdError as error:
             raise FrameBroken(str(error)) from error
-        return contents
+
+
+def _check_size(frame: bytes, bytes_max: int) -> None:
+    try:
+        declared = zstandard.get_frame_parameters(frame, format=_FORMAT).content_size
+    except zstandard.ZstdError as error:
+        raise FrameBroken(str(error)) from error
+    if declared > bytes_max:  # an undeclared size is the largest number there is
+        raise FrameBroken(f"the frame declares {declared} bytes, the limit is {bytes_max}")
 
 
 NO_DICTIONARY = Dictionary(0)
