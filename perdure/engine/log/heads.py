@@ -40,6 +40,10 @@ class KnownHeads:
         heads = self._heads
         return {agent for agent in agents if agent not in heads}
 
+    def head(self, agent: int) -> Head | None:
+        """Where one agent stands; None where it is not known."""
+        return self._heads.get(agent)
+
     def view(self, agents: Iterable[int]) -> dict[int, Head]:
         """The heads of these agents, for one batch."""
         heads = self._heads

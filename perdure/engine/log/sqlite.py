@@ -17,10 +17,11 @@ from uuid import UUID
 
 from perdure.engine.log import sqlite_append, sqlite_control, sqlite_many, sqlite_rows
 from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
+from perdure.engine.log.lone import Inserted
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_archive import SqliteArchive
 from perdure.engine.log.sqlite_arrivals import SqliteArrivals
-from perdure.engine.log.sqlite_connection import DATABASE, connect, prepare, transaction, translated
+from perdure.engine.log.sqlite_connection import DATABASE, as_error, connect, prepare, transaction, translated
 from perdure.engine.log.sqlite_floors import SqliteFloors
 from perdure.engine.log.sqlite_forks import SqliteForks
 from perdure.engine.log.sqlite_snapshots import SqliteSnapshots
@@ -173,6 +174,26 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
         self._check_open()
         # Readers wake also when whoever awaited the append was cancelled.
         return await self._writer.run(partial(self._on_writer, sqlite_append.append, known, propose), then=self._hub.notify)
+
+    def insert_alone(self, row: SealedEvent, after: Position, told: Inserted) -> None:
+        """See `StoresAlone.insert_alone`."""
+        self._check_open()
+
+        def insert() -> bool:
+            assert self._write_connection is not None, "the writer is prepared before anything is written"
+            try:
+                return sqlite_append.insert_alone(self._write_connection, row, after)
+            except sqlite3.ProgrammingError:
+                raise  # a mistake of ours, not the database's failure
+            except sqlite3.Error as error:
+                raise as_error(error, self._file) from error
+
+        def tell(stands: bool | None, problem: BaseException | None) -> None:
+            if stands:
+                self._hub.notify()
+            told(bool(stands), problem)
+
+        self._writer.hand(insert, tell)
 
     async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""

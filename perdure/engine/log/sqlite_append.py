@@ -9,17 +9,24 @@ from typing import Any
 from uuid import UUID
 
 from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
-from perdure.engine.log.sqlite_connection import transaction
+from perdure.engine.log.sqlite_connection import patiently, transaction
 from perdure.engine.log.sqlite_floors import partition_floor
 from perdure.engine.log.sqlite_rows import position
 from perdure.errors import IntegrityError
 from perdure.limits import TAIL_EVENTS_MAX
 
-__all__ = ["append", "insert"]
+__all__ = ["append", "insert", "insert_alone"]
 
 Found = dict[tuple[int, UUID], int]
 
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# The offset is NULL, which its column refuses, unless the partition's newest event is the one at the offset before, of the time ?17.
+# As a value it costs next to nothing; an INSERT … SELECT with this as its condition would go through a temporary table.
+_INSERT_ALONE = """
+INSERT INTO events VALUES (?1, CASE WHEN
+  (SELECT (offset, time_us) = (?2 - 1, ?17) FROM events WHERE partition = ?1 ORDER BY offset DESC LIMIT 1)
+THEN ?2 END, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+"""
 _TAIL = """
 SELECT partition, offset, time_us, agent_key, version, epoch, type, chain FROM events
 WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?
@@ -39,6 +46,20 @@ def append(connection: sqlite3.Connection, known: Mapping[int, Position], propos
             if stands != end:
                 raise IntegrityError(f"partition {partition} stands at {stands}, not at {end}", partition=partition)
     return expected
+
+
+def insert_alone(connection: sqlite3.Connection, row: SealedEvent, after: Position) -> bool:
+    """Commit one row where its partition stands at `after`; False, and nothing is written, where it does not or something refuses the row.
+
+    One statement is a transaction of its own: it takes the log's lock, looks, inserts and commits.
+    """
+    if row.offset != after.offset + 1 or row.time_us < after.time_us:
+        raise IntegrityError(f"offset {row.offset} at {row.time_us} µs cannot follow {after}", partition=row.partition)
+    try:
+        patiently(connection, _INSERT_ALONE, (*_row(row), after.time_us))
+    except sqlite3.IntegrityError:
+        return False  # which of its rules it was, the long way tells
+    return True
 
 
 def _tail(connection: sqlite3.Connection, known: Mapping[int, Position], standing: Mapping[int, Position]) -> list[TailEvent]:

@@ -6,16 +6,16 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from perdure.engine.log import migrations
 from perdure.errors import ConfigurationError, IntegrityError, LimitExceeded, PerdureError, Unavailable
 from perdure.limits import APPEND_TIMEOUT_S, MIB, PARTITIONS_MAX
 
-__all__ = ["DATABASE", "connect", "prepare", "reading", "transaction", "translated"]
+__all__ = ["DATABASE", "as_error", "connect", "patiently", "prepare", "reading", "transaction", "translated"]
 
 DATABASE: Final = "log.db"
 PAGE_BYTES: Final = 8192
@@ -56,7 +56,7 @@ def prepare(file: Path, partitions: int, *, create: bool) -> sqlite3.Connection:
     connection = connect(file, writer=True)
     try:
         _write_ahead(connection)
-        # From here on all that it does is within transactions, and `_begin` waits for their lock.
+        # From here on all that it does is within transactions, and `patiently` waits for their lock.
         connection.execute("PRAGMA busy_timeout = 0")
         _migrate(connection, partitions)
     except BaseException:
@@ -115,7 +115,7 @@ def _sync_folder(folder: Path) -> None:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the log's one lock from here to the commit, over all processes; roll back whatever is raised."""
-    _begin(connection)
+    patiently(connection, "BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
@@ -138,13 +138,15 @@ def reading(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def _begin(connection: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + APPEND_TIMEOUT_S
+def patiently(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> None:
+    """Run a statement that takes the log's lock; where another connection holds it, wait for it."""
+    deadline = 0.0
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(sql, values)
             return
         except sqlite3.OperationalError as error:
+            deadline = deadline or time.monotonic() + APPEND_TIMEOUT_S
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             # Uneven steps: several waiting processes do not fall into step with the one that holds the lock.
@@ -159,10 +161,11 @@ def translated(file: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise  # a mistake of ours, not the database's failure
     except sqlite3.Error as error:
-        raise _typed(error, file) from error
+        raise as_error(error, file) from error
 
 
-def _typed(error: sqlite3.Error, file: Path) -> PerdureError:
+def as_error(error: sqlite3.Error, file: Path) -> PerdureError:
+    """SQLite's failure as an error of perdure."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     what = f"{file}: {error}"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, NamedTuple, TypeVar
@@ -20,11 +21,11 @@ _NOT_BEGUN: Final = object()
 
 
 class _Work(NamedTuple):
-    """What is to be done, what follows on the event loop where it succeeded, and who waits for it."""
+    """What is to be done, who is told on the event loop what came of it, and whose cancelling makes it needless (None: nobody's)."""
 
     call: Callable[[], Any]
-    then: Callable[[], None] | None
-    done: asyncio.Future[Any]
+    told: Callable[[Any, BaseException | None], None]
+    done: asyncio.Future[Any] | None
 
 
 class WorkThreads:
@@ -45,15 +46,22 @@ class WorkThreads:
     def run(self, call: Callable[[], T], then: Callable[[], None] | None = None) -> asyncio.Future[T]:
         """What `call` returns or raises on a thread. then: called on the event loop after it has returned, before whoever waits goes on,
         and also where nobody waits any more."""
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._give(_Work(call, partial(_settle, done, then), done))
+        return done
+
+    def hand(self, call: Callable[[], T], told: Callable[[T, BaseException | None], None]) -> None:
+        """As `run`, without a future: `told` is called on the event loop with what `call` returned or raised (the other one is None)."""
+        self._give(_Work(call, told, None))
+
+    def _give(self, work: _Work) -> None:
         if len(self._threads) < self._count and self._at_work >= len(self._threads):
             # A daemon: a process that ends without closing its log shall end. What was not acknowledged may be lost then, as in a crash.
             thread = Thread(target=self._work_off, name=self._name, daemon=True)
             thread.start()
             self._threads.append(thread)
         self._at_work += 1
-        done: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Work(call, then, done))
-        return done
+        self._queue.put(work)
 
     def shut_down(self) -> None:
         """Finish what was given, and end the threads. Not for the event loop's own thread. Again is no error."""
@@ -71,7 +79,7 @@ class WorkThreads:
     def _do(self, work: _Work) -> None:
         result, problem = None, None
         try:
-            result = _NOT_BEGUN if work.done.cancelled() else work.call()
+            result = _NOT_BEGUN if work.done is not None and work.done.cancelled() else work.call()
         except BaseException as raised:  # whatever it is, it belongs to whoever waits
             problem = raised
         if not self._loop.is_closed():  # else nobody is there to be told
@@ -79,11 +87,15 @@ class WorkThreads:
 
     def _tell(self, work: _Work, result: Any, problem: BaseException | None) -> None:
         self._at_work -= 1
-        if problem is None and work.then is not None and result is not _NOT_BEGUN:
-            work.then()
-        if work.done.done():
-            return
-        if problem is None:
-            work.done.set_result(result)
-        else:
-            work.done.set_exception(problem)
+        work.told(result, problem)
+
+
+def _settle(done: asyncio.Future[Any], then: Callable[[], None] | None, result: Any, problem: BaseException | None) -> None:
+    if problem is None and then is not None and result is not _NOT_BEGUN:
+        then()
+    if done.done():
+        return
+    if problem is None:
+        done.set_result(result)
+    else:
+        done.set_exception(problem)

@@ -7,6 +7,8 @@ Preparing appends (this process) and committing them (the store) shall overlap. 
 callers of the first are told; and where nothing is queued, because all callers were in that one batch, half of them are told first, so that
 what they append next is on its way while the other half prepares. Where other processes write too, they use the time, and few large batches
 are better than many.
+
+Where callers come one after the other, each goes the short way (`lone`), if the store has one, and the task is not woken for it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, P
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
 from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.lone import LoneAppends
 from perdure.engine.log.together import Together
 from perdure.engine.steps import reach
 from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -68,6 +71,10 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self.known = known or KnownHeads()
+        self._lone = LoneAppends(store, self.known)
+        self._resting = False
+        """The task waits for appends, and callers have come one after the other lately: the next one goes the short way."""
+        self._lone_under_way = False
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
@@ -92,14 +99,49 @@ class Writer:
             raise Overloaded(f"{len(queue)} appends with {self._queued_bytes} bytes are waiting", hint="slow down, or add a writer process")
         done: asyncio.Future[Outcome] = self._loop.create_future()
         deadline_s = self._loop.time() + timeout_s
-        queue.append(_Waiting(request, done, deadline_s, timeout_s, events, size_bytes))
-        self._queued_bytes += size_bytes
-        if len(queue) == 1:
-            self._wake.set()
+        waiting = _Waiting(request, done, deadline_s, timeout_s, events, size_bytes)
+        if not (self._resting and self._send_alone(waiting)):
+            queue.append(waiting)
+            self._queued_bytes += size_bytes
+            if len(queue) == 1:
+                self._rouse()
         # One timer for all that wait: one per append would cost more than the rest of this function.
         if self._sweeper is None or deadline_s < self._sweep_at_s:
             self._sweep_from(deadline_s)
         return done
+
+    def _rouse(self) -> None:
+        """Let the task look what there is to do; while an append goes the short way it has to wait for that."""
+        self._resting = False
+        if not self._lone_under_way:
+            self._wake.set()
+
+    def _send_alone(self, waiting: _Waiting) -> bool:
+        """Send it the short way; False where it may not go there."""
+
+        def told(planned: Plan, stands: bool, problem: BaseException | None) -> None:
+            self._writing = []
+            self._lone_under_way = False
+            if problem is not None:
+                self._fail([waiting], problem)
+            elif stands:
+                reach("writer.written")
+                (item,) = waiting.request
+                self.known.commit(planned.heads, {item.record.agent_key: item.record.partition}, planned.positions)
+                _tell([(waiting, planned.outcomes[0])])
+            else:
+                self._queue.appendleft(waiting)
+                self._queued_bytes += waiting.size_bytes
+            if self._queue or self._closing:
+                self._rouse()
+            else:
+                self._resting = True
+
+        if not self._lone.send(waiting.request, told):
+            return False
+        reach("writer.taken")
+        self._resting, self._lone_under_way, self._writing = False, True, [waiting]
+        return True
 
     async def look_ahead(self, record: AgentRecord) -> list[SealedEvent]:
         """As `EventLog.look_ahead`. Nothing but the number of round trips of appends depends on it: what is known is checked by each of them."""
@@ -133,7 +175,7 @@ class Writer:
     async def close(self) -> None:
         """Write what is queued, then stop."""
         self._closing = True
-        self._wake.set()
+        self._rouse()
         await self._task
         await self._tails.close()
         if self._sweeper is not None:
@@ -141,6 +183,7 @@ class Writer:
 
     async def _run(self) -> None:
         told: list[tuple[_Waiting, Outcome]] = []
+        singly = True
         while True:
             batch = self._take()
             if not batch:
@@ -149,6 +192,7 @@ class Writer:
                 if self._closing:
                     return
                 self._wake.clear()
+                self._resting = singly
                 await self._wake.wait()
                 continue
             reach("writer.taken")
@@ -158,6 +202,7 @@ class Writer:
                 writing = asyncio.create_task(writing, name="perdure-batch")  # type: ignore[arg-type]
                 _tell(told)
             told = await self._finish(batch, writing)
+            singly = len(batch) == 1 and self._alone
 
     async def _finish(self, batch: list[_Waiting], writing: Awaitable[list[Outcome]]) -> list[tuple[_Waiting, Outcome]]:
         """Wait for the commit; who is still to be told what."""
@@ -194,7 +239,7 @@ class Writer:
         self._writing = batch
         return batch
 
-    def _fail(self, batch: Sequence[_Waiting], problem: Exception) -> None:
+    def _fail(self, batch: Sequence[_Waiting], problem: BaseException) -> None:
         # After a failure it is not known what was committed, so neither are the heads.
         self.known.forget({item.record.partition for waiting in batch for item in waiting.request})
         for waiting in batch:
