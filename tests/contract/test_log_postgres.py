@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -52,6 +53,22 @@ async def test_tail(case: Case, fresh_database: str, younger_server: Callable[[]
     surroundings = PostgresSurroundings(fresh_database, younger_server)
     async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=2, segment_offsets=20), surroundings) as log:
         await case(log)
+
+
+async def test_openings_at_once_make_one_log(fresh_database: str) -> None:
+    """Each makes the first segments of all partitions in one transaction; one that an opening left behind is made by the next."""
+    openings = [asyncio.create_task(PostgresStore.open(fresh_database, partitions=PARTITIONS)) for _ in range(4)]
+    stores = await asyncio.gather(*openings)
+    assert {store.partitions for store in stores} == {PARTITIONS}
+    for store in stores:
+        await store.close()
+    existing = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^events_[0-9]+_0$' ORDER BY relname"
+    async with await psycopg.AsyncConnection.connect(fresh_database, autocommit=True) as connection:
+        made = [name for (name,) in await (await connection.execute(existing)).fetchall()]
+        assert made == [f"events_{partition}_0" for partition in range(PARTITIONS)]
+        await connection.execute(f"DROP TABLE {SCHEMA}.events_2_0")
+        await (await PostgresStore.open(fresh_database)).close()
+        assert [name for (name,) in await (await connection.execute(existing)).fetchall()] == made
 
 
 async def test_a_database_without_a_log_is_refused_unless_it_may_be_made(fresh_database: str) -> None:

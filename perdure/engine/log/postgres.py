@@ -26,7 +26,7 @@ from perdure.engine.log.postgres_arrivals import PostgresArrivals
 from perdure.engine.log.postgres_call import Watch, answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_many import FEW_SEGMENTS, PostgresMany
-from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, make_pool, migrate
+from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, end_sessions, make_pool, migrate
 from perdure.engine.log.postgres_pages import fetch_page, page_query
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
@@ -37,11 +37,6 @@ from perdure.errors import ConfigurationError, Fenced, IntegrityError, Unavailab
 from perdure.limits import PARTITIONS_DEFAULT, PARTITIONS_MAX
 
 __all__ = ["PostgresStore"]
-
-END_SESSION_MS = 5_000
-_END_SESSIONS = """SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
-                   WHERE datname = current_database() AND usename = current_user AND application_name = 'perdure'
-                     AND pid <> pg_backend_pid()"""
 
 
 class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
@@ -107,8 +102,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
             ((stored,),) = await self._rows(sql, self._segments.size)
         self._segments = Segments(stored)
         await self._segments.load(self._pool)
-        for partition in range(self.partitions):
-            await self._segments.ensure(self._pool, partition, 0)
+        await self._segments.begin(self._pool, self.partitions)
 
     async def close(self) -> None:
         """Leave the server. Again is no error."""
@@ -116,6 +110,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         await self._reading.close()
         await self._changing.close()
         await self._looking.close()
+        await self._swapping.close()
         await self._segments.close()
         await self._tails.close()
         if self._writing is not None:
@@ -251,7 +246,8 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
     async def set_generation(self, generation: int) -> None:
         await super().set_generation(generation)
         # Who is connected is told by losing the connection: the next one shows the generation.
-        await self._rows(_END_SESSIONS, END_SESSION_MS)
+        async with self._answering(self._pool, limits.COMMIT_TIMEOUT_S) as connection:
+            await end_sessions(connection)
         await self._pool.check()
         await self._tenant_pool.check()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -14,7 +16,7 @@ from perdure.engine.log import migrations
 from perdure.engine.log.postgres_arrays import register
 from perdure.errors import ConfigurationError, UnsafeSettings
 
-__all__ = ["CONNECT_TIMEOUT_S", "SCHEMA", "check_settings", "check_url", "connect", "make_pool", "migrate"]
+__all__ = ["CONNECT_TIMEOUT_S", "SCHEMA", "check_settings", "check_url", "connect", "end_sessions", "make_pool", "migrate"]
 
 SCHEMA = "perdure"
 URL_HINT = "postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full; what is special in a password is percent-encoded"
@@ -22,6 +24,11 @@ CONNECT_TIMEOUT_S = 5
 POOL_MAX = 10
 IDLE_IN_TRANSACTION_MS = 4_000
 """A writer that stands still with a partition's lock in its hands is thrown out by the server, before others' appends run into their deadline."""
+END_SESSIONS_S = 5.0
+END_SESSIONS_EVERY_S = 0.005
+_END_SESSIONS = """SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND usename = current_user AND application_name = 'perdure'
+                     AND pid <> pg_backend_pid()"""
 ALLOW_VARIABLE = "PERDURE_ALLOW_UNSAFE_SETTINGS"
 _SAFE = {"fsync": {"on"}, "full_page_writes": {"on"}, "synchronous_commit": {"on", "local", "remote_write", "remote_apply"}}
 _OPTIONS: dict[str, Any] = {
@@ -89,6 +96,19 @@ def make_pool(url: str, *, role: str | None = None, greet: Greeting | None = Non
         configure=configure,
         max_waiting=10_000,
     )
+
+
+async def end_sessions(connection: AsyncConnection[Any]) -> None:
+    """Let all others lose their connection to this log, this process's own as well, and wait until they have, for a while."""
+    cursor = await connection.execute(_END_SESSIONS)
+    ended = [pid for pid, _ in await cursor.fetchall()]
+    until = time.monotonic() + END_SESSIONS_S
+    # The server's own way to wait looks ten times a second, at one after the other.
+    while time.monotonic() < until:
+        cursor = await connection.execute("SELECT FROM pg_stat_activity WHERE pid = ANY(%s) LIMIT 1", (ended,))
+        if not cursor.rowcount:
+            return
+        await asyncio.sleep(END_SESSIONS_EVERY_S)
 
 
 async def check_settings(connection: AsyncConnection[Any], allowed: Collection[str] | None = None) -> None:

@@ -21,6 +21,8 @@ from perdure.engine.log.contract import SealedEvent
 __all__ = ["Segments"]
 
 LOOK_FOR_ALL = 1 << 60
+FIRST_AT_ONCE = 32
+"""First segments in one transaction: each takes some ten of the server's table locks."""
 SURE_AFTER_MS = int(limits.ID_CLOCK_MARGIN_S * 1000) + 2_000
 """No id was ever appended further ahead of the clock than the margin (and the appender's patience), so one that is newer than a moment at which a
 segment had begun, by more than both, is in no segment before that one."""
@@ -56,6 +58,16 @@ class Segments:
                 if match is not None:
                     partition, segment = int(match[1]), int(match[2])
                     self._newest[partition] = max(segment, self.newest(partition))
+
+    async def begin(self, pool: AsyncConnectionPool, partitions: int) -> None:
+        """Make the first segment of each partition that has none, many in one transaction: a log is made, or restored, in one breath."""
+        missing = [partition for partition in range(partitions) if self.newest(partition) < 0]
+        for start in range(0, len(missing), FIRST_AT_ONCE):
+            chosen = missing[start : start + FIRST_AT_ONCE]
+            async with pool.connection() as connection:
+                # In ascending order: two who begin at once wait for each other, and none for ever.
+                await connection.execute("SELECT ensure_segment(p, 0, %s) FROM unnest(%s::integer[]) p", (self.size, chosen))
+            self._newest.update(dict.fromkeys(chosen, 0))
 
     async def ensure(self, pool: AsyncConnectionPool, partition: int, segment: int) -> None:
         """Make the partition's segments up to this one."""
