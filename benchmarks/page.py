@@ -63,12 +63,12 @@ def _machine(reports: Reports) -> str:
     found = [report for report in reports.values() if "machine" in report]
     if not found:
         return "No results are kept."
-    about, form = found[0]["machine"], "quick" if found[0]["quick"] else "long"
+    about = found[0]["machine"]
     postgres: dict[str, Any] = next((each["machine"]["postgres"] for each in found if "postgres" in each["machine"]), {})
     load_1min: float = min(found, key=lambda report: str(report["when"]))["machine"]["load_1min"]
     dates = sorted({report["when"][:10] for report in found})
     rows = {
-        "measured": " to ".join(dict.fromkeys((dates[0], dates[-1]))) + f", the {form} form",
+        "measured": " to ".join(dict.fromkeys((dates[0], dates[-1]))) + f", {_form(reports)}",
         "processors": f"{about['processors']} × {about['processor']}",
         "before it began": f"{load_1min} processes that ran or waited, on average over a minute",
         "memory": f"{about['memory_gib']} GiB",
@@ -80,6 +80,14 @@ def _machine(reports: Reports) -> str:
     }
     busy = "\nThe machine had other work meanwhile: every figure is too low, every latency too high; only ratios of pairs tell something.\n"
     return _table(("", ""), rows.items()) + (busy if load_1min > about["processors"] else "")
+
+
+def _form(reports: Reports) -> str:
+    """How long the measurements were."""
+    long = [name for name, report in reports.items() if not report["quick"]]
+    if not long:
+        return "the quick form"
+    return "the long form" if len(long) == len(reports) else f"the quick form; of {', '.join(long)} the long one"
 
 
 def _targets(reports: Reports) -> str:

@@ -146,9 +146,10 @@ def test_the_page_tells_targets_losses_and_what_is_missing_with_its_reason(tmp_p
     )
     kept = {"append": report_of(ratios=ratios, details=details), "load": load, "scale": {"failed": "it ended with 1"}}
     for name, report in kept.items():
-        results.save(tmp_path / "results", name, report, Settings(quick=True))
+        results.save(tmp_path / "results", name, report, Settings(quick=name != "load"))
     page.write(tmp_path, results.load_all(tmp_path / "results"))
     text = (tmp_path / "performance.md").read_text()
+    assert "the quick form; of load the long one" in text
     assert "| append | `ratios.emmett` | ≥ 10 | 7.5 | **missed** |" in text
     assert "| append | `ratios.emmett_alone` | 0.5 | no reason is known yet |" in text
     assert "| EMMETT | 7,500 : 1,000 = **7.5** (6 … 9) | — | 7,500" in text
