@@ -110,7 +110,6 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         await self._reading.close()
         await self._changing.close()
         await self._looking.close()
-        await self._swapping.close()
         await self._segments.close()
         await self._tails.close()
         if self._writing is not None:
