@@ -1,4 +1,4 @@
-"""From the words of the command line to an exit code: parsing, errors in one line, interrupts, a reader that went away."""
+"""From the words of the command line to an exit code: parsing, interrupts, a reader that went away."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 import os
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING, Final
 
 from perdure.cli.commands import COMMANDS, GLOBAL_FLAGS, overview
-from perdure.errors import InvalidInput, PerdureError
+from perdure.cli.failures import report
+from perdure.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -28,7 +28,7 @@ EXIT_CODES: Final = {
     7: "denied",
     130: "interrupted",
 }
-_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_FAILED, _INTERRUPTED = 1, 130
 _WITH_VALUE = {flag for flag, _ in GLOBAL_FLAGS} - {"--json"}
 
 
@@ -48,7 +48,7 @@ def run(arguments: list[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else _FAILED
     except Exception as error:
-        return _report(error, as_json="--json" in words)
+        return report(error, as_json="--json" in words)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -90,42 +90,11 @@ def build() -> App:
     """The parser. Commands are named by where they are, and imported when they are called."""
     from cyclopts import App
 
-    app = App(name="perdure", help="The state engine under AI agents.", help_formatter="plain", suppress_keyboard_interrupt=False)
+    from perdure.cli.help import HelpFormat
+
+    about = "The state engine under AI agents."
+    app = App(name="perdure", help=about, help_formatter=HelpFormat(), suppress_keyboard_interrupt=False)
     app.version_flags = ()
     for command in COMMANDS:
-        app.command(f"perdure.cli.{command.target}", name=command.name, help=command.help)
+        app.command(f"perdure.cli.{command.target}", name=command.name)
     return app
-
-
-def _report(error: Exception, *, as_json: bool) -> int:
-    """Say what failed on stderr, in one line and a hint, or as one JSON object; return the exit code."""
-    if os.environ.get("PERDURE_DEBUG") == "1":
-        traceback.print_exception(error)
-    facts, code = _facts(error)
-    if as_json:
-        import msgspec
-
-        print(msgspec.json.encode({"error": {**facts, "exit_code": code}}, enc_hook=str).decode(), file=sys.stderr)
-        return code
-    print(f"perdure: {' '.join(str(facts['message']).split())}", file=sys.stderr)
-    if hint := facts.get("hint"):
-        print(f"hint: {hint}", file=sys.stderr)
-    return code
-
-
-def _facts(error: Exception) -> tuple[dict[str, object], int]:
-    if isinstance(error, PerdureError):
-        return error.as_dict(), error.exit_code
-    if type(error).__module__.partition(".")[0] == "cyclopts":
-        from cyclopts import CycloptsError
-
-        if isinstance(error, CycloptsError):
-            chain = " ".join(error.command_chain or ())
-            hint = f"perdure {chain} --help" if chain else "perdure --help"
-            return {"code": "usage", "message": str(error).strip(), "retryable": False, "hint": hint}, _USAGE
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        message = f"{error.filename}: {reason}" if error.filename else reason
-        return {"code": "os_error", "message": message, "retryable": False}, _FAILED
-    hint = "this is a fault in perdure; PERDURE_DEBUG=1 shows where it arose"
-    return {"code": "internal", "message": f"{type(error).__name__}: {error}", "retryable": False, "hint": hint}, _FAILED

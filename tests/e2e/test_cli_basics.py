@@ -46,6 +46,47 @@ def test_an_unknown_flag_is_a_usage_error(perdure_command: Perdure) -> None:
     assert done.err.splitlines()[-1] == "hint: perdure show --help"
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        (("show",), "perdure show needs AGENT", "perdure show --help"),
+        (("show", "a", "b"), "perdure show takes no 'b'", "perdure show --help"),
+        (("show", "a", "--at-version"), "--at-version needs a value", "perdure show --help"),
+        (("show", "a", "--at-version", "z"), "--at-version is 'z', not a whole number", "perdure show --help"),
+        (("snapshot", "show", "z"), "ID is 'z', not a UUID", "perdure snapshot show --help"),
+        (("backup", "status"), "perdure backup status needs --to", "PERDURE_BACKUP gives it, too; perdure backup status --help"),
+    ],
+)
+def test_a_misused_command_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str, hint: str
+) -> None:
+    monkeypatch.delenv("PERDURE_BACKUP", raising=False)
+    assert main(list(words)) == 2
+    assert capsys.readouterr().err.splitlines() == [f"perdure: {said}", f"hint: {hint}"]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_help_stays_within_the_terminal_and_keeps_its_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["show", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in "".join(lines)
+    options = [line for line in lines if line.startswith("  --at-version") or line.startswith("  --consistency")]
+    assert {line.index(word) for line, word in zip(options, ("The", "strong:"), strict=True)} == {24}
+    # A URL is not broken; nothing else is longer than the terminal.
+    assert [line for line in lines if len(line.rstrip()) > max(columns, 44)] == []
+
+
+def test_an_agent_that_is_not_there_has_a_hint_where_to_look(perdure_command: Perdure) -> None:
+    perdure_command("append", "here", "--type", "noted", "--tenant", "acme")
+    lines = perdure_command("show", "here", code=3).err.splitlines()
+    assert lines[0] == "perdure: there is no agent 'here' of tenant 'default'"
+    assert lines[1].startswith("hint: perdure agents --tenant default lists them")
+    assert "acme" in perdure_command("show", "nobody", "--tenant", "acme", "--json", code=3).error["hint"]
+
+
 def test_with_json_an_error_is_an_object_on_stderr(perdure_command: Perdure) -> None:
     done = perdure_command("show", "x", "--at-version", "z", "--json", code=2)
     assert done.error["code"] == "usage"
