@@ -142,7 +142,10 @@ def test_the_page_tells_targets_losses_and_what_is_missing_with_its_reason(tmp_p
     details = {"beside": {"emmett": {"1": cell, "256": cell}}, "latency_ms": latency}
     ratios = {"emmett": 7.5, "emmett_alone": 0.5, "langgraph": None}
     load = report_of(
-        benchmark="load", ratios={}, details={"lengths": [50], "beside": {"perdure": {"load50_ms": 2.0}, "emmett": {"50": cell}}}
+        benchmark="load",
+        quick=False,
+        ratios={},
+        details={"lengths": [50], "beside": {"perdure": {"load50_ms": 2.0}, "emmett": {"50": cell}}},
     )
     kept = {"append": report_of(ratios=ratios, details=details), "load": load, "scale": {"failed": "it ended with 1"}}
     for name, report in kept.items():
