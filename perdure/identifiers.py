@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 __all__ = ["partition_of", "uuid7", "uuid7_time"]
 
@@ -16,6 +16,9 @@ _last = 0  # the 74 bits "unix milliseconds + counter" of the newest id of this 
 _COUNTER_BITS = 26
 _VERSION = 0x7 << 76
 _VARIANT = 0b10 << 62
+_new = UUID.__new__
+_set = object.__setattr__
+_UNKNOWN = SafeUUID.unknown
 
 
 def uuid7() -> UUID:
@@ -27,9 +30,12 @@ def uuid7() -> UUID:
         tick = (time.time_ns() // 1_000_000 << _COUNTER_BITS) | (random >> 48)
         _last = tick if tick >> _COUNTER_BITS > _last >> _COUNTER_BITS else _last + 1
         tick = _last
-    milliseconds, counter = tick >> _COUNTER_BITS, tick & 0x3FFFFFF
-    high, low = counter >> 14, counter & 0x3FFF
-    return UUID(int=milliseconds << 80 | _VERSION | high << 64 | _VARIANT | low << 48 | random & 0xFFFFFFFFFFFF)
+    identifier = _new(UUID)
+    # What `UUID(int=…)` does, without looking for what else may have been given: every event has an id.
+    high, low = tick >> _COUNTER_BITS << 16 | tick >> 14 & 0xFFF, tick & 0x3FFF
+    _set(identifier, "int", high << 64 | low << 48 | random & 0xFFFFFFFFFFFF | _VERSION | _VARIANT)
+    _set(identifier, "is_safe", _UNKNOWN)
+    return identifier
 
 
 def uuid7_time(identifier: UUID) -> float | None:

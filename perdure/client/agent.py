@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -34,13 +34,22 @@ class Agent:
     def __repr__(self) -> str:
         return f"Agent({self.name.tenant!r}, {self.name.agent!r})"
 
-    async def append(self, events: Event | Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
+    def append(
+        self, events: Event | Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Coroutine[Any, Any, Appended]:
         """Append events, all or none; durable when it returns. Errors: see `EventLog.append_events`, and SchemaViolation."""
-        listed = [events] if isinstance(events, Event) else events
+        # Not `async`: a handle costs no coroutine of its own. What is wrong raises when it is awaited.
+        log = self._engine.log
         if self._type:
-            check_events(listed)  # before the agent is made
-            await self._be_of_type()
-        return await self._engine.log.append_events(self.name, listed, expected=expected, epoch=epoch)
+            return self._append_typed([events] if isinstance(events, Event) else events, expected, epoch)
+        if isinstance(events, Event):
+            return log.append_event(self.name, events, expected=expected, epoch=epoch)
+        return log.append_events(self.name, events, expected=expected, epoch=epoch)
+
+    async def _append_typed(self, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None) -> Appended:
+        check_events(events)  # before the agent is made
+        await self._be_of_type()
+        return await self._engine.log.append_events(self.name, events, expected=expected, epoch=epoch)
 
     async def state(
         self,

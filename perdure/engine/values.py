@@ -55,8 +55,9 @@ def is_text(value: str) -> bool:
 def _acceptable(value: Any, what: str, depth: int) -> bool:
     """The fast pass: level by level over the containers, so that nothing recurses and depth is the number of rounds."""
     budget = VALUES_MAX
-    level: list[Any] = []
-    if not _scan((value,), level):
+    kind = type(value)
+    level = [value] if kind is dict or kind in _CONTAINERS else []
+    if not level and not _scan((value,), level):
         return False
     while level:
         depth += 1

@@ -25,7 +25,8 @@ def chain_hash(before: bytes, tenant: str, agent: str, version: int, epoch: int,
     """SHA-256 over: the hash before | version, epoch, time | id | causation | the names, separated by NUL (which no name may hold) | payload."""
     causation = event.causation_id.bytes if event.causation_id else _NO_ID
     names = _names(tenant, agent, event.type, event.correlation_id, event.trace_id, event.project, event.module)
-    return sha256(_PLACED.pack(before, version, epoch, time_us, event.id.bytes, causation) + names + event.payload).digest()
+    placed = _PLACED.pack(before, version, epoch, time_us, event.id.int.to_bytes(16, "big"), causation)
+    return sha256(placed + names + event.payload).digest()
 
 
 def placed_hash(before: bytes, event: SealedEvent) -> bytes:

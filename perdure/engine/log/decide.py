@@ -155,16 +155,21 @@ class _Planner:
         self.offsets = {partition: position.offset for partition, position in positions.items()}
         self.times = {partition: max(now_us, position.time_us) for partition, position in positions.items()}
         self.found = found
-        self.written: dict[int, list[tuple[Sequence[Draft], int]]] = {}
         self.look = look
+        self.looks = any(look.values())
         self.proposal = Proposal([], [], [])
+        self.rows = self.proposal.rows
+        self.held: dict[int, dict[UUID, int]] = {}
+        self.held_of_rows = 0
 
     def head(self, agent_key: int) -> Head:
         return self.moved.get(agent_key) or self.heads[agent_key]
 
     def judge(self, request: Request) -> Outcome:
         """The refusal, the earlier result, or what the request becomes."""
-        if self.found or any(item.record.agent_key in self.written for item in request):
+        if len(request) == 1 and (written := self._plain(request[0])) is not None:
+            return written
+        if self.found or any(item.record.agent_key in self.moved for item in request):
             earlier = self._earlier(request)
             if earlier is not None:
                 return earlier
@@ -174,9 +179,31 @@ class _Planner:
                 self._look_up(request, everything=True)
                 self.proposal.refused = True
                 return refusal
-        if any(self.look.values()):
+        if self.looks:
             self._look_up(request, everything=False)
         return Written([self._write(item) for item in request])
+
+    def _plain(self, item: Item) -> Written | None:
+        """What `judge` makes of one event that nothing stands against, and whose id nobody has to look for: most requests are that, and it
+        takes half the time. None: not that plain."""
+        record, drafts = item.record, item.drafts
+        agent, partition = record.agent_key, record.partition
+        if self.found or agent in self.moved or len(drafts) != 1 or item.owner is not None or item.chain is not None:
+            return None
+        head, draft, since_ms = self.heads[agent], drafts[0], self.look[partition]
+        version, epoch, number, type = head.version + 1, head.epoch, draft.id.int, draft.type
+        if head.fenced or type in _SHUT or (item.epoch is not None and item.epoch != epoch):
+            return None
+        if (item.expected != head.version and not holds(item.expected, head.version)) or number >= self.ahead:
+            return None
+        if since_ms and (number >> 76 & 0xF != 7 or number >> 80 < since_ms):
+            return None
+        time_us = self.times[partition]
+        offset = self.offsets[partition] = self.offsets[partition] + 1
+        chain = chain_hash(head.chain, record.tenant, record.agent, version, epoch, time_us, draft)
+        self.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
+        self.moved[agent] = Head(version, epoch, chain)
+        return Written([(version, offset, time_us, epoch, chain)])
 
     def _earlier(self, request: Request) -> Outcome | None:
         """What comes of ids that the agent holds already, by the log or by this batch."""
@@ -191,10 +218,10 @@ class _Planner:
         return None
 
     def _versions(self, item: Item) -> list[int | None]:
-        agent = item.record.agent_key
-        here: dict[UUID, int] = {}
-        for drafts, first in self.written.get(agent, ()):
-            here.update((draft.id, first + number) for number, draft in enumerate(drafts))
+        for row in self.rows[self.held_of_rows :]:
+            self.held.setdefault(row.agent_key, {})[row.id] = row.version
+        self.held_of_rows = len(self.rows)
+        here = self.held.get(item.record.agent_key, {})
         return [self._known(item.record, draft.id) or here.get(draft.id) for draft in item.drafts]
 
     def _known(self, record: AgentRecord, id: UUID) -> int | None:
@@ -246,10 +273,9 @@ class _Planner:
             offset += 1
             type = draft.type
             chain = chain_hash(chain, record.tenant, record.agent, version, epoch, time_us, draft)
-            self.proposal.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
+            self.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
         if item.drafts:
             self.moved[agent] = head_after(version, epoch, type, chain)
-            self.written.setdefault(agent, []).append((item.drafts, head.version + 1))
             self.offsets[partition] = offset
         if item.owner is not None:
             self.proposal.ownership.append((agent, item.owner, epoch))

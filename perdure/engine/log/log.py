@@ -16,7 +16,7 @@ from perdure.engine.log import decide
 from perdure.engine.log.appended import Appended, name_of, result_of, results_of
 from perdure.engine.log.codec import Draft, check_size, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
-from perdure.engine.log.decide import FENCED, OWNED, Item, Outcome
+from perdure.engine.log.decide import FENCED, OWNED, Item
 from perdure.engine.log.expected import ANY, ExpectedVersion
 from perdure.engine.log.marks import RESERVED
 from perdure.engine.log.names import check_names
@@ -66,7 +66,10 @@ class EventLog:
     async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
         """As `append_events`, of one event."""
         item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
-        return result_of(name, item, await self._submit((item,)))
+        outcome = await self.writer.submit((item,))
+        if type(outcome) is decide.Shut:
+            await self._check_served((item,), outcome)
+        return result_of(name, item, outcome)
 
     async def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
@@ -79,13 +82,19 @@ class EventLog:
         if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
             _refuse_size(len(events))
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
-        return result_of(name, item, await self._submit((item,)))
+        outcome = await self.writer.submit((item,))
+        if type(outcome) is decide.Shut:
+            await self._check_served((item,), outcome)
+        return result_of(name, item, outcome)
 
     async def append_new(self, name: AgentName, event: Event, *, expected: ExpectedVersion) -> Appended:
         """As `append_event`, of an event that was made for this one call: its id is not looked for in the log."""
         item = self._prepared(name, (event,), expected, None) or await self._item(name, (event,), expected, None)
         item = msgspec.structs.replace(item, fresh=True)
-        return result_of(name, item, await self._submit((item,)))
+        outcome = await self.writer.submit((item,))
+        if type(outcome) is decide.Shut:
+            await self._check_served((item,), outcome)
+        return result_of(name, item, outcome)
 
     async def append_many(self, appends: Sequence[AgentAppend]) -> list[Appended]:
         """Append to several agents in one atomic step; as `append_events`."""
@@ -94,14 +103,15 @@ class EventLog:
         others = [append for append, item in zip(appends, items, strict=True) if item is None]
         rest = iter(await self._items(others) if others else ())
         whole = [item or next(rest) for item in items]
-        return results_of(whole, await self._submit(whole))
+        outcome = await self.writer.submit(whole)
+        if type(outcome) is decide.Shut:
+            await self._check_served(whole, outcome)
+        return results_of(whole, outcome)
 
-    async def _submit(self, items: Sequence[Item]) -> Outcome:
-        outcome = await self.writer.submit(items)
-        if type(outcome) is decide.Shut and outcome.fenced:
+    async def _check_served(self, items: Sequence[Item], outcome: decide.Shut) -> None:
+        if outcome.fenced:
             # Fenced because it goes to another engine: whoever asks is told so, and where to.
             await self.vault.check_served(name_of(items[outcome.item]))
-        return outcome
 
     async def take_ownership(self, name: AgentName, owner: str, *, expected_epoch: int | None = None, over_fence: bool = True) -> int:
         """Make `owner` the agent's owner under the next epoch, which is returned; writers of older epochs are fenced from then on.

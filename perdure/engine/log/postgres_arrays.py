@@ -102,8 +102,13 @@ def uuids(values: Sequence[UUID | None]) -> Packed:
     """uuid[]"""
     if not any(values):
         return _nulls(_UUID, len(values))
+    # Whether some are missing is not asked by `in`: that would call each identifier's comparison.
+    nulls = not all(values)
+    if not nulls:
+        plain = _SIXTEEN.join([value.int.to_bytes(16, "big") for value in values])  # type: ignore[union-attr]
+        return Packed(_UUID[1], _head(len(values), _UUID[0]) + _SIXTEEN + plain)
     parts = [_NULL if value is None else _SIXTEEN + value.int.to_bytes(16, "big") for value in values]
-    return Packed(_UUID[1], _head(len(parts), _UUID[0], nulls=None in values) + b"".join(parts))
+    return Packed(_UUID[1], _head(len(parts), _UUID[0], nulls=True) + b"".join(parts))
 
 
 def texts(values: Sequence[str | None]) -> Packed:
@@ -137,5 +142,12 @@ def _numbers(values: array[int]) -> bytes:
 
 def _variable(kind: tuple[int, int], values: Sequence[bytes | None]) -> Packed:
     pack = _LENGTH.pack
-    parts = [piece for value in values for piece in ((_NULL,) if value is None else (pack(len(value)), value))]
-    return Packed(kind[1], _head(len(values), kind[0], nulls=None in values) + b"".join(parts))
+    nulls = None in values
+    parts: list[bytes]
+    if nulls:
+        parts = [piece for value in values for piece in ((_NULL,) if value is None else (pack(len(value)), value))]
+    else:
+        parts = [b""] * (2 * len(values))
+        parts[::2] = map(pack, map(len, values))  # type: ignore[arg-type]
+        parts[1::2] = values  # type: ignore[assignment]
+    return Packed(kind[1], _head(len(values), kind[0], nulls=nulls) + b"".join(parts))
