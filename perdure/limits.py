@@ -108,6 +108,10 @@ MOVES_FRESH_S: Final = 0.5
 """A process looks for agents that are leaving this often while it serves reads; who moves one waits for it before the agent is fenced."""
 TRANSFER_AGENTS_AT_ONCE_MAX: Final = 64
 TRANSFER_AGENTS_AT_ONCE_DEFAULT: Final = 4
+TRANSFER_AGENTS_AHEAD: Final = 32
+"""Agents whose rows are marked before it is their turn, or whose move is being written down after it."""
+TRANSFER_AHEAD_BYTES: Final = 64 * MIB
+"""What those have that are copied and wait until every process knows that they go."""
 TRANSFER_PAGE_BYTES: Final = 8 * MIB
 """About what a page of an agent's history has; two are in hands at once."""
 TRANSFER_PAGE_EVENTS_MAX: Final = 10_000

@@ -106,6 +106,10 @@ class Vault(Births):
         known = await self._renewed(AgentName(tenant, agent))
         return (known or await self._look(AgentName(tenant, agent)))[1]
 
+    async def remember(self, record: AgentRecord) -> None:
+        """Take over a row as it was just written, or read. Raises what opening its key raises."""
+        await self._remember(record)
+
     async def look_up(self, names: Iterable[AgentName]) -> None:
         """Remember these agents, one round trip for all that are not known yet. Those that are not there, or whose key cannot be had, are
         left out: whoever needs one of them is told then."""

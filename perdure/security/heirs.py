@@ -118,11 +118,16 @@ class HeirCipher(Cipher):
         return [last, *(each for each in (*inherited, self._own) if each is not last)]
 
     def open_many(self, prefix: bytes, suffixes: Sequence[bytes], sealed: Sequence[bytes]) -> list[bytes]:
-        """See `Cipher.open_many`. Mostly one key opens all of them."""
-        try:
-            return self._last.open_many(prefix, suffixes, sealed)
-        except (SealBroken, KeyUnavailable):
-            return self._each(prefix, suffixes, sealed)
+        """See `Cipher.open_many`. Mostly one key opens all of them: the one that opened the value before, or the one that opens the first."""
+        before = self._last
+        for _ in range(2):
+            try:
+                return self._last.open_many(prefix, suffixes, sealed)
+            except (SealBroken, KeyUnavailable):
+                self.open(prefix + suffixes[0], sealed[0])  # from here on its key is the one that is tried
+                if self._last is before:
+                    break
+        return self._each(prefix, suffixes, sealed)
 
     def _each(self, prefix: bytes, suffixes: Sequence[bytes], sealed: Sequence[bytes]) -> list[bytes]:
         return [self.open(prefix + suffix, value) for suffix, value in zip(suffixes, sealed, strict=True)]

@@ -264,6 +264,30 @@ async def test_nothing_is_begun_where_it_could_not_be_finished(pair: Pair) -> No
         await target.log.version(BOB)
 
 
+async def test_an_agent_that_cannot_be_moved_holds_up_none_of_those_that_go_with_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pair.source, pair.target
+    names = [AgentName("default", f"agent-{number}") for number in range(40)]  # more than begin together
+    for name in names:
+        await put(source, name, 2)
+    tell = source.log.vault.moves.tell
+
+    async def tell_and_take_the_name() -> None:
+        """The plan found nothing there; somebody makes an agent of this name before its row is marked."""
+        monkeypatch.undo()
+        await put(target, names[7], 1)
+        await tell()
+
+    monkeypatch.setattr(source.log.vault.moves, "tell", tell_and_take_the_name)
+    report = await source.transfers.run(target, names, at_once=2)
+    assert (report.moved, report.failed) == (39, 1)
+    (stays,) = [record for record in report.records if record.phase != "moved"]
+    assert (stays.name, stays.phase) == (names[7], "aborted")
+    assert "has an agent" in stays.problem
+    assert (await source.log.append_event(names[7], Event("on"))).version == 3
+    assert (await target.log.append_event(names[8], Event("on"))).version == 5
+    await assert_sound(source, target)
+
+
 async def test_a_page_that_was_altered_on_its_way_is_refused_and_nothing_of_the_agent_is_seen(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

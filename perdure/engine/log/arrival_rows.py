@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from perdure.errors import Conflict, IntegrityError
 
 if TYPE_CHECKING:
     from perdure.engine.log.contract import AgentRecord, SealedEvent
 
-__all__ = ["ARRIVALS", "HAS_ARRIVALS", "ArrivalRows", "Room", "Settling", "check_runs", "other_owner"]
+__all__ = ["ARRIVALS", "HAS_ARRIVALS", "ArrivalRows", "Room", "Settling", "Swap", "check_runs", "other_owner", "placed"]
 
 ARRIVALS: Final = "transfers/in"
 """Scope of the documents about agents that came, or are coming, from other logs; one an agent."""
@@ -40,6 +42,14 @@ class Room(NamedTuple):
     free_bytes: int | None
 
 
+class Swap(NamedTuple):
+    """An owner that shall be another one."""
+
+    agent: AgentRecord
+    before: str
+    owner: str
+
+
 class ArrivalRows(Protocol):
     """The part of `LogStore` that takes agents in. All methods may raise `Unavailable`."""
 
@@ -54,15 +64,29 @@ class ArrivalRows(Protocol):
     async def receive_events(
         self, agents: Sequence[AgentRecord], events: Sequence[SealedEvent], *, owner: str, settle: Settling | None = None
     ) -> None:
-        """Put in events of these agents, all of one partition: each agent's in order of version, after what it has here, or after its floor.
+        """Put in events of these agents, all of one partition: each agent's in order of version, after what it has here, or after its floor. Whose
+        they are is told by tenant and agent; the keys that they had where they come from are replaced by those of the rows, and so is the offset.
 
         owner: that all of the rows must have. settle: the row's owner and epoch from then on, in the same step; None: the owner stays, and the
         epoch is that of the newest event. Raises Conflict (another owner) and IntegrityError (they do not follow), with nothing written."""
         ...
 
-    async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
-        """Give the agent's row another owner where it still has `before`; whether it had."""
+    async def swap_owners(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Give rows of different agents another owner where they still have the one before; whether each had."""
         ...
+
+    async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
+        """As `swap_owners`, of one agent."""
+        ...
+
+
+def placed(agents: Sequence[AgentRecord], events: Sequence[SealedEvent], offset: int) -> list[SealedEvent]:
+    """The events as rows of this log: of these agents, behind an offset of their partition."""
+    keys = {
+        (agent.tenant, agent.agent): {"tenant_key": agent.tenant_key, "agent_key": agent.agent_key, "partition": agent.partition}
+        for agent in agents
+    }
+    return [replace(event, offset=offset + number, **keys[event.tenant, event.agent]) for number, event in enumerate(events, 1)]
 
 
 def check_runs(events: Sequence[SealedEvent], newest: Mapping[int, int]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from psycopg import AsyncConnection
 
 from perdure import limits
-from perdure.engine.log.arrival_rows import Room, Settling, check_runs, other_owner
+from perdure.engine.log.arrival_rows import Room, Settling, Swap, check_runs, other_owner, placed
 from perdure.engine.log.contract import AgentRecord, SealedEvent
-from perdure.engine.log.postgres_arrays import bigints, integers, text
+from perdure.engine.log.postgres_arrays import bigints, integers, text, texts
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_control import PostgresControl
 from perdure.engine.log.postgres_copy import copy_data
@@ -34,6 +33,11 @@ _SETTLE: Final = """UPDATE agents a SET owner = $1, epoch = n.epoch FROM unnest(
       coalesce((SELECT "offset" FROM events_{partition:d} ORDER BY "offset" DESC LIMIT 1), 0)"""
 _HINTS: Final = """INSERT INTO agent_segments (agent_key, segment, first_version)
                    SELECT * FROM unnest($1, $2, $3) ON CONFLICT DO NOTHING"""
+# Locked in the order of their keys: two who swap at once wait for each other, and none for ever.
+_SWAP: Final = """WITH n AS MATERIALIZED (
+      SELECT a.tenant_key, a.agent_key, n.owner FROM unnest(%b, %b, %b) n(agent_key, before, owner)
+      JOIN agents a ON a.agent_key = n.agent_key AND a.owner = n.before ORDER BY a.agent_key FOR NO KEY UPDATE OF a)
+    UPDATE agents a SET owner = n.owner FROM n WHERE a.tenant_key = n.tenant_key AND a.agent_key = n.agent_key RETURNING a.agent_key"""
 _FEW_EVENTS: Final = 8
 _FEW_BYTES: Final = 64 * 1024
 """So little goes in and is committed in one round trip; what is more is copied, which costs the server half as much for each event."""
@@ -80,23 +84,27 @@ class PostgresArrivals(PostgresControl):
             async with self._pool.connection() as connection:
                 with answered_within(connection, limit_s):
                     try:
-                        offset = await self._begin(connection, agents, events, owner, settle)
-                        placed = [msgspec.structs.replace(event, offset=offset + number) for number, event in enumerate(events, 1)]
-                        await self._segments.ready(self._pool, placed)
+                        rows = await self._begin(connection, agents, events, owner, settle)
+                        await self._segments.ready(self._pool, rows)
                         if not few:
-                            await self._copy(connection, partition, placed)
-                        rows = [Statement(_INSERT.format(partition=partition).encode(), packed_rows(placed))] if few else []
-                        await ask_at_once(connection, *rows, *self._hints(placed), Statement(b"COMMIT"))
+                            await self._copy(connection, partition, rows)
+                        insert = [Statement(_INSERT.format(partition=partition).encode(), packed_rows(rows))] if few else []
+                        await ask_at_once(connection, *insert, *self._hints(rows), Statement(b"COMMIT"))
                     except BaseException:
                         if not connection.closed:
                             await connection.rollback()
                         raise
-        self._ends[partition] = max(placed[-1].offset, self._ends.get(partition, 0))
+        self._ends[partition] = max(rows[-1].offset, self._ends.get(partition, 0))
         self._hub.notify()
 
+    async def swap_owners(self, swaps: Sequence[Swap]) -> list[bool]:
+        columns = texts([swap.before for swap in swaps]), texts([swap.owner for swap in swaps])
+        rows = await self._rows(_SWAP, bigints([swap.agent.agent_key for swap in swaps]), *columns)
+        done = {agent_key for (agent_key,) in rows}
+        return [swap.agent.agent_key in done for swap in swaps]
+
     async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
-        sql = "UPDATE agents SET owner = %s WHERE tenant_key = %s AND agent_key = %s AND owner = %s RETURNING agent_key"
-        return bool(await self._rows(sql, owner, agent.tenant_key, agent.agent_key, before))
+        return (await self.swap_owners([Swap(agent, before, owner)]))[0]
 
     async def _begin(
         self,
@@ -105,21 +113,22 @@ class PostgresArrivals(PostgresControl):
         events: Sequence[SealedEvent],
         owner: str,
         settle: Settling | None,
-    ) -> int:
-        """Take the partition's lock, check that the events may come in, and give the rows what they become; the offset that they follow."""
-        epochs = {agent.agent_key: agent.epoch for agent in agents} | {event.agent_key: event.epoch for event in events}
+    ) -> list[SealedEvent]:
+        """Take the partition's lock, check that the events may come in, and give the agents' rows what they become; the events at their places."""
+        epochs = {(event.tenant, event.agent): event.epoch for event in events}
         after = settle or Settling(owner, 0)
-        epoch = [settle.epoch if settle else epochs[agent.agent_key] for agent in agents]
+        epoch = [settle.epoch if settle else epochs.get((agent.tenant, agent.agent), agent.epoch) for agent in agents]
         partition = agents[0].partition
         lock = _LOCK.format(space=self._lock_space, partition=partition).encode()
         marked = (text(after.owner), bigints([agent.agent_key for agent in agents]), bigints(epoch), text(owner))
         begin = Statement(b"BEGIN"), Statement(lock), Statement(_SETTLE.format(partition=partition).encode(), marked)
         *_, result = await ask_at_once(connection, *begin)
-        rows = rows_of(connection, result, _Standing._make)
-        if len(rows) != len(agents):
+        standing = rows_of(connection, result, _Standing._make)
+        if len(standing) != len(agents):
             raise other_owner(owner)
-        check_runs(events, {row.agent_key: row.version for row in rows})
-        return rows[0].offset
+        rows = placed(agents, events, standing[0].offset)
+        check_runs(rows, {each.agent_key: each.version for each in standing})
+        return rows
 
     async def _copy(self, connection: AsyncConnection[Any], partition: int, events: Sequence[SealedEvent]) -> None:
         """Rows straight into their segments."""

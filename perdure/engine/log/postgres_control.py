@@ -36,13 +36,25 @@ _CHANGE_DOCUMENTS: Final = """
     RETURNING d.scope, d.name, d.revision"""
 
 
+_PUT_DOCUMENTS: Final = """
+    INSERT INTO documents AS d (scope, name, revision, value)
+    SELECT scope, name, 1, value FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) n(scope, name, expected, value)
+    ON CONFLICT (scope, name) DO UPDATE SET value = excluded.value, revision = d.revision + 1 RETURNING scope, name, revision"""
+_ANYHOW: Final = -1
+
+
 class _Change(msgspec.Struct, eq=False):
-    """A document as it shall be, where it stands at the expected revision (0: it is not there). Two that are the same are still two."""
+    """A document as it shall be, where it stands at the expected revision (0: it is not there), or anyhow. Two that are the same are still two."""
 
     scope: str
     name: str
     expected: int
     value: bytes
+
+    @property
+    def sql(self) -> str:
+        """What makes it so."""
+        return _PUT_DOCUMENTS if self.expected == _ANYHOW else _CHANGE_DOCUMENTS if self.expected else _MAKE_DOCUMENTS
 
 
 class PostgresControl:
@@ -96,13 +108,8 @@ class PostgresControl:
         return [Document(*row) for row in rows]
 
     async def put_document(self, scope: str, name: str, value: bytes, *, expected: int | None) -> Document | None:
-        if expected is not None:
-            revision = await self._changing.get(_Change(scope, name, expected, value))
-            return None if revision is None else Document(scope, name, revision, value)
-        sql = """INSERT INTO documents AS d VALUES (%s, %s, 1, %s)
-                 ON CONFLICT (scope, name) DO UPDATE SET value = excluded.value, revision = d.revision + 1 RETURNING revision"""
-        ((revision,),) = await self._rows(sql, scope, name, value)
-        return Document(scope, name, revision, value)
+        revision = await self._changing.get(_Change(scope, name, _ANYHOW if expected is None else expected, value))
+        return None if revision is None else Document(scope, name, revision, value)
 
     async def _change_documents(self, changes: Sequence[_Change]) -> list[int | None]:
         """The new revisions; None where the document was not as expected. Of several changes of one document the first comes first."""
@@ -112,8 +119,8 @@ class PostgresControl:
             first = {(change.scope, change.name): change for change in reversed(left)}
             left = [change for change in left if first[change.scope, change.name] is not change]
             # In the order of their names: two who change many at once wait for each other, and none for ever.
-            for sql, chosen in ((_MAKE_DOCUMENTS, True), (_CHANGE_DOCUMENTS, False)):
-                if now := [first[key] for key in sorted(first) if (first[key].expected == 0) is chosen]:
+            for sql in (_MAKE_DOCUMENTS, _CHANGE_DOCUMENTS, _PUT_DOCUMENTS):
+                if now := [first[key] for key in sorted(first) if first[key].sql is sql]:
                     columns = texts([each.scope for each in now]), texts([each.name for each in now])
                     rows = await self._rows(sql, *columns, bigints([each.expected for each in now]), byteas([each.value for each in now]))
                     revisions |= {first[scope, name]: revision for scope, name, revision in rows}

@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from perdure.engine.log import sqlite_append
-from perdure.engine.log.arrival_rows import Room, Settling, check_runs, other_owner
+from perdure.engine.log.arrival_rows import Room, Settling, Swap, check_runs, other_owner, placed
 from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.signal import SignalHub
 from perdure.engine.log.sqlite_rows import position
@@ -49,10 +47,14 @@ class SqliteArrivals:
             await self._commit(_receive, agents, events, owner, settle)
             self._hub.notify()
 
+    async def swap_owners(self, swaps: Sequence[Swap]) -> list[bool]:
+        """See `ArrivalRows.swap_owners`."""
+        swapped: list[bool] = await self._commit(_swap_owners, swaps)
+        return swapped
+
     async def swap_owner(self, agent: AgentRecord, before: str, owner: str) -> bool:
         """See `ArrivalRows.swap_owner`."""
-        swapped: bool = await self._commit(_swap_owner, agent, before, owner)
-        return swapped
+        return (await self.swap_owners([Swap(agent, before, owner)]))[0]
 
 
 def _used(connection: sqlite3.Connection) -> int:
@@ -70,18 +72,18 @@ def _receive(
         if not marked:
             raise other_owner(owner)
         ((newest[agent.agent_key],),) = connection.execute(_NEWEST, (agent.agent_key,)).fetchall()
-    check_runs(events, newest)
-    offset = position(connection, agents[0].partition).offset
-    placed = [msgspec.structs.replace(event, offset=offset + number) for number, event in enumerate(events, 1)]
-    sqlite_append.insert(connection, placed)
-    epochs = {event.agent_key: event.epoch for event in events}
-    rows = [
+    rows = placed(agents, events, position(connection, agents[0].partition).offset)
+    check_runs(rows, newest)
+    sqlite_append.insert(connection, rows)
+    epochs = {event.agent_key: event.epoch for event in rows}
+    changes = [
         (settle.owner if settle else owner, settle.epoch if settle else epochs.get(agent.agent_key, agent.epoch), agent.agent_key)
         for agent in agents
     ]
-    connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", rows)
+    connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", changes)
 
 
-def _swap_owner(connection: sqlite3.Connection, agent: AgentRecord, before: str, owner: str) -> bool:
+def _swap_owners(connection: sqlite3.Connection, swaps: Sequence[Swap]) -> list[bool]:
     sql = "UPDATE agents SET owner = ? WHERE agent_key = ? AND tenant_key = ? AND owner = ?"
-    return connection.execute(sql, (owner, agent.agent_key, agent.tenant_key, before)).rowcount == 1
+    rows = [(swap.owner, swap.agent.agent_key, swap.agent.tenant_key, swap.before) for swap in swaps]
+    return [connection.execute(sql, row).rowcount == 1 for row in rows]

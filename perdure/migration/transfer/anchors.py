@@ -34,12 +34,11 @@ async def check_same(source: Side, row: AgentRecord, version: int, chain: bytes)
         raise AlreadyExists(f"the target has another history of agent {row.agent!r}", tenant=row.tenant, agent=row.agent, version=version)
 
 
-async def carry_floor(source: Side, target: Side, row: AgentRecord, heir: AgentRecord) -> bool:
-    """Let the agent's events begin at the target where they begin at the source, before the first is put in; whether any were removed.
+async def carry_floor(source: Side, target: Side, row: AgentRecord, heir: AgentRecord, floor: Floor) -> bool:
+    """Let the agent's events begin at the target where they begin at the source (at its floor), before the first is put in; whether any were removed.
 
     What the target has of it is kept where the source still has what follows; else it goes, as it did at the source, once newer events stand. Raises
     ConfigurationError where an end has no store of snapshots."""
-    (floor,) = await source.store.floors([row])
     if heir.parent is not None and not has_own_floor(row, floor):
         (standing,) = await target.store.floors([heir])  # of those that it goes on from, who have it as they are there
         return standing.version > 1

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.chain import check_chain
@@ -87,7 +85,7 @@ class Copying:
             self._check_end(version)
             return []
         await self._check(page)
-        return self._placed(page)
+        return page
 
     async def carry_large_now(self, version: int) -> None:
         """The tenant has large values since: carry those of the events up to a version that were put in without a look."""
@@ -118,7 +116,7 @@ class Copying:
 
     async def _put(self, page: list[SealedEvent]) -> None:
         await self._check(page)
-        await self._target.store.receive_events([self.heir], self._placed(page), owner=self._owner)
+        await self._target.store.receive_events([self.heir], page, owner=self._owner)
         self.took(page)
         steps.reach("transfer.page")
 
@@ -130,11 +128,6 @@ class Copying:
             await asyncio.to_thread(check_chain, page, version=self.version, chain=self.chain)
         if self._large:
             await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
-
-    def _placed(self, page: Sequence[SealedEvent]) -> list[SealedEvent]:
-        heir = self.heir
-        keys = {"tenant_key": heir.tenant_key, "agent_key": heir.agent_key, "partition": heir.partition}
-        return [msgspec.structs.replace(event, **keys) for event in page]
 
     def _check_end(self, version: int) -> None:
         if self.version < version:

@@ -7,6 +7,7 @@ values keep their names, which are keyed hashes of the source, and are sealed an
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,7 @@ class Inheritance:
         self._target = target
         self._numbers: dict[str, dict[int, int]] = {}
         self._large: dict[str, bool] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
 
     async def large(self, tenant: str, *, now: bool = False) -> bool:
         """Whether the tenant has any large value at the source; now: not only at the last look."""
@@ -76,9 +78,10 @@ class Inheritance:
         ring = self._source.vault.ring
         material = await ring.unwrap_material(row.tenant, row.agent, row.data_key)
         data_key, inherited = split_material(material)
-        first = anew or row.tenant not in self._numbers
-        key = await ring.tenant_key(row.tenant, refresh=first)
-        numbers = await self._dictionaries(row.tenant) if first else self._numbers[row.tenant]
+        async with self._turns.setdefault(row.tenant, asyncio.Lock()):  # many agents begin at once, and one of them looks for all
+            first = anew or row.tenant not in self._numbers
+            key = await ring.tenant_key(row.tenant, refresh=first)
+            numbers = await self._dictionaries(row.tenant) if first else self._numbers[row.tenant]
         own = Era([(version, key.agent_key(version, data_key)) for version in key.versions], _moved(numbers))
         older = [
             Era(era.keys, _moved({id: numbers.get(era.dictionaries.get(id, id), id) for id in (*era.dictionaries, *numbers)}))

@@ -25,8 +25,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
+from perdure.engine.log.arrival_rows import Swap
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent
+from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.marks import LEAVING, MOVED, owner_of, refusal
 from perdure.errors import DictionaryNotFound, IntegrityError, KeyUnavailable
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots, check_same, standing_of
@@ -57,31 +58,40 @@ class Mover:
         self._staging = Staging(route, record)
         self._name = record.name
         self._floored = False
+        self._row: AgentRecord | None = None
+        self._copying: Copying | None = None
 
-    async def run(self) -> TransferRecord:
-        """Go from wherever the agent is until the target serves it; the record then.
-
-        Raises AlreadyExists, Conflict, Fenced, IntegrityError, KeyUnavailable, Unavailable; before the commit, and what was staged stays so.
-        """
-        row = await row_of(self._source, self._name)
+    async def begin(self) -> bool:
+        """Mark the target's row, from wherever the agent is; whether there is anything to move. Raises as `move`."""
+        self._row = row = await row_of(self._source, self._name)
         if row.owner == owner_of(MOVED, self._record.id):
-            return await self._forwarded(row)
-        resumed = row.owner == owner_of(LEAVING, self._record.id)
-        if not resumed and (refused := refusal(row, None)) is not None:
+            return False
+        if row.owner != owner_of(LEAVING, self._record.id) and (refused := refusal(row, None)) is not None:
             raise refused
         heir = await self._staging.stage(row)
         if heir.owner != self._staging.mark:
-            return await self._forward(row)
-        copying = await self._begin(row, heir)
-        comparing = Comparing(self._source, self._target, row, heir, floored=self._floored)
+            return False
+        self._copying = await self._begin(row, heir)
+        return True
+
+    async def move(self) -> None:
+        """Copy, compare, shut the source and commit; after `begin` has said that there is something to move.
+
+        Raises AlreadyExists, Conflict, Fenced, IntegrityError, KeyUnavailable, Unavailable; before the commit, and what was staged stays so.
+        """
+        row, copying = self._row, self._copying
+        assert row is not None, "it has begun"
+        assert copying is not None, "it has begun"
+        resumed = row.owner == owner_of(LEAVING, self._record.id)
+        comparing = Comparing(self._source, self._target, row, copying.heir, floored=self._floored)
         if not resumed:
             await self._rounds(row, copying, comparing)
         started = time.monotonic()
         left = await leave(self._source, self._record, row)
-        row = left.row
+        self._row = left.row
         steps.reach("transfer.left")
         rest = await self._rest(left, copying, comparing)
-        epoch = await commit(self._target, self._route.clock, self._record, heir, left.head, rest, copying.time_us)
+        epoch = await commit(self._target, self._route.clock, self._record, copying.heir, left.head, rest, copying.time_us)
         self._took(copying, rest)
         downtime_us = 0 if resumed else int((time.monotonic() - started) * 1e6)
         steps.reach("transfer.committed")
@@ -95,11 +105,10 @@ class Mover:
             chain=copying.chain.hex(),
             digest=comparing.digest.hex(),
         )
-        return await self._forward(row)
 
     # --- before: the source serves ---
     async def _begin(self, row: AgentRecord, heir: AgentRecord) -> Copying:
-        self._floored = await carry_floor(self._source, self._target, row, heir)
+        self._floored = await carry_floor(self._source, self._target, row, heir, await self._route.floor(row))
         fresh = self._staging.made and not self._floored and heir.parent is None
         version, chain = (0, EMPTY_CHAIN) if fresh else await standing_of(self._target, heir)
         if version:
@@ -125,7 +134,7 @@ class Mover:
         self._record = msgspec.structs.replace(self._record, rounds=rounds)
         steps.reach("transfer.compared")
         await self._source.settle(self._name)
-        await self._route.ready()
+        await self._route.ready(copying.bytes)
 
     async def _round(self, copying: Copying, comparing: Comparing, version: int) -> None:
         """Copy, and fold behind it what is there."""
@@ -189,13 +198,13 @@ class Mover:
                 self._progress(len(rest), sum(len(event.payload) for event in rest))
 
     # --- after: the target serves ---
-    async def _forward(self, row: AgentRecord) -> TransferRecord:
-        await self._source.store.swap_owner(row, owner_of(LEAVING, self._record.id), owner_of(MOVED, self._record.id))
-        steps.reach("transfer.forwarded")
-        return await self._forwarded(row)
-
-    async def _forwarded(self, row: AgentRecord) -> TransferRecord:
-        self._source.vault.forget(AgentName(row.tenant, row.agent))
+    async def end(self) -> TransferRecord:
+        """Write down that the agent has moved, after `move`, or where `begin` found nothing to move; the record then."""
+        assert self._row is not None, "it has begun"
+        if self._row.owner != owner_of(MOVED, self._record.id):
+            await self._route.swap(Swap(self._row, owner_of(LEAVING, self._record.id), owner_of(MOVED, self._record.id)))
+            steps.reach("transfer.forwarded")
+        self._source.vault.forget(self._name)
         now_us = time.time_ns() // 1000
         await self._staging.note_committed(now_us)
         noted = self._staging.noted

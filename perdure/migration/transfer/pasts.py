@@ -140,7 +140,8 @@ class Pasts:
             message = f"agent {row.agent!r}, which the fork begins with, is being moved by somebody else"
             raise Conflict(message, hint="try again", tenant=row.tenant, agent=row.agent)
         heir = await self._keys.hand(row, anew=True, again=True)
-        floored = await carry_floor(self._source, self._target, row, heir)
+        (floor,) = await self._source.store.floors([row])
+        floored = await carry_floor(self._source, self._target, row, heir, floor)
         stands, chain = await standing_of(self._target, heir)
         await check_same(self._source, row, stands, chain)
         large = await self._keys.large(row.tenant, now=True)

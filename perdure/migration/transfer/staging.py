@@ -30,6 +30,7 @@ class Staging:
     def __init__(self, route: Route, record: TransferRecord) -> None:
         self._source = route.source
         self._target = route.target
+        self._make = route.make
         self._keys = route.keys
         self._pasts = route.pasts
         self._progress = route.progress
@@ -78,9 +79,12 @@ class Staging:
         if base is not None and row.parent is not None:
             heir = await store.create_fork(wanted, base, row.parent.version)
         else:
-            (heir,) = await store.create_agents([wanted])
+            heir = await self._make(wanted)
         self.made = heir.data_key == wanted.data_key
-        return heir if self.made else await self._stage_over(row, heir)
+        if not self.made:
+            return await self._stage_over(row, heir)
+        await self._target.vault.remember(heir)
+        return heir
 
     async def _stage_over(self, row: AgentRecord, heir: AgentRecord) -> AgentRecord:
         """Go on over a row that is marked already: by us, by a move away from there, or by a broken one to there."""
