@@ -28,7 +28,7 @@ from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_many import FEW_SEGMENTS, PostgresMany
 from perdure.engine.log.postgres_open import CONNECT_TIMEOUT_S, SCHEMA, check_settings, check_url, connect, end_sessions, make_pool, migrate
 from perdure.engine.log.postgres_pages import fetch_page, page_query
-from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, packed_agents
+from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, events_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
 from perdure.engine.log.signal import Signal, SignalHub
@@ -308,7 +308,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
             sql = f"""SELECT {EVENT_COLUMNS} FROM {table} e WHERE e.tenant_key = %s AND e.agent_key = %s{filters}
                       ORDER BY e.version {order} LIMIT %s"""  # noqa: S608 - table names of integers, filters of constants
             rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, *values, limit - len(found))
-            found += [event_of(agent.tenant, agent.agent, row) for row in rows]
+            found += events_of(agent.tenant, agent.agent, rows)
         if not descending and where.from_version != (found[0].version if found else 0):
             check_floor(agent, where, await self._floor(agent))
         return found
@@ -316,7 +316,8 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
     async def _page(self, agent: AgentRecord, query: bytes) -> list[SealedEvent]:
         setting = f"SELECT set_config('perdure.tenant_key', '{agent.tenant_key:d}', false)"
         async with self._answering(self._tenant_pool, limits.ANSWER_TIMEOUT_S) as connection:
-            return await fetch_page(connection, setting.encode(), query, lambda row: event_of(agent.tenant, agent.agent, row))
+            rows = await fetch_page(connection, setting.encode(), query, tuple)
+        return events_of(agent.tenant, agent.agent, rows)
 
     async def _tables(self, agent: AgentRecord, where: EventFilter, *, descending: bool) -> list[str]:
         if self._segments.newest(agent.partition) < FEW_SEGMENTS:
@@ -350,7 +351,7 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         sql = f"""SELECT {EVENT_COLUMNS} FROM events_{agent.partition:d} e
                   WHERE e.tenant_key = %s AND e.agent_key = %s AND e.id = ANY(%s) ORDER BY e.version"""  # noqa: S608
         rows = await self._tenant_rows(agent.tenant_key, sql, agent.tenant_key, agent.agent_key, list(ids))
-        found = [event_of(agent.tenant, agent.agent, row) for row in rows]
+        found = events_of(agent.tenant, agent.agent, rows)
         return await self._find_past(agent, ids) + found if agent.past else found
 
     def signal(self) -> Signal:

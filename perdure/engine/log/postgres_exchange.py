@@ -8,8 +8,11 @@ Nobody else uses the connection meanwhile.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from psycopg import AsyncConnection, OperationalError, errors
 from psycopg.adapt import Transformer
@@ -22,6 +25,9 @@ __all__ = ["Exchange", "Statement", "ask_at_once", "rows_of"]
 
 T = TypeVar("T")
 
+PIECES_AT_ONCE: Final = 64
+"""Of an answer, some 16 KB each, until others on the loop have their turn."""
+_NOTHING: Final = bytes(struct.calcsize("i"))
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
@@ -61,6 +67,11 @@ def rows_of(connection: AsyncConnection[Any], result: PGresult, make_row: Callab
     transformer = Transformer(connection)
     transformer.set_pgresult(result, format=Format.BINARY)
     return transformer.load_rows(0, result.ntuples, make_row)
+
+
+def _has_more(descriptor: int) -> bool:
+    """Whether bytes wait to be read."""
+    return fcntl.ioctl(descriptor, termios.FIONREAD, _NOTHING) != _NOTHING
 
 
 class Exchange:
@@ -104,6 +115,11 @@ class Exchange:
         pgconn = self._pgconn
         try:
             pgconn.consume_input()
+            # What came while the loop was at work elsewhere is taken in one go: libpq takes no more than its buffer holds at a time.
+            for _ in range(PIECES_AT_ONCE):
+                if not pgconn.is_busy() or not _has_more(self._fd):
+                    break
+                pgconn.consume_input()
             while not pgconn.is_busy():
                 result = pgconn.get_result()
                 if result is not None and result.status != ExecStatus.PIPELINE_SYNC:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import starmap
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ __all__ = [
     "agent_of",
     "conditions",
     "event_of",
+    "events_of",
     "packed_agents",
     "packed_row",
     "packed_rows",
@@ -42,6 +45,11 @@ def agent_of(row: Sequence[Any]) -> AgentRecord:
 def event_of(tenant: str, agent: str, row: Sequence[Any]) -> SealedEvent:
     """An event's row, selected as EVENT_COLUMNS."""
     return SealedEvent(tenant, agent, *row)
+
+
+def events_of(tenant: str, agent: str, rows: Iterable[Sequence[Any]]) -> list[SealedEvent]:
+    """As `event_of`, of many rows of one agent."""
+    return list(starmap(partial(SealedEvent, tenant, agent), rows))
 
 
 CREATE_AGENTS = """WITH made AS (
