@@ -13,18 +13,21 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from perdure.engine.log.contract import AgentName
 from perdure.engine.stopping import rest
-from perdure.errors import NotServed, Overloaded
+from perdure.errors import NotServed, Overloaded, PerdureError
 from perdure.limits import MOVED_REMEMBERED_MAX, PARKED_COMMANDS_MAX
 from perdure.recovery.commands import Command, CommandResult, Waiting
 
-__all__ = ["HOLD_S", "MOVED_FRESH_S", "PARK_S", "Coming", "Handed", "Leaving", "Left", "Stand", "moved_to"]
+__all__ = ["HOLD_S", "MOVED_FRESH_S", "PARK_S", "Coming", "Handed", "Leaving", "Left", "Stand", "again", "moved_to"]
+
+Problem = TypeVar("Problem", bound=Exception)
 
 HOLD_S: Final = 1.0
 """How long an agent is held for a node that takes it over, and is not heard of again."""
@@ -65,9 +68,13 @@ def moved_to(name: AgentName, node: str, address: str) -> NotServed:
     return NotServed(f"agent {name.agent!r} is served by node {node!r}", hint=hint, tenant=name.tenant, agent=name.agent, **details)
 
 
-def again(why: NotServed) -> NotServed:
-    """The same for another caller: an error that is raised twice would drag the first one's traceback along."""
-    return NotServed(why.message, hint=why.hint, tenant=why.tenant, agent=why.agent, **why.details)
+def again(why: Problem) -> Problem:
+    """The same for another caller: an error that is raised to many grows with each of them, and shows each the others' tracebacks."""
+    if not isinstance(why, PerdureError):
+        return why  # not every error can be made anew
+    other = copy.copy(why)
+    other.__cause__ = why.__cause__
+    return other
 
 
 class _Gone:

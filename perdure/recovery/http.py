@@ -7,33 +7,28 @@ details (RFC 9457) with the code of the error; 421 (misdirected) carries the add
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
-from typing import Any, Final, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import msgspec
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route, compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.engine.log.contract import AgentName
-from perdure.errors import InvalidInput, LimitExceeded, PerdureError
+from perdure.errors import InvalidInput, LimitExceeded, NotFound, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import COMMAND_BYTES_MAX, Command
 from perdure.recovery.host import AgentHost
-from perdure.recovery.wire import AGENT_ROUTE, WHERE_ROUTE, Where, status_of
+from perdure.recovery.http_server import Reply, Request, Server, bind
+from perdure.recovery.wire import AGENT_ROUTE, NODE_ROUTE, WHERE_ROUTE, Where, status_of
 
-__all__ = ["application", "bind", "serving"]
+__all__ = ["bind", "serving"]
 
-JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
-_COMMANDS: Final = compile_path(f"{AGENT_ROUTE}/commands")[0]
+TARGETS_REMEMBERED_MAX: Final = 16_384
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -52,144 +47,112 @@ class _HandOver(msgspec.Struct):
     digest: bool = False
 
 
+class _Route(NamedTuple):
+    """What is asked, and of which agent ('': of none)."""
+
+    what: str
+    name: AgentName
+
+
 _decode = msgspec.json.Decoder(_Body).decode
 _decode_where = msgspec.json.Decoder(Where).decode
 _decode_hand_over = msgspec.json.Decoder(_HandOver).decode
+_METHODS: Final = {"commands": b"POST", "hand-over": b"POST", "where": b"POST", "state": b"GET", "node": b"GET"}
+_OTHERS: Final = {WHERE_ROUTE.encode(): "where", NODE_ROUTE.encode(): "node"}
+_NOBODY: Final = AgentName("", "")
+_HINTS: Final = {"commands": 'send {"id": a UUIDv7, "body": any JSON}', "where": 'send {"agents": [[tenant, agent], …]}'}
 
 
-def application(host: AgentHost) -> ASGIApp:
-    """The host's routes."""
-    others = _others(host)
+@lru_cache(TARGETS_REMEMBERED_MAX)
+def _route(method: bytes, target: bytes) -> _Route | None:
+    """None: there is no such route."""
+    path = target.partition(b"?")[0]
+    if (found := AGENT_ROUTE.fullmatch(path)) is not None:
+        route = _Route(found["what"].decode(), AgentName(_unquoted(found["tenant"]), _unquoted(found["agent"])))
+    elif (what := _OTHERS.get(path)) is not None:
+        route = _Route(what, _NOBODY)
+    else:
+        return None
+    return route if method == _METHODS[route.what] else None
 
-    async def command(name: AgentName, receive: Receive) -> Response:
+
+class _Routes:
+    """Answers requests as the host does."""
+
+    def __init__(self, host: AgentHost) -> None:
+        self._host = host
+        self._by_what: dict[str, Callable[[AgentName, bytes], Awaitable[Reply]]] = {
+            "hand-over": self._hand_over,
+            "state": self._state,
+            "where": self._where,
+            "node": self._node,
+        }
+
+    async def answer(self, request: Request) -> Reply:
+        route: _Route | None = None
         try:
-            asked = _decode(await _content(receive))
-            done = await host.command(name, Command(asked.body, asked.id or uuid7()))
+            route = _route(request.method, request.target)
+            if route is None:
+                raise NotFound("there is no such route")
+            if route.what == "commands":
+                asked = _decode(request.content)
+                return Reply(200, _encode(await self._host.command(route.name, Command(asked.body, asked.id or uuid7()))))
+            return await self._by_what[route.what](route.name, request.content)
         except msgspec.MsgspecError as problem:
-            return _problem(InvalidInput(f"the command is not understood: {problem}", hint='send {"id": a UUIDv7, "body": any JSON}'))
+            return _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS.get(route.what, "") if route else ""))
+        except UnicodeDecodeError:
+            return _problem(InvalidInput("the path is not quoted UTF-8"))
         except PerdureError as problem:
             return _problem(problem)
-        return Response(_encode(done), media_type=JSON)
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        # What is asked a thousand times a second does not go through layers that find routes and catch what was not foreseen.
-        name = _commanded(scope)
-        if name is None:
-            await others(scope, receive, send)
-        else:
-            await (await command(name, receive))(scope, receive, send)
+    async def _hand_over(self, name: AgentName, content: bytes) -> Reply:
+        asked, host = _decode_hand_over(content), self._host
+        answer: Any = None
+        match asked.do:
+            case "stand":
+                answer = await host.stand(name)
+            case "hold":
+                answer = await host.hold(name, asked.node, asked.address, with_digest=asked.digest)
+            case "go_on":
+                host.go_on(name)
+            case "left":
+                answer = await host.leave(name, asked.node, asked.address, asked.epoch)
+        return Reply(200, _encode(answer))
 
-    return serve
+    async def _state(self, name: AgentName, _: bytes) -> Reply:
+        read = await self._host.state(name)
+        return Reply(200, _encode({"version": read.version, "epoch": read.epoch, "document": read.document}))
 
+    async def _where(self, _: AgentName, content: bytes) -> Reply:
+        asked = _decode_where(content)
+        return Reply(200, _encode(await self._host.find([AgentName(*agent) for agent in asked.agents], asked.silent, asked.wait_s)))
 
-def _others(host: AgentHost) -> Starlette:
-    """The routes of everything but commands."""
-
-    async def hand_over(request: Request) -> Response:
-        try:
-            asked, name = _decode_hand_over(await _content(request.receive)), _name(request)
-            answer: Any = None
-            match asked.do:
-                case "stand":
-                    answer = await host.stand(name)
-                case "hold":
-                    answer = await host.hold(name, asked.node, asked.address, with_digest=asked.digest)
-                case "go_on":
-                    host.go_on(name)
-                case "left":
-                    answer = await host.leave(name, asked.node, asked.address, asked.epoch)
-        except msgspec.MsgspecError as problem:
-            return _problem(InvalidInput(f"not understood: {problem}"))
-        except PerdureError as problem:
-            return _problem(problem)
-        return Response(_encode(answer), media_type=JSON)
-
-    async def state(request: Request) -> Response:
-        try:
-            read = await host.state(_name(request))
-        except PerdureError as problem:
-            return _problem(problem)
-        return Response(_encode({"version": read.version, "epoch": read.epoch, "document": read.document}), media_type=JSON)
-
-    async def where(request: Request) -> Response:
-        try:
-            asked = _decode_where(await _content(request.receive))
-            found = await host.find([AgentName(*agent) for agent in asked.agents], asked.silent, asked.wait_s)
-        except msgspec.MsgspecError as problem:
-            return _problem(InvalidInput(f"not understood: {problem}", hint='send {"agents": [[tenant, agent], …]}'))
-        except PerdureError as problem:
-            return _problem(problem)
-        return Response(_encode(found), media_type=JSON)
-
-    async def node(_: Request) -> Response:
+    async def _node(self, _: AgentName, __: bytes) -> Reply:
+        host = self._host
         facts = {"node": host.name, "address": host.address, "serving": host.serving, "lease": host.holds_lease()}
-        return Response(_encode(facts), media_type=JSON, status_code=200 if facts["lease"] else 503)
-
-    return Starlette(
-        routes=[
-            Route(f"{AGENT_ROUTE}/hand-over", hand_over, methods=["POST"]),
-            Route(f"{AGENT_ROUTE}/state", state, methods=["GET"]),
-            Route("/v1/node", node, methods=["GET"]),
-            Route(WHERE_ROUTE, where, methods=["POST"]),
-        ]
-    )
+        return Reply(200 if facts["lease"] else 503, _encode(facts))
 
 
-def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """A listening socket; port 0: a free one."""
-    listening = socket.create_server((address, port), backlog=1024)
-    # Connections inherit it. Answers go out in two pieces, and the second would else wait for the first's acknowledgement, some 40 ms.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.setblocking(False)
-    return listening
+def _unquoted(part: bytes) -> str:
+    return unquote_to_bytes(part).decode()
 
 
 @contextlib.asynccontextmanager
 async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[None]:
     """Serve the host's commands on the socket inside the block; requests under way are finished at its end."""
-    settings = uvicorn.Config(application(host), proxy_headers=False, log_level="error", access_log=False, lifespan="off")
-    settings.timeout_graceful_shutdown = 5
-    server = uvicorn.Server(settings)
-    # The process decides what a signal means, not the HTTP server.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    task = asyncio.create_task(server.serve([listening]), name="perdure-host-http")
+    too_long = _problem(LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes"))
+    server = Server(_Routes(host).answer, body_bytes_max=COMMAND_BYTES_MAX, too_long=too_long)
+    await server.start(listening)
     try:
         yield
     finally:
         host.end_waits()  # requests under way are waited for
-        server.should_exit = True
-        await task
+        await server.close()
         listening.close()
 
 
-def _name(request: Request) -> AgentName:
-    return AgentName(request.path_params["tenant"], request.path_params["agent"])
-
-
-def _commanded(scope: Scope) -> AgentName | None:
-    """Which agent is sent a command; None: it is another request."""
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return None
-    found = _COMMANDS.fullmatch(scope["path"])
-    return AgentName(found["tenant"], found["agent"]) if found is not None else None
-
-
-async def _content(receive: Receive) -> bytes:
-    """The body, refused as soon as it is too long."""
-    content = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        content += message.get("body", b"")
-        if len(content) > COMMAND_BYTES_MAX:
-            raise LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes")
-        if not message.get("more_body", False):
-            return bytes(content)
-
-
-def _problem(problem: PerdureError) -> Response:
+def _problem(problem: PerdureError) -> Reply:
     status = status_of(problem)
     facts = problem.as_dict()
     body = {"type": f"urn:perdure:{problem.code}", "title": problem.code, "status": status, "detail": facts.pop("message"), **facts}
-    return Response(_encode(body), status_code=status, media_type=PROBLEM)
+    return Reply(status, _encode(body), PROBLEM)

@@ -29,6 +29,7 @@ from perdure.engine.log.log import EventLog
 from perdure.engine.readonly import freeze
 from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError, ReadOnly
 from perdure.recovery.commands import Command, CommandResult, Handler, Waiting, events_of
+from perdure.recovery.handover import again
 
 __all__ = ["Loaded", "ServedAgent"]
 
@@ -151,7 +152,7 @@ class ServedAgent:
     def submit(self, command: Command) -> asyncio.Future[CommandResult]:
         """Put a command into the mailbox. Raises Overloaded when it is full, and why the agent is not served any more."""
         if (refusal := self._closed or self._held) is not None:
-            raise refusal
+            raise again(refusal)
         answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         try:
             self._mailbox.put_nowait(Waiting(command, answer))
@@ -170,8 +171,7 @@ class ServedAgent:
         """Take no more commands until `go_on`: who waits is answered with `why`. The version when the append under way is through (None: it
         is not in memory)."""
         self._held = why
-        while not self._mailbox.empty():
-            _refuse(self._mailbox.get_nowait(), why)
+        _refuse_all(self._emptied(), why)
         await self._quiet.wait()
         return self.version
 
@@ -188,8 +188,11 @@ class ServedAgent:
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        while not self._mailbox.empty():
-            _refuse(self._mailbox.get_nowait(), why)
+        _refuse_all(self._emptied(), why)
+
+    def _emptied(self) -> list[Waiting]:
+        """Who waits in the mailbox, and waits there no more."""
+        return [self._mailbox.get_nowait() for _ in range(self._mailbox.qsize())]
 
     async def _serve(self) -> None:
         while self._closed is None:
@@ -197,8 +200,7 @@ class ServedAgent:
             while len(batch) < BATCH_COMMANDS_MAX and not self._mailbox.empty():
                 batch.append(self._mailbox.get_nowait())
             if self._held is not None:
-                for each in batch:
-                    _refuse(each, self._held)
+                _refuse_all(batch, self._held)
                 continue
             self._quiet.clear()
             work = asyncio.ensure_future(self._batch(batch))
@@ -219,8 +221,7 @@ class ServedAgent:
         except Exception as problem:
             # Refused as a whole, or the outcome is unknown: what is in memory may be behind the log.
             self._state = None
-            for each in batch:
-                _refuse(each, problem)
+            _refuse_all(batch, problem)
 
     async def _shut(self, batch: list[Waiting], problem: Fenced) -> None:
         """Somebody else owns the agent from here on."""
@@ -233,10 +234,7 @@ class ServedAgent:
                 agent=self.name.agent,
             )
         self._closed = moved
-        while not self._mailbox.empty():
-            batch.append(self._mailbox.get_nowait())
-        for each in batch:
-            _refuse(each, moved)
+        _refuse_all([*batch, *self._emptied()], moved)
         self._gone(self.name)
 
     async def _take(self, batch: Sequence[Waiting]) -> None:
@@ -351,6 +349,11 @@ def _folded(document: dict[str, Any], events: Sequence[Event]) -> dict[str, Any]
         document, _warnings = apply(document, event.changes)
     after: dict[str, Any] = freeze(document)
     return after
+
+
+def _refuse_all(waiting: Sequence[Waiting], problem: Exception) -> None:
+    for each in waiting:
+        _refuse(each, again(problem))
 
 
 def _refuse(each: Waiting, problem: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import quote
 
@@ -22,9 +23,11 @@ from perdure.errors import (
     Unavailable,
 )
 
-__all__ = ["AGENT_ROUTE", "WHERE_ROUTE", "Where", "error_of", "path_of", "status_of"]
+__all__ = ["AGENT_ROUTE", "NODE_ROUTE", "WHERE_ROUTE", "Where", "error_of", "path_of", "status_of"]
 
-AGENT_ROUTE: Final = "/v1/tenants/{tenant}/agents/{agent:path}"
+AGENT_ROUTE: Final = re.compile(rb"/v1/tenants/(?P<tenant>[^/]+)/agents/(?P<agent>.+)/(?P<what>commands|hand-over|state)")
+"""As it is sent; tenant and agent are quoted in it."""
+NODE_ROUTE: Final = "/v1/node"
 WHERE_ROUTE: Final = "/v1/where"
 _STATUS: Final[dict[type[PerdureError], int]] = {
     InvalidInput: 400,

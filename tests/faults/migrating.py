@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
-import aiohttp
 import msgspec
 
 import perdure
@@ -24,6 +24,7 @@ from perdure.migration.records import Migration, Strategy
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.nodes import LEASE_PREFIX, list_nodes
+from perdure.recovery.wire import path_of
 from perdure.testing.ownership_history import OwnershipReport, check_ownership
 from perdure.testing.prober import COUNT, Prober
 from tests.faults.migration_process import Forked, fork
@@ -204,9 +205,13 @@ class World:
     async def _served(self, name: AgentName) -> dict[str, Any]:
         """The state as its owner shows it."""
         owner = await self.owner(name)
-        url = f"{self.nodes[owner].address}/v1/tenants/{name.tenant}/agents/{name.agent}/state"
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            found: dict[str, Any] = (await answer.json()).get("document", {})
+        url = f"{self.nodes[owner].address}{path_of(name, 'state')}"
+
+        def read() -> bytes:
+            with urlopen(url, timeout=TIMEOUT_S) as answer:
+                return bytes(answer.read())
+
+        found: dict[str, Any] = msgspec.json.decode(await asyncio.to_thread(read)).get("document", {})
         return found
 
     async def end(self) -> None:

@@ -26,7 +26,7 @@ from tests.faults import migration_mutants
 
 __all__ = ["Forked", "fork"]
 
-PRELOADED: Final = ("__main__", "uvicorn", "starlette.applications", "perdure.recovery.http", "perdure.client.engine", __name__)
+PRELOADED: Final = ("__main__", "perdure.recovery.http", "perdure.client.engine", __name__)
 POLL_S: Final = 0.02
 END_S: Final = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from perdure.errors import AlreadyExists, CommandFailed, NotServed, Overloaded
 from perdure.projections.reader import StateReader
 from perdure.recovery.assignments import assign, assigned
 from perdure.recovery.commands import Command, CommandResult
+from perdure.recovery.handover import moved_to
 from perdure.recovery.host import AgentHost
 from perdure.recovery.journal import Journal
 from perdure.recovery.nodes import Node, announce, list_nodes, node_lease
@@ -193,3 +195,23 @@ async def test_a_node_without_its_lease_acts_no_more_even_where_nobody_took_its_
             with pytest.raises(NotServed):
                 await host.command(name, Command(1))
         assert await engine.log.version(NAME) == done.version
+
+
+async def test_everybody_who_is_refused_gets_an_error_of_his_own(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine, host_of(engine, "a") as host:
+        await host.command(NAME, Command(1))
+        served = host._served[NAME]
+
+        async def refused() -> NotServed:
+            with pytest.raises(NotServed) as caught:
+                await served.submit(Command(1))
+            return caught.value
+
+        waited = [asyncio.create_task(refused()) for _ in range(20)]
+        await asyncio.sleep(0)
+        await served.hold(moved_to(NAME, "b", "http://127.0.0.1:1"))
+        errors = [*(await asyncio.gather(*waited)), *[await refused() for _ in range(20)]]
+        assert len(set(map(id, errors))) == 40
+        assert {error.details["address"] for error in errors} == {"http://127.0.0.1:1"}
+        # A shared one would remember every place where it was raised.
+        assert len({len(list(traceback.walk_tb(error.__traceback__))) for error in errors[20:]}) == 1

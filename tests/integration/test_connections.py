@@ -99,9 +99,10 @@ async def test_a_node_that_closes_instead_of_answering_is_asked_once_more() -> N
     "answer",
     [
         b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000,
         b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (ANSWER_BYTES_MAX + 1) + b"x" * (ANSWER_BYTES_MAX + 1),
     ],
-    ids=["no HTTP", "too long"],
+    ids=["no HTTP", "a head without an end", "too long"],
 )
 async def test_what_is_no_answer_is_refused_and_the_next_is_answered(answer: bytes) -> None:
     async with node(answer, OK) as (_, post):
@@ -130,3 +131,57 @@ async def test_more_requests_than_connections_wait_their_turn() -> None:
         answers = await asyncio.gather(*(post() for _ in range(300)))
     assert {answer.status for answer in answers} == {200}
     assert made.connections <= 128
+
+
+async def test_an_answer_that_follows_another_unasked_is_nobodys() -> None:
+    second = OK.replace(b"{}", b"[]")
+    async with node(OK + second, OK) as (made, post):
+        assert [(await post()).content for _ in range(2)] == [b"{}", b"{}"]
+    assert made.connections == 2
+
+
+async def test_an_answer_that_comes_when_its_caller_has_gone_is_nobodys() -> None:
+    late = asyncio.Event()
+
+    class Late(Node):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not self.connections:
+                await late.wait()
+            await super().serve(reader, writer)
+
+    made, connections = Late(OK.replace(b"{}", b"[]"), OK), Connections(TIMEOUT_S)
+    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connections.post(address, "/", b"1")
+        late.set()
+        await made.closed.wait()
+        answers = {(await connections.post(address, "/", b"2")).content for _ in range(len(made.answers))}
+        assert answers == {b"{}"} or made.requests[0].endswith(b"2")
+        await connections.close()
+
+
+async def test_what_is_said_before_the_answer_is_passed_over() -> None:
+    async with node(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + OK, OK) as (made, post):
+        assert [await post() for _ in range(2)] == [Answer(200, "application/json", b"{}")] * 2
+    assert made.connections == 1
+
+
+async def test_requests_under_way_fail_when_the_connections_are_closed() -> None:
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    connections = Connections(TIMEOUT_S)
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        under_way = asyncio.create_task(connections.post(address, "/", b""))
+        await asked.wait()
+        await connections.close()
+        with pytest.raises(Unavailable):
+            await under_way

@@ -1,0 +1,150 @@
+"""What a node answers requests with: whole answers in order, within bounds, and finished before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from perdure.recovery.http_server import HEAD_BYTES_MAX, WAITING_MAX, Reply, Request, Server, bind
+
+BODY_BYTES_MAX = 1_000
+TIMEOUT_S = 60.0
+
+
+class Peer:
+    """A server, and one connection to it. go: what `/wait` waits for."""
+
+    def __init__(self) -> None:
+        self.server = Server(self.answer, body_bytes_max=BODY_BYTES_MAX, too_long=Reply(413, b"too long"))
+        self.seen: list[Request] = []
+        self.go, self.asked = asyncio.Event(), asyncio.Event()
+
+    async def answer(self, request: Request) -> Reply:
+        self.seen.append(request)
+        if request.target == b"/wait":
+            self.asked.set()
+            await self.go.wait()
+        if request.target == b"/fault":
+            raise ZeroDivisionError
+        return Reply(200, request.target + b":" + request.content)
+
+    async def read(self) -> tuple[int, bytes, bool]:
+        """Status, content, and whether the connection is kept."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(head.partition("content-length: ")[2].partition("\r")[0])
+        return int(head.split()[1]), await self.reader.readexactly(length), "connection: close" not in head
+
+    async def at_end(self) -> bool:
+        return await self.reader.read() == b""
+
+
+@asynccontextmanager
+async def peer() -> AsyncIterator[Peer]:
+    made, listening = Peer(), bind()
+    await made.server.start(listening)
+    async with asyncio.timeout(TIMEOUT_S):
+        made.reader, made.writer = await asyncio.open_connection(*listening.getsockname())
+        try:
+            yield made
+        finally:
+            made.go.set()
+            await made.server.close()
+            made.writer.close()
+
+
+def request(target: str, content: bytes = b"", *headers: str) -> bytes:
+    lines = [f"POST {target} HTTP/1.1", "host: a", f"content-length: {len(content)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + content
+
+
+async def test_requests_that_were_sent_together_are_answered_in_order() -> None:
+    async with peer() as made:
+        count = WAITING_MAX * 3
+        made.writer.write(request("/wait") + b"".join(request(f"/{number}", b"x") for number in range(count)))
+        await made.asked.wait()
+        made.go.set()
+        assert await made.read() == (200, b"/wait:", True)
+        assert [await made.read() for _ in range(count)] == [(200, b"/%d:x" % number, True) for number in range(count)]
+
+
+async def test_a_request_may_come_in_pieces_and_in_chunks() -> None:
+    async with peer() as made:
+        sent = b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n2\r\nyz\r\n0\r\n\r\n"
+        for at in range(len(sent)):
+            made.writer.write(sent[at : at + 1])
+            await made.writer.drain()
+        assert await made.read() == (200, b"/a:xyz", True)
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told_so() -> None:
+    async with peer() as made:
+        head, body = request("/a", b"xyz", "expect: 100-continue").split(b"xyz")[0], b"xyz"
+        made.writer.write(head)
+        assert (await made.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        made.writer.write(body)
+        assert await made.read() == (200, b"/a:xyz", True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request("/b", b"x" * (BODY_BYTES_MAX + 1)), 413),
+        (b"POST /b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + b"1F4\r\n%b\r\n" % (b"x" * 500) * 3, 413),
+        (b"GET /" + b"b" * HEAD_BYTES_MAX * 16, 431),
+        (b"GET /b HTTP/1.1\r\n" + b"a: b\r\n" * HEAD_BYTES_MAX, 431),
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /b HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxy", 400),
+    ],
+    ids=["body", "chunked body", "target", "headers", "no HTTP", "two lengths"],
+)
+async def test_what_cannot_be_taken_is_refused_after_what_came_before_and_ends_the_connection(sent: bytes, status: int) -> None:
+    async with peer() as made:
+        made.writer.write(request("/a") + sent)
+        assert await made.read() == (200, b"/a:", True)
+        found, _, kept = await made.read()
+        assert (found, kept) == (status, False)
+        assert [each.target for each in made.seen] == [b"/a"]
+
+
+async def test_a_fault_of_the_server_is_its_own_and_others_are_answered(caplog: pytest.LogCaptureFixture) -> None:
+    async with peer() as made:
+        made.writer.write(request("/fault") + request("/a"))
+        assert (await made.read())[0] == 500
+        assert await made.read() == (200, b"/a:", True)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_connection_ends_when_its_peer_wants_it_or_speaks_something_else() -> None:
+    for header in ("connection: close", "connection: Upgrade\r\nupgrade: h2c"):
+        async with peer() as made:
+            made.writer.write(request("/a", b"", header) + request("/b"))
+            assert (await made.read())[:2] == (200, b"/a:")
+            assert await made.at_end()
+
+
+async def test_what_was_asked_is_answered_before_the_server_ends() -> None:
+    async with peer() as made:
+        made.writer.write(request("/wait"))
+        await made.asked.wait()
+        ending = asyncio.create_task(made.server.close())
+        await asyncio.sleep(0)
+        assert not ending.done()
+        made.go.set()
+        assert await made.read() == (200, b"/wait:", False)
+        assert await made.at_end()
+        await ending
+
+
+async def test_who_has_gone_keeps_nothing() -> None:
+    async with peer() as made:
+        made.writer.write(request("/wait"))
+        await made.asked.wait()
+        made.writer.transport.abort()
+        while any(connection.open for connection in made.server.connections):
+            await asyncio.sleep(0)
+        made.go.set()
+        while made.server.connections:
+            await asyncio.sleep(0)
