@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -20,6 +20,7 @@ from perdure.errors import ImportFailed, InvalidInput
 
 __all__ = ["append"]
 
+TYPE_DEFAULT: Final = "state_updated"
 Pairs = Annotated[tuple[str, ...], Parameter(negative=(), allow_leading_hyphen=True, show_default=False)]
 
 
@@ -27,7 +28,7 @@ async def append(
     agent: str,
     /,
     *,
-    type: str = "state_updated",
+    type: str = TYPE_DEFAULT,
     data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     set: Pairs = (),
     add: Pairs = (),
@@ -70,6 +71,8 @@ async def append(
     made += [changes.append(*_pair(text)) for text in add]
     made += [changes.delete(path) for path in delete]
     made += [changes.merge("", parsed(merge, "--merge"))] if merge is not None else []
+    if not made and data is None and type == TYPE_DEFAULT:
+        raise InvalidInput("what shall the event say?", hint="--set /status='\"busy\"', --add, --delete, --merge, --data or a --type")
     event = _event(type, tuple(made), data, id, correlation_id)
     async with session(options, create=True) as engine:
         done = await engine.agent(agent, tenant=options.tenant_name, type=agent_type).append([event], expected=expectation(expected))

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from perdure.cli.chosen import ApprovalId
 from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, emit_line, iso, plain, size, table
+from perdure.cli.output import Progress, amount, count, emit, emit_line, iso, plain, size, table
 from perdure.cli.run import stop_signals
 from perdure.engine.log.contract import from_microseconds
 from perdure.errors import InvalidInput
@@ -65,7 +65,7 @@ def _tell(manifest: BackupManifest, options: Options) -> None:
         "written_bytes": manifest.written_bytes,
         "previous": manifest.previous,
     }
-    text = f"backup {manifest.id}: {count(manifest.events)} events, {size(manifest.written_bytes)} written; unproven until `perdure backup drill`"
+    text = f"backup {manifest.id}: {amount(manifest.events, 'event')}, {size(manifest.written_bytes)} written; unproven until `perdure backup drill`"
     emit_line(facts, as_json=options.json, text=text)
 
 
@@ -96,9 +96,9 @@ async def status(*, to: To, options: Options = DEFAULTS) -> int:
     age = "there is no backup" if fresh.lag_s is None else f"the newest backup is {fresh.lag_s:.0f} s old"
     proven = "" if fresh.lag_s is None else (", unproven" if fresh.unproven else ", proven")
     lost = (
-        f"{count(fresh.lag_events)} events of the last {fresh.rpo_s:.0f} s are in no backup" if fresh.lag_events else "every event is in it"
+        f"in no backup: {amount(fresh.lag_events, 'event')} of the last {fresh.rpo_s:.0f} s" if fresh.lag_events else "every event is in it"
     )
-    ahead = f"; it has {count(fresh.ahead_events)} events that the log does not: see `recover promote`" if fresh.ahead_events else ""
+    ahead = f"; it has {amount(fresh.ahead_events, 'event')} that the log does not: see `recover promote`" if fresh.ahead_events else ""
     text = f"{age}{proven}; {lost}{ahead}{'  ALARM' if fresh.alarm else ''}"
     emit(plain(fresh), as_json=options.json, text=text)
     return _FAILED if fresh.alarm else 0
@@ -111,7 +111,9 @@ async def verify(id: Id = "latest", /, *, to: To, options: Options = DEFAULTS) -
         with Progress("verify", quiet=options.json) as progress:
             done = await engine.backups.verify(to, id, progress)
     says = "whole" if done.ok else "DAMAGED"
-    lines = [f"backup {done.id} is {says}: {count(done.events)} events of {count(done.agents)} agents in {done.objects} objects"]
+    lines = [
+        f"backup {done.id} is {says}: {amount(done.events, 'event')} of {amount(done.agents, 'agent')} in {amount(done.objects, 'object')}"
+    ]
     emit(plain(done), as_json=options.json, text="\n".join([*lines, *(f"  {problem}" for problem in done.problems)]))
     return 0 if done.ok else _INTEGRITY
 
@@ -133,7 +135,7 @@ async def restore(
     keys = str(options.settings().keys.value)
     with Progress("restore", quiet=options.json) as progress:
         done = await restore_backup(to, load({"log": into, "keys": keys}), id=id, to_time=to_time, progress=progress)
-    text = f"{count(done.events)} events of {count(done.agents)} agents are in {into}, generation {done.generation}"
+    text = f"restored {amount(done.events, 'event')} of {amount(done.agents, 'agent')} into {into}, generation {done.generation}"
     emit({**plain(done), "into": into}, as_json=options.json, text=f"{text}{' (gone on with)' if done.resumed else ''}")
 
 
@@ -155,8 +157,8 @@ async def drill(
             done = await engine.backups.drill(to, id, fraction=fraction, scratch=scratch, progress=progress)
     says = "proven" if done.ok else "NOT PROVEN"
     text = (
-        f"backup {done.backup} is {says}: {count(done.events)} events restored in {done.restore_s:.1f} s, "
-        f"{count(done.compared)} of {count(done.agents)} agents compared in {done.compare_s:.1f} s"
+        f"backup {done.backup} is {says}: {amount(done.events, 'event')} restored in {done.restore_s:.1f} s, "
+        f"{count(done.compared)} of {amount(done.agents, 'agent')} compared in {done.compare_s:.1f} s"
     )
     emit(plain(done), as_json=options.json, text="\n".join([text, *(f"  {problem}" for problem in done.problems)]))
     return 0 if done.ok else _INTEGRITY
@@ -181,5 +183,5 @@ async def prune(
             done = await engine.backups.prune(to, keep=keep, dry_run=dry_run)
             passage.outcome = {"backups": list(done.backups), "objects": done.objects, "bytes": done.bytes}
     verb = "would go" if done.dry_run else "are gone"
-    text = f"{len(done.backups)} backups and {count(done.objects)} objects ({size(done.bytes)}) {verb}"
+    text = f"{amount(len(done.backups), 'backup')} and {amount(done.objects, 'object')} ({size(done.bytes)}) {verb}"
     emit(plain(done), as_json=options.json, text="\n".join([text, *(f"  {id}" for id in done.backups)]))

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from perdure.cli.chosen import Parallel
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, size
+from perdure.cli.output import Progress, amount, count, emit, plain, size
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
 
@@ -36,7 +36,7 @@ async def warm(*agents: str, every: Every = False, parallel: Parallel = 8, optio
     async with session(options) as engine:
         with Progress("warming", quiet=options.json, unit="agents") as progress:
             done = await engine.state_cache.warm(names, tenant=options.tenant_name, parallel=parallel, progress=progress)
-    text = f"{count(done.written)} states were put there, {count(done.fresh)} were there, {count(done.skipped)} have none"
+    text = f"{amount(done.written, 'state')} put there, {count(done.fresh)} there already, {count(done.skipped)} without one"
     emit(plain(done), as_json=options.json, text=text)
 
 
@@ -46,7 +46,7 @@ async def invalidate(*agents: str, every: Every = False, options: Options = DEFA
     names = _names(agents, every, options)
     async with session(options) as engine:
         asked = await engine.state_cache.invalidate(names, tenant=options.tenant_name)
-    emit({"invalidated": asked}, as_json=options.json, text=f"{count(asked)} agents are folded anew when they are read")
+    emit({"invalidated": asked}, as_json=options.json, text=f"folded anew at the next read: {amount(asked, 'agent')}")
 
 
 def _names(agents: tuple[str, ...], every: bool, options: Options) -> list[AgentName] | None:

@@ -10,6 +10,7 @@ import msgspec
 from cyclopts import Parameter
 
 from perdure.engine.log.contract import AgentName
+from perdure.engine.log.marks import mark_of
 from perdure.errors import InvalidInput, PerdureError, Unavailable
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class Done(msgspec.Struct):
 
 
 def must_mean_it(yes: bool, dry_run: bool, what: str, approval: str | None = None) -> None:
-    """Raises InvalidInput unless somebody said so."""
+    """Raises InvalidInput, which says what it would do, unless somebody said so."""
     if not yes and not dry_run and approval is None:
-        raise InvalidInput(f"{what} cannot be undone", hint="add --yes to do it, or --dry-run to see what would go")
+        raise InvalidInput(what, hint="add --yes to do it, or --dry-run to see what it comes to")
 
 
 async def chosen(engine: Engine, tenant: str, agents: tuple[str, ...], *, every: bool) -> AsyncIterator[AgentName]:
@@ -56,7 +57,9 @@ async def chosen(engine: Engine, tenant: str, agents: tuple[str, ...], *, every:
     while every and (page := await engine.log.store.list_agents(tenant, after=after, limit=AGENTS_PAGE)):
         after = page[-1].agent
         for record in page:
-            yield AgentName(tenant, record.agent)
+            # Those that are at another engine, on their way, or erased have no state here: --all means all that there are.
+            if record.data_key and mark_of(record.owner) is None:
+                yield AgentName(tenant, record.agent)
 
 
 async def for_each(

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from perdure.cli.chosen import ApprovalId, Done, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, table
+from perdure.cli.output import Progress, amount, emit, plain, table
 from perdure.cli.times import parse_time
 from perdure.errors import InvalidInput
 
@@ -66,7 +66,7 @@ async def compact(
         raise InvalidInput("which events shall stay?", hint="one of --keep-last, --keep-since, --before-version, --critical-only")
     if before_version is not None and strategy == "merge":
         raise InvalidInput("--before-version goes with the strategies snapshot and delete")
-    must_mean_it(yes, dry_run, "removing events", approval)
+    must_mean_it(yes, dry_run, "this removes events for good", approval)
     told = {
         "tenant": options.tenant_name,
         "agents": sorted(agents) or "all",
@@ -127,5 +127,5 @@ def _report(done: Done, options: Options, *, dry_run: bool, every: bool) -> None
     lines = [table(("AGENT", "BEGINS AT", "EVENTS", "CHECKPOINTS", "LIMITED BY"), rows)] if rows else []
     lines += [f"  {agent}: {problem}" for agent, problem in done.failed.items()]
     touched = sum(1 for each in results if each.events)
-    lines.append(f"{count(events)} events of {count(touched)} agents {'would go' if dry_run else 'are gone'}")
+    lines.append(f"{amount(events, 'event')} of {amount(touched, 'agent')} {'would go' if dry_run else 'gone'}")
     emit(plain(facts), as_json=options.json, text="\n".join(lines))

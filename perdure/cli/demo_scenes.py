@@ -14,7 +14,7 @@ import msgspec
 import perdure
 from perdure import config
 from perdure.cli.demo_crash import crash, lost_after
-from perdure.cli.output import count, plain
+from perdure.cli.output import count, cut, plain, room
 from perdure.cli.render import change_line, event_line
 from perdure.client.engine import Engine, Opening
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
@@ -162,4 +162,4 @@ async def _look_back(engine: Engine, stage: Stage, star: Conversation, say: Say)
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= LINE_CHARACTERS else line[: LINE_CHARACTERS - 1] + "…"
+    return cut(line, room(0, LINE_CHARACTERS))

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit
+from perdure.cli.output import amount, emit
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def _opens(options: Options, backup: str | None) -> list[Finding]:
     findings: list[Finding] = []
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S), session(options) as engine:
-            findings.append(await _asked("engine", engine.tenants(), lambda tenants: f"opens; {len(tenants)} tenants"))
+            findings.append(await _asked("engine", engine.tenants(), lambda tenants: f"opens; {amount(len(tenants), 'tenant')}"))
             if not str(engine.settings.bus.value).startswith("memory:"):
                 findings.append(await _asked("bus", engine.bus.mark(0), lambda _: "answers, and has its topic"))
                 findings += await _ahead(engine)

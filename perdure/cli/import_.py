@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain
+from perdure.cli.output import Progress, amount, count, emit, plain
 from perdure.client.importer import ImportReport
 from perdure.engine.importing import BrokenRecord, Conversation, read_conversations
 from perdure.errors import ImportFailed, InvalidInput
@@ -68,5 +68,5 @@ def records(files: tuple[str, ...], format: str) -> Iterator[Conversation | Brok
 
 
 def _summary(report: ImportReport) -> str:
-    first = f"{count(report.conversations)} agents, {count(report.events_new)} events new, {count(report.events_known)} known already"
+    first = f"{amount(report.conversations, 'agent')}, {amount(report.events_new, 'event')} new, {count(report.events_known)} known already"
     return "\n".join([first, *(f"broken: {record}" for record in report.broken)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import App, Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, table
+from perdure.cli.output import Progress, amount, emit, plain, table
 from perdure.errors import InvalidInput, KeyUnavailable
 
 if TYPE_CHECKING:
@@ -79,12 +79,19 @@ async def _rotate_tenants(engine: Engine, tenants: list[str], only_rewrap: bool,
             if len(tenants) == 1:
                 raise
             failed[tenant] = problem.message
-    lines = [f"{one.tenant}: version {one.previous} -> {one.version}, {count(one.rewrapped)} agents' keys wrapped anew" for one in done]
-    lines += [f"{one.tenant}: the key of {agent} could not be: {why}" for one in done for agent, why in one.left.items()]
-    lines += [f"{tenant}: {why}" for tenant, why in failed.items()]
+    lines = [
+        f"tenant {one.tenant}: version {one.previous} -> {one.version}, the keys of {amount(one.rewrapped, 'agent')} wrapped anew"
+        for one in done
+    ]
+    lines += [f"tenant {one.tenant}: the key of {agent} could not be: {why}" for one in done for agent, why in one.left.items()]
+    lines += [f"tenant {tenant}: {why}" for tenant, why in failed.items()]
     facts: dict[str, Any] = {"rotated": [plain(one) for one in done], "failed": failed}
     emit(facts, as_json=options.json, text="\n".join(lines) or "no tenant has a key")
     return KeyUnavailable.exit_code if failed or any(one.left for one in done) else 0
+
+
+def _wrapped(one: Rotation) -> str:
+    return f"tenant {one.tenant}: version {one.previous} -> {one.version}, the keys of {amount(one.rewrapped, 'agent')} wrapped anew"
 
 
 async def _rotate_root(engine: Engine, moved_from: str | None, progress: Progress, options: Options) -> int:
@@ -92,7 +99,7 @@ async def _rotate_root(engine: Engine, moved_from: str | None, progress: Progres
 
     previous = open_provider(moved_from) if moved_from is not None else None
     done = await engine.keys.rotate_root_key(previous=previous, progress=lambda wrapped, _: progress(wrapped))
-    lines = [f"root key {done.key_id} wraps the keys of {count(len(done.tenants))} tenants"]
-    lines += [f"{tenant}: {why}" for tenant, why in done.left.items()]
+    lines = [f"root key {done.key_id} wraps the keys of {amount(len(done.tenants), 'tenant')}"]
+    lines += [f"tenant {tenant}: {why}" for tenant, why in done.left.items()]
     emit(done, as_json=options.json, text="\n".join(lines))
     return KeyUnavailable.exit_code if done.left else 0

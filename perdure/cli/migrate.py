@@ -138,14 +138,9 @@ def _end(done: Migration, options: Options) -> int:
 
 
 def _told(done: Migration) -> str:
-    facts: dict[str, Any] = {
-        "from": done.source or "nobody",
-        "to": done.target,
-        "ms without answers": done.downtime_target_ms,
-        "by": done.path,
-        "version": done.version,
-        "integrity": done.integrity,
-        "because": done.error,
-        "id": done.id,
-    }
-    return f"{done.agent}: {done.phase}; " + ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    parts = [f"{done.agent}: {done.phase}, from {done.source or 'nobody'} to {done.target}"]
+    parts += [f"at version {done.version}"] * bool(done.version)
+    parts += [f"{done.downtime_target_ms:.1f} ms without answers"] * bool(done.downtime_target_ms)
+    parts += [f"integrity {done.integrity}"] * bool(done.integrity)
+    parts += [f"because {done.error}"] * bool(done.error)
+    return ", ".join(parts) + f"; id {done.id}"

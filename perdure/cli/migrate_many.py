@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain, table
+from perdure.cli.output import amount, emit, plain, table
 from perdure.engine.log.contract import AgentName
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, FleetReport
 from perdure.migration.leveling import By, Level
@@ -97,13 +97,13 @@ def _reported(report: FleetReport, more: dict[str, Any], options: Options) -> in
     del facts["downtime_ms"]
     slowest = max(report.downtime_ms, default=0.0)
     lines = [
-        f"{report.moved} agents moved in {report.duration_s:.1f} s, at most {slowest:.1f} ms without answers",
+        f"{amount(report.moved, 'agent')} moved in {report.duration_s:.1f} s, at most {slowest:.1f} ms without answers",
         *(f"  {each.agent}: {each.reason}" for each in report.failed),
     ]
     if report.pinned:
         lines.append(f"  {report.pinned} pinned agents stayed")
     if report.left:
-        lines.append(f"  {report.left} agents stayed" + (": too many failed in a row" if report.stopped else ""))
+        lines.append(f"  {amount(report.left, 'agent')} stayed" + (": too many failed in a row" if report.stopped else ""))
     emit({**facts, "downtime_max_ms": slowest, "ok": report.ok, **more}, as_json=options.json, text="\n".join(lines))
     return 0 if report.ok else _FAILED
 
@@ -115,4 +115,4 @@ def _level(planned: Level) -> dict[str, Any]:
 
 def _lines(planned: Level) -> str:
     rows = [(node, f"{planned.before[node]:g}", f"{planned.after[node]:g}") for node in sorted(planned.before)]
-    return "\n".join([table(("NODE", "CARRIES", "WOULD CARRY"), rows), f"{len(planned.moves)} moves"])
+    return "\n".join([table(("NODE", "CARRIES", "WOULD CARRY"), rows), amount(len(planned.moves), "move")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,25 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "count", "emit", "emit_line", "iso", "plain", "size", "table", "to_json"]
+__all__ = [
+    "Progress",
+    "amount",
+    "count",
+    "cut",
+    "emit",
+    "emit_line",
+    "iso",
+    "plain",
+    "room",
+    "share_saved",
+    "size",
+    "table",
+    "to_json",
+]
 
 PLAIN_PROGRESS_INTERVAL_S: Final = 5.0
+LAST_COLUMN_LEAST: Final = 40
+"""Characters: a time, an id or a number in the last column of a table is never cut."""
 _KIB: Final = 1024
 
 
@@ -47,6 +64,16 @@ def count(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
+def amount(number: float, thing: str) -> str:
+    """1 agent, 12 345 agents."""
+    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
+
+
+def share_saved(share: float) -> str:
+    """84%, and `none` where what is stored is larger: what is small costs more to seal than compression saves."""
+    return f"{share:.0%}" if share > 0 else "none"
+
+
 def size(number_bytes: float) -> str:
     """Bytes for people: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -56,10 +83,23 @@ def size(number_bytes: float) -> str:
     raise AssertionError("unreachable")
 
 
+def room(used: int, most: int, least: int = 20) -> int:
+    """How many characters the rest of a line may have, of which `used` are taken: on a terminal so many that it is one line, but `least`;
+    elsewhere `most`, so that what is piped does not depend on who looks."""
+    return max(least, min(most, shutil.get_terminal_size().columns - used)) if sys.stdout.isatty() else most
+
+
+def cut(text: str, characters: int) -> str:
+    """The text, with … where it is longer."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns as wide as their widest value."""
+    """Columns as wide as their widest value; on a terminal the last one ends where the terminal does, unless it is short."""
     lines = [tuple(headings), *(tuple(str(cell) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    last = room(sum(widths[:-1]) + 2 * len(widths[:-1]), widths[-1], LAST_COLUMN_LEAST)
+    lines, widths = [(*line[:-1], cut(line[-1], last)) for line in lines], [*widths[:-1], min(widths[-1], last)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 

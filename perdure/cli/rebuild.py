@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from perdure.cli.chosen import ApprovalId, Parallel, chosen, for_each
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, emit_line, plain
+from perdure.cli.output import Progress, amount, count, emit, emit_line, plain
 from perdure.client.rebuilds import RebuildStatus
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
@@ -85,7 +85,7 @@ async def _named(agents: tuple[str, ...], parallel: int, options: Options) -> in
         with Progress("rebuild", quiet=options.json, unit="agents") as progress:
             done = await for_each(chosen(engine, options.tenant_name, agents, every=False), one, parallel=parallel, progress=progress)
     facts = {"rebuilt": len(done.results), "failures": done.failures, "failed": done.failed}
-    lines = [f"{count(len(done.results))} agents are in the cache anew", *(f"{agent}: {problem}" for agent, problem in done.failed.items())]
+    lines = [f"in the cache anew: {amount(len(done.results), 'agent')}", *(f"{agent}: {problem}" for agent, problem in done.failed.items())]
     emit(facts, as_json=options.json, text="\n".join(lines))
     return done.code
 
@@ -95,7 +95,7 @@ def _facts(build: Build) -> dict[str, Any]:
 
 
 def _line(build: Build) -> str:
-    words = f"build {build.number}: {count(build.agents_cut - build.skipped)} agents are in the cache anew"
+    words = f"build {build.number}: in the cache anew: {amount(build.agents_cut - build.skipped, 'agent')}"
     if build.skipped:
         words += f"; {count(build.skipped)} have no state or no key"
     return words + (f"; {count(build.failures)} could not be built" if build.failures else "")
@@ -107,6 +107,7 @@ def _status_line(found: RebuildStatus) -> str:
         return "there was no rebuild"
     words = f"build {build.number}: {build.phase}"
     if build.open:
-        words += f", {count(build.events_done)} of {count(build.events)} events, {count(build.agents_cut)} of {count(build.agents)} agents cut over"
+        words += f", {count(build.events_done)} of {amount(build.events, 'event')}"
+        words += f", {count(build.agents_cut)} of {amount(build.agents, 'agent')} cut over"
         words += f", {count(build.events_per_s)} events/s" if found.running else "; no process works on it, `perdure rebuild` goes on"
     return words + (f", about {found.eta_s:.0f} s left" if found.eta_s is not None else "")

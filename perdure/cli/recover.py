@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, table
+from perdure.cli.output import Progress, amount, emit, plain, table
 from perdure.cli.run import stop_signals
 from perdure.engine.log.contract import AgentName
 from perdure.errors import InvalidInput
@@ -134,8 +134,8 @@ async def promote(
     verb = "would be" if done.dry_run else "is"
     lines = [
         f"the log {verb} of generation {done.generation}",
-        f"from the topic: {count(done.brought)} events of {count(done.agents)} agents that it lacked",
-        f"{count(done.lost_events)} events are lost" if done.lost_events else "nothing is known to be lost",
+        f"from the topic: {amount(done.brought, 'event')} of {amount(done.agents, 'agent')} that it lacked",
+        f"lost: {amount(done.lost_events, 'event')}" if done.lost_events else "nothing is known to be lost",
         *(f"  {each.tenant}/{each.agent}: versions {each.first_version} to {each.last_version}: {each.reason}" for each in done.lost),
     ]
     if not done.topic_sound:

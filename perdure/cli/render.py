@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from perdure.cli.output import iso, plain
+from perdure.cli.output import cut, iso, plain, room
 
 if TYPE_CHECKING:
     from perdure.engine.changes import Change
@@ -26,8 +26,7 @@ def pretty(value: object) -> str:
 
 def excerpt(value: object, characters: int = EXCERPT_CHARACTERS) -> str:
     """JSON in one line, cut where it gets long."""
-    text = msgspec.json.encode(plain(value)).decode()
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+    return cut(msgspec.json.encode(plain(value)).decode(), characters)
 
 
 def change_fields(change: Change) -> dict[str, Any]:
@@ -38,8 +37,8 @@ def change_fields(change: Change) -> dict[str, Any]:
 
 def change_line(change: Change) -> str:
     """`+ /messages {"role":…`."""
-    value = "" if change.op == "delete" else f" {excerpt(change.value)}"
-    return f"{_SIGNS[change.op]} {change.pointer or '(root)'}{value}"
+    head = f"{_SIGNS[change.op]} {change.pointer or '(root)'}"
+    return head if change.op == "delete" else f"{head} {excerpt(change.value, room(len(head) + 1, EXCERPT_CHARACTERS))}"
 
 
 def change_lines(changes: Iterable[Change]) -> str:
@@ -58,4 +57,5 @@ def event_fields(event: RecordedEvent) -> dict[str, Any]:
 def event_line(event: RecordedEvent) -> str:
     """version, time, type, and the beginning of what it says."""
     said = event.data if event.data is not None else {change.pointer: change.value for change in event.changes}
-    return f"{event.version:>6}  {iso(event.time)}  {event.type:<22} {excerpt(said)}"
+    head = f"{event.version:>6}  {iso(event.time)}  {event.type:<23} "
+    return head + excerpt(said, room(len(head), EXCERPT_CHARACTERS))

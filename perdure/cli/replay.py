@@ -73,7 +73,7 @@ async def replay(
         if into != "view" or to_version is not None:
             raise InvalidInput("--speed shows events", hint="leave --into and --to-version off; --to-time ends it")
         return await _stream(set(agents), speed, since, to_time, type, options)
-    must_mean_it(yes or into != "rollback", dry_run, "leading agents back", approval)
+    must_mean_it(yes or into != "rollback", dry_run, "this leads agents back by events", approval)
     if (into == "fork") != bool(suffix):
         raise InvalidInput("--into fork and --suffix go together", hint="e.g. --into fork --suffix=-what-if")
     into, who = "view" if dry_run else into, acting(actor)
@@ -127,6 +127,8 @@ def _text(arrived: list[Arrived], failed: dict[str, str]) -> str:
     left = [f"{agent}: {problem}" for agent, problem in failed.items()]
     if len(arrived) == 1 and not left:
         return _one(arrived[0])
+    if not arrived:
+        return "\n".join(left) or "no agents"
     rows = [(each.agent, each.version, plain(each.time) or "", each.target, each.appended or "", each.digest[:12]) for each in arrived]
     return "\n".join([table(("AGENT", "VERSION", "TIME", "INTO", "AS VERSION", "DIGEST"), rows), *left])
 
@@ -151,7 +153,7 @@ async def rollback(
     options: Options = DEFAULTS,
 ) -> None:
     """Lead an agent back to a version, by an event; its history stays as it is. --dry-run shows the state that it would have."""
-    must_mean_it(yes, dry_run, "leading an agent back", approval)
+    must_mean_it(yes, dry_run, "this leads the agent back by an event", approval)
     who, told = acting(actor), {"tenant": options.tenant_name, "agents": [agent], "version": version, "time": None}
     async with session(options) as engine:
         guard = engine.approvals.guard("agents.rollback", told, actor=who, yes=yes, approval=approval, dry_run=dry_run)

@@ -49,7 +49,7 @@ async def restore(
     """
     if snapshot is not None and at_version is not None:
         raise InvalidInput("--snapshot and --at-version exclude each other")
-    must_mean_it(yes or into != "rollback", dry_run, "leading an agent back", approval)
+    must_mean_it(yes or into != "rollback", dry_run, "this leads the agent back by an event", approval)
     into, who = "view" if dry_run else into, acting(actor)
     told = {"tenant": options.tenant_name, "agents": [agent], "snapshot": snapshot and str(snapshot), "version": at_version}
     async with session(options) as engine:

@@ -8,14 +8,16 @@ import gc
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, plain
-from perdure.cli.render import excerpt
+from perdure.cli.output import amount, emit, plain
 from perdure.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from perdure.projections.lag import PartitionLag
 
 __all__ = ["calm_collector", "project", "relay", "run", "stop_signals"]
 
@@ -78,7 +80,14 @@ async def _work(options: Options, *, relay: bool, projector: bool, until_drained
                 relay=relay, projector=projector, supervisor=beside.supervise, backup=taking, until_drained=until_drained, stop=stop
             )
         lags = await engine.lags()
-    emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done; lags {excerpt(lags)}")
+    emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done; {_behind(lags['relay'])}")
+
+
+def _behind(lags: list[PartitionLag]) -> str:
+    events = sum(lag.lag_events for lag in lags)
+    if not events:
+        return "everything in the log is on the bus"
+    return f"{amount(events, 'event')} of the log not on the bus yet, the oldest for {max(lag.lag_s for lag in lags):.0f} s"
 
 
 def calm_collector() -> None:

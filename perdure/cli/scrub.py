@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, size
+from perdure.cli.output import Progress, amount, count, emit, plain, size
 
 __all__ = ["scrub"]
 
@@ -32,7 +32,7 @@ async def scrub(
         with Progress("scrubbing", quiet=options.json, unit="snapshots") as progress:
             done = await engine.upkeep.scrub(fraction, rebuild=rebuild, progress=progress)
     lines = [
-        f"{count(done.read)} of {count(done.snapshots)} snapshots read ({size(done.bytes_read)}): {'all are whole' if done.ok else 'DAMAGE'}"
+        f"{count(done.read)} of {amount(done.snapshots, 'snapshot')} read ({size(done.bytes_read)}): {'all are whole' if done.ok else 'DAMAGE'}"
     ]
     for each in done.damaged:
         snapshot = each.snapshot

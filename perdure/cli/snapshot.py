@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from perdure.cli.chosen import Done, Parallel, chosen, for_each
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, size, table
+from perdure.cli.output import Progress, amount, count, emit, plain, share_saved, size, table
 from perdure.cli.render import pretty
 from perdure.cli.snapshot_keep import clean, compress, delete, sweep, verify
 from perdure.cli.times import parse_time
@@ -109,8 +109,8 @@ def _report_made(done: Done, options: Options) -> int:
     }
     saved = 1 - written_bytes / plain_bytes if plain_bytes else 0.0
     text = (
-        f"{count(len(new))} snapshots made ({size(plain_bytes)} of states in {size(written_bytes)}, {saved:.0%} saved),"
-        f" {count(len(made) - len(new))} were there"
+        f"{amount(len(new), 'snapshot')} made ({size(plain_bytes)} of states in {size(written_bytes)}, {share_saved(saved)} saved),"
+        f" {count(len(made) - len(new))} there already"
     )
     failures = "".join(f"\n  {agent}: {problem}" for agent, problem in done.failed.items())
     emit(facts, as_json=options.json, text=text + (f"\n{count(done.failures)} failed:{failures}" if done.failures else ""))
@@ -140,7 +140,7 @@ async def list_(agent: str | None = None, /, *, limit: int = 100, options: Optio
                 if len(listed) == limit:
                     break
     rows = [
-        (each.id, each.agent, each.version, each.kind, _flags(each), size(each.plain_bytes), f"{each.saved:.0%}", plain(each.created))
+        (each.id, each.agent, each.version, each.kind, _flags(each), size(each.plain_bytes), share_saved(each.saved), plain(each.created))
         for each in listed
     ]
     headings = ("ID", "AGENT", "VERSION", "KIND", "STAYS", "STATE", "SAVED", "CREATED")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from perdure.cli.chosen import ApprovalId, DryRun, Parallel, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, size
+from perdure.cli.output import Progress, amount, count, emit, plain, size
 from perdure.cli.times import parse_seconds
 from perdure.errors import InvalidInput
 
@@ -78,7 +78,7 @@ def _verdict(found: list[Verification], listed: list[Snapshot]) -> tuple[dict[st
     verdict = (
         "DAMAGE FOUND" if bad else "NOT ENOUGH: agents have damaged ones only" if without else "all are whole" if found else "there is none"
     )
-    lines = [f"{count(len(found))} snapshots verified, {size(bytes_read)} read: {verdict}"]
+    lines = [f"{amount(len(found), 'snapshot')} verified, {size(bytes_read)} read: {verdict}"]
     lines += [f"  {each.snapshot.id} {each.snapshot.agent} version {each.snapshot.version}: {each.problem}" for each in bad]
     lines += [f"  {each.id} {each.agent} version {each.version}, known before: {each.damage}" for each in known]
     lines += [f"  {agent} has no whole snapshot: `perdure snapshot create {agent}` makes one of the log" for agent in without]
@@ -114,7 +114,7 @@ async def delete(
     """
     if not ids:
         raise InvalidInput("which snapshots?", hint="perdure snapshot list shows their ids")
-    must_mean_it(yes, dry_run, f"deleting {len(ids)} snapshots", approval)
+    must_mean_it(yes, dry_run, f"this deletes {amount(len(ids), 'snapshot')} for good", approval)
     told = {"tenant": options.tenant_name, "ids": sorted(map(str, ids)), "even_permanent": even_permanent}
     async with (
         session(options) as engine,
@@ -163,7 +163,7 @@ async def clean(
     from perdure.snapshots.retention import RetentionPolicy
 
     policy = RetentionPolicy(newest=newest or SNAPSHOTS_NEWEST_MIN, keep_s=parse_seconds(keep), days=days)
-    must_mean_it(yes, dry_run, "forgetting snapshots", approval)
+    must_mean_it(yes, dry_run, "this forgets snapshots for good", approval)
     told = {"tenant": options.tenant_name, "agents": sorted(agents) or "all", "newest": policy.newest, "keep": keep, "days": days}
     async with (
         session(options) as engine,
@@ -187,7 +187,7 @@ async def clean(
         "deleted": [{"id": each.id, "agent": each.agent, "version": each.version} for each in gone],
         "failed": done.failed,
     }
-    text = f"{count(len(gone))} snapshots {'would be' if dry_run else 'were'} forgotten, {count(kept)} stay"
+    text = f"{amount(len(gone), 'snapshot')} {'would be ' if dry_run else ''}forgotten, {count(kept)} stay"
     emit(plain(facts), as_json=options.json, text=text)
     return done.code
 
@@ -219,7 +219,7 @@ async def compress(
             )
     totals = {field: sum(getattr(each, field) for each in done.results) for field in _SUMMED}
     before, after = size(totals["bytes_before"]), size(totals["bytes_after"])
-    text = f"{count(totals['rewritten'])} of {count(totals['snapshots'])} snapshots {'would be' if dry_run else 'were'} rewritten"
+    text = f"{count(totals['rewritten'])} of {amount(totals['snapshots'], 'snapshot')} {'would be ' if dry_run else ''}rewritten"
     emit(
         {"tenant": options.tenant_name, "codec": codec, "dry_run": dry_run, **totals, "failed": done.failed},
         as_json=options.json,
@@ -238,7 +238,7 @@ async def sweep(
     grace
         What is younger stays: 15m, 2h, 3d.
     """
-    must_mean_it(yes, dry_run, "removing objects", approval)
+    must_mean_it(yes, dry_run, "this removes objects for good", approval)
     async with (
         session(options) as engine,
         engine.approvals.guard("snapshots.sweep", {"grace": grace}, yes=yes, approval=approval, dry_run=dry_run) as passage,
@@ -247,7 +247,7 @@ async def sweep(
             swept = await engine.upkeep.sweep(grace_s=parse_seconds(grace), dry_run=dry_run, progress=progress)
         passage.outcome = {"objects": swept.gone, "bytes": swept.gone_bytes}
     lines = [
-        f"{count(swept.gone)} objects ({size(swept.gone_bytes)}) {'would be' if dry_run else 'were'} removed,"
+        f"{amount(swept.gone, 'object')} ({size(swept.gone_bytes)}) {'would be ' if dry_run else ''}removed,"
         f" {count(swept.named)} are in use, {count(swept.young)} are too young"
     ]
     lines += [f"  tenant {tenant} was left out: {reason}" for tenant, reason in swept.skipped.items()]

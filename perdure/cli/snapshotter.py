@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import count, emit, plain
+from perdure.cli.output import amount, count, emit, plain
 from perdure.cli.run import stop_signals
 from perdure.limits import REPLAY_BUDGET_BYTES, REPLAY_BUDGET_EVENTS
 
@@ -50,5 +50,5 @@ async def snapshotter(
                 print("running; Ctrl-C ends it", file=sys.stderr, flush=True)
             await working.run(stop, until_drained=until_drained)
     status = working.status
-    text = f"{count(status.made)} snapshots made, {count(status.failed)} failed" + (f": {status.problem}" if status.failed else "")
+    text = f"{amount(status.made, 'snapshot')} made, {count(status.failed)} failed" + (f": {status.problem}" if status.failed else "")
     emit({"drained": until_drained, **plain(status)}, as_json=options.json, text=text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import count, emit, plain
+from perdure.cli.output import amount, emit, plain
 
 __all__ = ["train"]
 
@@ -13,4 +13,4 @@ async def train(*, options: Options = DEFAULTS) -> None:
     async with session(options) as engine:
         trained = await engine.train(options.tenant_name)
     facts = {"tenant": options.tenant_name, **plain(trained)}
-    emit(facts, as_json=options.json, text=f"dictionary {trained.dictionary}, learned from {count(trained.samples)} events")
+    emit(facts, as_json=options.json, text=f"dictionary {trained.dictionary}, learned from {amount(trained.samples, 'event')}")

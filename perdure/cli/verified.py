@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from perdure.cli.output import count, iso, size
+from perdure.cli.output import amount, count, iso, size
 from perdure.client.verify import VerifyReport
 from perdure.client.verify_order import Looked
 from perdure.engine.log.contract import from_microseconds
@@ -28,8 +28,8 @@ def told(report: VerifyReport) -> str:
 
 def looked_at(looked: Looked) -> str:
     """How much was looked at, and when."""
-    words = f"looked at {count(looked.agents)} of {count(looked.agents_total)} agents"
-    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {count(looked.events)} events read"
+    words = f"looked at {count(looked.agents)} of {amount(looked.agents_total, 'agent')}"
+    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {amount(looked.events, 'event')} read"
     if looked.sample < 1:
         words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
     if looked.resumed:
@@ -39,31 +39,30 @@ def looked_at(looked: Looked) -> str:
 
 
 def _verdict(report: VerifyReport) -> str:
-    words = "everything holds" if report.ok else "SOMETHING DOES NOT HOLD"
-    if report.looked.sample < 1:
-        words += " of what was looked at" if report.ok else ""
+    holds = "everything holds" if report.looked.sample == 1 else "what was looked at holds"
+    words = holds if report.ok else "SOMETHING DOES NOT HOLD"
     lag = report.lag
     if lag.relay_events:
-        words += f"; the topic is {lag.relay_events} events behind"
+        words += f"; the topic is {amount(lag.relay_events, 'event')} behind"
     if lag.cache_agents:
-        words += f"; {lag.cache_agents} cached states are {lag.cache_events} events behind"
+        words += f"; {amount(lag.cache_agents, 'cached state')} behind, by {amount(lag.cache_events, 'event')}"
     return words
 
 
 def _places(report: VerifyReport) -> Iterator[str]:
     log, topic, cache, snapshots = report.log, report.topic, report.cache, report.snapshots
-    yield f"  log        {count(log.events)} events of {count(log.agents)} agents"
+    yield f"  log        {amount(log.events, 'event')} of {amount(log.agents, 'agent')}"
     if topic is None:
         yield f"  topic      {_NOT_COMPARED}"
     else:
         expired = sum(each.expired for each in topic.partitions)
-        yield f"  topic      {count(sum(each.messages for each in topic.partitions))} messages" + (
+        yield f"  topic      {amount(sum(each.messages for each in topic.partitions), 'message')}" + (
             f", {count(expired)} older ones gone by retention" if expired else ""
         )
     if cache is None:
         yield f"  cache      {_NOT_COMPARED}"
     else:
-        yield f"  cache      {count(cache.same)} of {count(cache.agents)} states the newest, {count(cache.missing)} not cached"
+        yield f"  cache      {count(cache.same)} of {amount(cache.agents, 'state')} the newest, {count(cache.missing)} not cached"
     if snapshots is None:
         yield f"  snapshots  {_NOT_COMPARED}"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,7 @@ AUDIT: Final = AgentName(SYSTEM_TENANT, "audit")
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """One thing that happened. id: of the operation or approval that it belongs to; time: ISO 8601, of the log; data: what this kind of entry
+    """One thing that happened. id: of the operation or approval that it belongs to; time: RFC 3339 in UTC, of the log; data: what this kind of entry
     tells, `actor` always."""
 
     version: int
@@ -65,8 +66,12 @@ class AuditTrail:
         except AgentNotFound:
             return []
         return [
-            AuditEntry(event.version, event.time.isoformat(), event.type, event.correlation_id or "", event.data or {}) for event in events
+            AuditEntry(event.version, _rfc3339(event.time), event.type, event.correlation_id or "", event.data or {}) for event in events
         ]
 
     async def _write(self, type: str, id: str, data: dict[str, Any], *changes: Change) -> None:
         await self._log.append_event(AUDIT, Event(type, changes=changes, data=data, correlation_id=id, actor=data["actor"]))
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

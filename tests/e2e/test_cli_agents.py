@@ -21,6 +21,22 @@ def test_an_appended_event_is_shown(perdure_command: Perdure) -> None:
     assert state["document"] == {"messages": [{"role": "user"}]}
 
 
+def test_an_event_that_says_nothing_is_a_slip(perdure_command: Perdure) -> None:
+    done = perdure_command("append", "a", stdin='{"status": "busy"}', code=2)
+    assert done.err.startswith("perdure: what shall the event say?\nhint: --set")
+    append(perdure_command, "--type", "seen")
+    assert perdure_command("show", "a", "--json").json["version"] == 1
+
+
+def test_a_rollback_wants_a_yes_and_says_what_it_does(perdure_command: Perdure) -> None:
+    append(perdure_command, "--set", '/status="new"')
+    append(perdure_command, "--set", '/status="busy"')
+    assert perdure_command("rollback", "a", "1", code=2).err.splitlines()[0] == "perdure: this leads the agent back by an event"
+    perdure_command("rollback", "a", "1", "--yes")
+    assert perdure_command("show", "a", "--json").json["document"] == {"status": "new"}
+    assert perdure_command("audit", "--json").json["entries"][0]["time"].endswith("Z")
+
+
 def test_a_state_is_shown_as_it_was_at_a_version_and_at_a_time(perdure_command: Perdure) -> None:
     append(perdure_command, "--set", '/status="new"')
     append(perdure_command, "--set", '/status="busy"')

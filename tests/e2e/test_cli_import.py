@@ -44,4 +44,6 @@ def test_a_cut_off_file_says_where_and_leaves_no_half_agent(perdure_command: Per
 
 
 def test_a_file_that_is_not_there_is_one_line(perdure_command: Perdure) -> None:
-    assert "nowhere.json" in perdure_command("import", "nowhere.json", code=1).err.splitlines()[0]
+    said = perdure_command("import", "nowhere.json", code=1).err.splitlines()
+    assert "nowhere.json" in said[0]
+    assert said[1] == "hint: look at its name, and whether it may be read"

@@ -42,7 +42,7 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     command = ["bash", "-euc", lines]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "1 agents, 3 events new, 0 known already"
+    assert done.stdout.splitlines()[0] == "1 agent, 3 events new, 0 known already"
     assert "everything holds" in done.stdout
 
 

@@ -72,9 +72,9 @@ class BrokenRecord(msgspec.Struct, frozen=True):
     file: str
     line: int | None
     reason: str
+    hint: str = "mend the record, or go on without it with --skip-bad"
 
     def as_error(self) -> ImportFailed:
         """The same as an error to raise."""
         where = self.file if self.line is None else f"{self.file}:{self.line}"
-        hint = "mend the record, or go on without it with --skip-bad"
-        return ImportFailed(f"{where}: {self.reason}", hint=hint, file=self.file, line=self.line)
+        return ImportFailed(f"{where}: {self.reason}", hint=self.hint, file=self.file, line=self.line)

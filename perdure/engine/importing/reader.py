@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from perdure.engine.importing import chat
 from perdure.engine.importing.batches import broken_agents, read_batches
@@ -22,6 +22,7 @@ __all__ = ["read_conversations"]
 
 Outcome = Conversation | BrokenRecord
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
+_LOOK: Final = "look at its name, and whether it may be read"
 
 
 def read_conversations(path_or_dash: str, *, format: str = "auto", stdin: BinaryIO | None = None) -> Iterator[Outcome]:
@@ -30,7 +31,7 @@ def read_conversations(path_or_dash: str, *, format: str = "auto", stdin: Binary
     It reads as it goes: one record of the file at a time. What cannot be read comes as a BrokenRecord in its place; nothing is raised for it.
     """
     if format not in FORMATS:
-        yield BrokenRecord(path_or_dash, None, f"there is no format {format!r:.40}; there are {', '.join(FORMATS)}")
+        yield BrokenRecord(path_or_dash, None, f"there is no format {format!r:.40}", hint=f"there are {', '.join(FORMATS)}")
         return
     if path_or_dash == "-":
         stream = stdin if stdin is not None else sys.stdin.buffer
@@ -39,7 +40,7 @@ def read_conversations(path_or_dash: str, *, format: str = "auto", stdin: Binary
     try:
         files = expand(Path(path_or_dash))
     except (InvalidInput, OSError, ValueError) as error:
-        yield BrokenRecord(path_or_dash, None, _reason(error))
+        yield BrokenRecord(path_or_dash, None, _reason(error), hint=_LOOK)
         return
     for file in files:
         yield from _read_file(file, format)
@@ -49,7 +50,7 @@ def _read_file(path: Path, format: str) -> Iterator[Outcome]:
     try:
         stream = path.open("rb")
     except (OSError, ValueError) as error:
-        yield BrokenRecord(str(path), None, _reason(error))
+        yield BrokenRecord(str(path), None, _reason(error), hint=_LOOK)
         return
     with stream:
         yield from _guarded(_source(stream, path), format, path)
