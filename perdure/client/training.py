@@ -19,6 +19,7 @@ import msgspec
 from perdure import limits
 from perdure.engine.log.codec import encode_payload
 from perdure.engine.log.contract import AgentRecord, Document, EventFilter, LogStore
+from perdure.engine.log.marks import mark_of
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput, NotFound, PerdureError
 
@@ -162,7 +163,8 @@ async def _survey(store: LogStore, tenant: str, enough: int | None, seed: int) -
     after = ""
     while page := await store.list_agents(tenant, after=after, limit=PAGE_AGENTS):
         after = page[-1].agent
-        page = [record for record in page if record.data_key]
+        # Of those that are on their way here nothing may be kept: their transfer may be broken off.
+        page = [record for record in page if record.data_key and mark_of(record.owner) is None]
         for record, head in zip(page, await store.heads(page) if page else [], strict=True):
             survey.events += head.version
             survey.agents += 1

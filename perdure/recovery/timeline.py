@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from perdure.engine.event import RecordedEvent
-from perdure.engine.log.contract import EventFilter, LogStore, SealedEvent, to_microseconds
+from perdure.engine.log.contract import AgentName, EventFilter, LogStore, SealedEvent, to_microseconds
+from perdure.engine.log.marks import HIDDEN, mark_of
 from perdure.engine.moves import arrived
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput
@@ -19,16 +20,21 @@ __all__ = ["PAUSE_MAX_S", "Pace", "parse_speed", "timeline"]
 PAGE: Final = 500
 PAUSE_MAX_S: Final = 3_600.0
 """No pause between two events is shown longer than this."""
+AGENTS_KNOWN_MAX: Final = 100_000
+LOOK_UP_MAX: Final = 100
 _SPEED_MAX: Final = 1e9
 
 
 async def timeline(store: LogStore, vault: Vault, tenant: str | None, where: EventFilter) -> AsyncIterator[RecordedEvent]:
     """Events of a tenant (None: of every tenant) that pass the filter, in the order of their times; within an agent in order of version.
 
-    Events of an agent that came from another engine come when it did. Of each partition one page is held. Ends where the log stood when it began.
+    Events of an agent that came from another engine come when it did. Those of agents whose key was destroyed cannot be had, and those of agents that
+    are not here, or not yet (a transfer to here was broken off, or is on its way), are not shown. Of each partition one page is held. Ends where the
+    log stood when it began.
     """
+    shown = _Shown(store)
     ends = {partition: position.offset for partition, position in (await store.positions()).items()}
-    streams = [_partition(store, tenant, partition, end, where) for partition, end in ends.items() if end]
+    streams = [_partition(store, shown, tenant, partition, end, where) for partition, end in ends.items() if end]
     heap: list[tuple[int, int, int, SealedEvent]] = []
     for number, stream in enumerate(streams):
         async for event in stream:
@@ -46,7 +52,29 @@ async def timeline(store: LogStore, vault: Vault, tenant: str | None, where: Eve
             heapq.heapreplace(heap, (following.time_us, number, following.offset, following))
 
 
-async def _partition(store: LogStore, tenant: str | None, partition: int, end: int, where: EventFilter) -> AsyncIterator[SealedEvent]:
+class _Shown:
+    """Which agents' events are shown; each is looked up once, but for what so many agents take in memory."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+        self._known: dict[AgentName, bool] = {}
+
+    async def of(self, page: Sequence[SealedEvent]) -> list[SealedEvent]:
+        """The events of a page that are shown."""
+        if len(self._known) > AGENTS_KNOWN_MAX:
+            self._known.clear()
+        names = list({AgentName(event.tenant, event.agent) for event in page} - self._known.keys())
+        for start in range(0, len(names), LOOK_UP_MAX):
+            few = names[start : start + LOOK_UP_MAX]
+            for name, record in zip(few, await self._store.agents(few), strict=True):
+                mark = None if record is None else mark_of(record.owner)
+                self._known[name] = record is not None and bool(record.data_key) and (mark is None or mark.kind not in HIDDEN)
+        return [event for event in page if self._known[AgentName(event.tenant, event.agent)]]
+
+
+async def _partition(
+    store: LogStore, shown: _Shown, tenant: str | None, partition: int, end: int, where: EventFilter
+) -> AsyncIterator[SealedEvent]:
     after = (await store.partition_floors()).get(partition, 0)
     in_order = not await arrived(store)
     while after < end:
@@ -54,7 +82,7 @@ async def _partition(store: LogStore, tenant: str | None, partition: int, end: i
             page = await store.read(partition, after, PAGE)
         else:
             page = await store.read_tenant(tenant, partition, after, where, PAGE)
-        for event in page:
+        for event in await shown.of(page):
             late = where.until_us is not None and event.time_us > where.until_us
             if event.offset > end or (late and in_order):
                 return

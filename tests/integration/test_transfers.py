@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 import perdure
+from perdure.client.engine import Engine
+from perdure.engine import steps
 from perdure.engine.changes import append, set_value
 from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
@@ -19,6 +21,7 @@ from perdure.engine.log.arrival_rows import Room
 from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.expected import ANY
+from perdure.engine.log.marks import STAGED, owner_of
 from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed
 from perdure.recovery.commands import Command
 from tests.fix_transfers import ALICE, BOB, Pair, all_of, assert_sound, digest_of, put, refused, sealed, without_place
@@ -314,6 +317,49 @@ async def test_a_page_that_was_altered_on_its_way_is_refused_and_nothing_of_the_
     again = await source.transfers.run(target, [ALICE])
     assert (again.moved, again.events < 301) == (1, True)
     await assert_sound(source, target)
+
+
+async def test_what_a_broken_transfer_left_is_shown_to_nobody_and_in_nobodys_way(pair: Pair) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 5)
+    await put(target, BOB, 2)
+    seen: list[set[str]] = []
+
+    async def timeline(engine: Engine) -> set[str]:
+        return {event.agent async for event in engine.recovery.timeline("default")}
+
+    def break_off(step: str) -> None:
+        if step == "transfer.copied":
+            raise Conflict("broken off")
+
+    steps.install(break_off)
+    try:
+        report = await source.transfers.run(target, [ALICE])
+    finally:
+        steps.install(None)
+    assert [record.phase for record in report.records] == ["aborted"]
+    assert (await target.log.store.agents([ALICE]))[0] is not None  # what was copied is there
+    await target.run(until_drained=True)
+    seen.append(await timeline(target))
+    assert (await source.transfers.run(target, [ALICE])).moved == 1
+    seen.append(await timeline(target))
+    # At the source, once its key is destroyed, it stands in the way of no other either.
+    await put(source, BOB, 1)
+    await source.transfers.erase([ALICE])
+    seen.append(await timeline(source))
+    assert seen == [{"bob"}, {"alice", "bob"}, {"bob"}]
+    await assert_sound(target)
+
+
+async def test_nothing_of_an_agent_that_is_on_its_way_gets_into_a_dictionary(pair: Pair) -> None:
+    """Its transfer may be broken off; its key is taken away then, and a dictionary would keep what it has of it."""
+    target = pair.target
+    await put(target, ALICE, 5)
+    await put(target, BOB, 2)
+    alice = await target.log.vault.record(*ALICE)
+    assert await target.log.store.swap_owner(alice, "", owner_of(STAGED, "t"))
+    with pytest.raises(InvalidInput, match="2 samples"):
+        await target.train("default")
 
 
 @pytest.mark.parametrize("pair", ["sqlite-sqlite", "postgres-sqlite", "sqlite-postgres"], indirect=True)
