@@ -20,6 +20,7 @@ from perdure.migration.records import can_abort_quietly
 from perdure.migration.settling import Settler
 from perdure.migration.source import Links
 from perdure.recovery.host import AgentHost, Companion
+from perdure.recovery.ticks import tick
 
 __all__ = ["arrivals"]
 
@@ -69,7 +70,7 @@ class _Arrivals:
                         kept_at = time.monotonic()
                         self._host.drained = await is_drained(self._store, self._host.name)
                         await self._keeper.look(besides=self._host.name)
-                await asyncio.sleep(BUSY_POLL_S if self._running else POLL_S)
+                await tick(BUSY_POLL_S if self._running else POLL_S)
         finally:
             for task in self._running.values():
                 task.cancel()

@@ -12,6 +12,7 @@ from perdure.engine.log.log import EventLog
 from perdure.errors import Fenced, NotServed, Unavailable
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.leases import KeptLease
+from perdure.recovery.ticks import tick
 
 __all__ = ["TakeOvers"]
 
@@ -34,7 +35,7 @@ class TakeOvers:
             # With the log away nothing can be taken; the lease tells when to stop.
             with contextlib.suppress(Unavailable, Fenced):
                 await self.take_assigned()
-            await asyncio.sleep(ASSIGNMENTS_POLL_S)
+            await tick(ASSIGNMENTS_POLL_S)
 
     async def take_assigned(self) -> int:
         """Take over what was assigned to this node; how many agents."""

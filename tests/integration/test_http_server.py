@@ -21,6 +21,8 @@ class Peer:
         self.server = Server(self.answer, body_bytes_max=BODY_BYTES_MAX, too_long=Reply(413, b"too long"))
         self.seen: list[Request] = []
         self.go, self.asked = asyncio.Event(), asyncio.Event()
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
 
     async def answer(self, request: Request) -> Reply:
         self.seen.append(request)
