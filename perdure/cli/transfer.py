@@ -13,9 +13,9 @@ from cyclopts import App, Group, Parameter
 
 from perdure.cli.chosen import ApprovalId, Yes
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, count, emit, plain, size, table
+from perdure.cli.output import Progress, amount, count, emit, plain, size, table
 from perdure.engine.log.contract import AgentName
-from perdure.errors import InvalidInput, NotFound
+from perdure.errors import ConfigurationError, InvalidInput, NotFound
 from perdure.limits import TRANSFER_AGENTS_AT_ONCE_DEFAULT
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ app = App(name="transfer", help="Move agents to another engine: plan, run, resum
 _FAILED: Final = 1
 _TARGET: Final = Group("The engine that they go to", sort_key=90)
 _FAILURES_SHOWN: Final = 20
+RATE_SHOWN_MIN: Final = 0.01
+"""GB/min; a few small agents say nothing of how fast large ones move."""
 
 
 def _to(text: str) -> Parameter:
@@ -66,7 +68,17 @@ async def _both(options: Options, target: Target) -> AsyncIterator[tuple[Engine,
     # Neither environment nor settings file of this engine: what stands there is not the target's.
     flags["config"] = os.devnull if target.to_config is None else str(target.to_config)
     settings = config.load({name: value for name, value in flags.items() if value is not None}, {})
-    async with session(options) as source, perdure.open(settings=settings, create=False) as there:
+    if target.to_keys is None and target.to_config is None and not str(settings.log.value).startswith("sqlite:"):
+        hint = "give --to-keys URL, e.g. file:///PATH/root.key: this machine's own default is another engine's"
+        raise InvalidInput("the root key of the target is not named", hint=hint)
+    async with session(options) as source, contextlib.AsyncExitStack() as stack:
+        try:
+            there = await stack.enter_async_context(perdure.open(settings=settings, create=False))
+        except ConfigurationError as problem:
+            hint = problem.hint
+            if "perdure init" in hint:
+                hint = "check --to-log, or make the log: perdure init --log URL --keys URL"
+            raise ConfigurationError(f"the target: {problem.message}", hint=hint) from problem
         yield source, there
 
 
@@ -126,7 +138,8 @@ async def abort(*, agents: Agents = None, to: Target = NOWHERE, options: Options
     names = None if agents is None else _chosen(agents, False, options)[0]
     async with _both(options, to) as (source, there):
         done = await source.transfers.abort(there, names)
-    text = "\n".join([f"{len(done)} transfers were taken back", *(f"  {each.tenant}/{each.agent}" for each in done)])
+    lines = [f"{amount(len(done), 'transfer')} taken back", *(f"  {each.tenant}/{each.agent}" for each in done)]
+    text = "\n".join(lines) if done else "no transfer to there is under way"
     emit({"aborted": plain(done)}, as_json=options.json, text=text)
 
 
@@ -172,16 +185,19 @@ async def erase(
     async with session(options) as engine, engine.approvals.guard("transfers.erase", told, yes=yes, approval=approval) as passage:
         done = await engine.transfers.erase(names or [])
         passage.outcome = {"erased": [each.agent for each in done]}
-    text = "\n".join([f"the keys of {len(done)} agents are destroyed", *(f"  {each.tenant}/{each.agent}" for each in done)])
+    text = "\n".join([f"keys destroyed: those of {amount(len(done), 'agent')}", *(f"  {each.tenant}/{each.agent}" for each in done)])
     emit({"erased": plain(done)}, as_json=options.json, text=text)
 
 
 def _tell(done: Report, options: Options) -> int:
+    if not done.agents:
+        emit(plain(done), as_json=options.json, text=f"there is nothing to move to {done.to}")
+        return 0
     rate = done.bytes / max(done.duration_s, 1e-9) * 60 / 1e9
     worst = f", {done.downtime_ms[-1]:.0f} ms without answers at most" if done.downtime_ms else ""
     lines = [
-        f"{count(done.moved)} of {count(done.agents)} agents are at {done.to}: {count(done.events)} events, {size(done.bytes)} in "
-        f"{done.duration_s:.1f} s ({rate:.2f} GB/min){worst}"
+        f"{count(done.moved)} of {count(done.agents)} agents are at {done.to}: {amount(done.events, 'event')}, {size(done.bytes)} in "
+        f"{done.duration_s:.1f} s{f' ({rate:.2f} GB/min)' if rate >= RATE_SHOWN_MIN else ''}{worst}"
     ]
     stayed = [each for each in done.records if each.phase != "moved"]
     lines += [f"  {each.tenant}/{each.agent} {_stayed(each)}: {each.problem}" for each in stayed[:_FAILURES_SHOWN]]
@@ -197,7 +213,7 @@ def _described(record: TransferRecord) -> str:
     facts = (
         ("phase", record.phase),
         ("to", record.address),
-        ("events", f"{count(record.events)}, {size(record.bytes)}, {record.rounds} rounds"),
+        ("events", f"{count(record.events)}, {size(record.bytes)}, {amount(record.rounds, 'round')}"),
         ("downtime", f"{record.downtime_us / 1e3:.1f} ms"),
         ("compared", f"version {record.version}, chain {record.chain[:16]}…, state {record.digest[:16]}…"),
         ("problem", record.problem or "none"),

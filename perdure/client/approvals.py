@@ -73,12 +73,12 @@ class Approvals:
         actor: str | None = None,
         yes: bool = False,
         approval: str | None = None,
-        dry_run: bool = False,
+        dry_run: bool | None = None,
     ) -> AsyncIterator[Passage]:
         """Do the operation within. arguments: plain values, all that decides what it does; an approval holds for exactly these.
 
-        A dry run needs nothing and leaves no trace. Raises InvalidInput without a yes where one is needed, ApprovalRequired (with the id of
-        what was asked for) where somebody else must approve, Denied for an approval that does not hold.
+        A dry run needs nothing and leaves no trace (None: this operation has none). Raises InvalidInput without a yes where one is needed,
+        ApprovalRequired (with the id of what was asked for) where somebody else must approve, Denied for an approval that does not hold.
         """
         digest = digest_of(operation, arguments)
         level = needed(operation, await self.policy())
@@ -89,9 +89,8 @@ class Approvals:
             raise Denied("the journal and the audit trail stay whole", tenant=SYSTEM_TENANT)
         who = acting(actor)
         if level == "yes" and not yes and approval is None:
-            raise InvalidInput(
-                f"{operation} takes away {OPERATIONS[operation].takes}", hint="add --yes to do it, or --dry-run to see what it does"
-            )
+            look = "" if dry_run is None else ", or --dry-run to see what it does"
+            raise InvalidInput(f"{operation} takes away {OPERATIONS[operation].takes}", hint=f"add --yes to do it{look}")
         told: dict[str, Any] = {"operation": operation, "arguments": dict(arguments), "actor": who}
         if approval is not None:
             used = await self._use(approval, operation, digest, who)

@@ -15,6 +15,10 @@ def test_agents_move_to_another_engine_and_come_back(perdure_command: Perdure) -
         run("append", agent, "--type", "noted", "--set", "/note=1")
     to = ("--to-log", "sqlite:///there")
     there = ("--log", "sqlite:///there")
+    missing = run("transfer", "plan", "--to-log", "sqlite:///nowhere", "--json", code=INVALID).error
+    assert missing["hint"].startswith("check --to-log")  # not PERDURE_LOG, which is another engine's
+    no_key = run("transfer", "plan", "--to-log", "postgresql://127.0.0.1:1/there", "--json", code=INVALID).error
+    assert "--to-keys" in no_key["hint"]
     assert run("transfer", "plan", *to, "--json").json["agents"] == 2
     done = run("transfer", "run", "--agents", "alice", *to, "--address", "there.example", "--json").json
     assert (done["moved"], done["failed"]) == (1, 0)
@@ -26,7 +30,9 @@ def test_agents_move_to_another_engine_and_come_back(perdure_command: Perdure) -
     assert run("snapshot", "create", "--all", "--json").json["made"] == 1
     assert run("transfer", "resume", *to, "--json").json["agents"] == 0
     assert run("transfer", "abort", *to, "--json").json["aborted"] == []
-    run("transfer", "erase", "--agents", "alice", code=INVALID)
+    assert "dry-run" not in run("transfer", "erase", "--agents", "alice", "--json", code=INVALID).error["hint"]
+    again = run("transfer", "run", "--agents", "alice", *to, "--json", code=INVALID).error
+    assert "it has moved away" in again["message"]
     assert run("transfer", "erase", "--agents", "alice", "--yes", "--json").json["erased"][0]["phase"] == "erased"
     assert run("verify", "--json").json["ok"]
     assert "1 of 1 agents" in run("transfer", "run", *there, "--to-log", "sqlite:///./perdure-state").out

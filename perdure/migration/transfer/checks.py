@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 
@@ -10,13 +11,22 @@ from perdure import limits
 from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.fork_rows import begins_at
-from perdure.engine.log.marks import LEFT_OVER, MOVED, PAST, mark_of
+from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of
 from perdure.errors import ConfigurationError, PerdureError
 from perdure.migration.transfer.pasts import Pasts
 from perdure.migration.transfer.records import identity
 from perdure.migration.transfer.sides import Side
 
 __all__ = ["Checks", "Plan"]
+
+
+_ELSEWHERE: Final = {
+    STAGED: "it is coming here, in transfer {transfer}",
+    LEAVING: "it is leaving in transfer {transfer}, which `perdure transfer resume` goes on with",
+    MOVED: "it has moved away; `perdure transfer forward` tells where to",
+    LEFT_OVER: "it is not here: transfer {transfer} to here was broken off",
+    PAST: "only its beginning is here, for agents that were forked from it",
+}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -85,8 +95,9 @@ class Checks:
     async def _problem(self, row: AgentRecord, heir: AgentRecord | None, floor: Floor, coming: Collection[AgentName]) -> str:
         if not row.data_key:
             return "its key was destroyed"
-        if mark_of(row.owner) is not None:
-            return f"it is {row.owner.partition('/')[2]}"
+        gone = mark_of(row.owner)
+        if gone is not None:
+            return _ELSEWHERE[gone.kind].format(transfer=gone.transfer)
         try:
             await self._source.vault.ring.unwrap_material(row.tenant, row.agent, row.data_key)
         except PerdureError as problem:
