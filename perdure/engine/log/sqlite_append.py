@@ -33,19 +33,47 @@ WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?
 """
 
 
+class _Refused(Exception):
+    """An index or the trigger refused a row of the proposal; the transaction that it was in must not be committed."""
+
+    def __init__(self, proposal: Proposal) -> None:
+        self.proposal = proposal
+
+
 def append(connection: sqlite3.Connection, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
-    """Commit the proposal that nothing contradicts; where the partitions in `known` then stand."""
-    with transaction(connection):
-        standing = {partition: position(connection, partition) for partition in sorted(known)}
-        tail = _tail(connection, known, standing)
-        proposal = _settle(connection, propose, tail, standing)
-        expected = {**standing, **_ends(proposal.rows)}
-        # The pair of the check before the insert: what is about to be committed stands where it must.
-        for partition, end in expected.items():
-            stands = position(connection, partition)
-            if stands != end:
-                raise IntegrityError(f"partition {partition} stands at {stands}, not at {end}", partition=partition)
-    return expected
+    """Commit the proposal that nothing contradicts; where the partitions in `known` then stand.
+
+    What was refused is undone whole, and it begins again: a savepoint around the rows would undo as much, but keeps a copy of every page that
+    they touch, which costs a quarter of the append. Ends: each further round needs an id that was not found before, and a log holds finitely many.
+    """
+    found: Found = {}
+    refused: Proposal | None = None
+    while True:
+        try:
+            with transaction(connection):
+                return _append(connection, known, propose, found, refused)
+        except _Refused as again:
+            refused = again.proposal
+
+
+def _append(
+    connection: sqlite3.Connection, known: Mapping[int, Position], propose: Propose, found: Found, refused: Proposal | None
+) -> dict[int, Position]:
+    """One try, within a transaction. found: grows by what is found. refused: what was refused before, and why is asked first."""
+    standing = {partition: position(connection, partition) for partition in sorted(known)}
+    tail = _tail(connection, known, standing)
+    if refused is not None:
+        # What refused a row is still there, for nothing is ever taken out without its id being kept.
+        hits = _look_up(connection, {(row.agent_key, row.id) for row in refused.rows} - found.keys())
+        if not hits:
+            raise IntegrityError(
+                "the index refuses rows whose ids are not in the log", hint="a version or an id stands twice in one append"
+            )
+        found.update(hits)
+    proposal = _settle(connection, propose, tail, found)
+    _check(proposal.rows, standing)
+    _insert(connection, proposal)
+    return {**standing, **_ends(proposal.rows)}
 
 
 def insert_alone(connection: sqlite3.Connection, row: SealedEvent, after: Position) -> bool:
@@ -87,30 +115,17 @@ def _tail(connection: sqlite3.Connection, known: Mapping[int, Position], standin
     return tail
 
 
-def _settle(connection: sqlite3.Connection, propose: Propose, tail: Sequence[TailEvent], standing: Mapping[int, Position]) -> Proposal:
-    """Propose until every id that the proposal relies on is known to be absent or was told, and its rows are in.
-
-    Ends: each further round needs an id that was not found before, and a log holds finitely many of them.
-    """
+def _settle(connection: sqlite3.Connection, propose: Propose, tail: Sequence[TailEvent], found: Found) -> Proposal:
+    """Propose until every id that the proposal relies on is known to be absent, or was told."""
     now_us = time.time_ns() // 1000
     asked: set[tuple[int, UUID]] = set()
-    found: Found = {}
     while True:
         proposal = propose(now_us, tail, dict(found))
         fresh = {(agent_key, id_) for _, agent_key, id_ in proposal.lookups} - asked
         asked |= fresh
         hits = _look_up(connection, fresh)
-        if hits:
-            found.update(hits)
-            continue
-        _check(proposal.rows, standing)
-        if _insert(connection, proposal):
-            return proposal
-        hits = _look_up(connection, {(row.agent_key, row.id) for row in proposal.rows} - found.keys())
         if not hits:
-            raise IntegrityError(
-                "the index refuses rows whose ids are not in the log", hint="a version or an id stands twice in one append"
-            )
+            return proposal
         found.update(hits)
 
 
@@ -143,34 +158,21 @@ def _ends(rows: Sequence[SealedEvent]) -> dict[int, Position]:
     return {row.partition: Position(row.offset, row.time_us) for row in rows}
 
 
-def _insert(connection: sqlite3.Connection, proposal: Proposal) -> bool:
-    """Put the proposal in; False, and nothing of it is in, when a unique index refuses."""
+def _insert(connection: sqlite3.Connection, proposal: Proposal) -> None:
+    """Put the proposal in. Raises _Refused; then a part of it may be in."""
+    rows = [_row(event) for event in proposal.rows]
     try:
-        if len(proposal.rows) == 1:
-            connection.execute(_INSERT, _row(proposal.rows[0]))  # a statement that is refused undoes itself
-        else:
-            _insert_all(connection, proposal.rows)
+        written = connection.executemany(_INSERT, rows).rowcount if rows else 0
     except sqlite3.IntegrityError as error:
         # The trigger refuses ids of events that were removed.
         if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_TRIGGER):
             raise
-        return False
+        raise _Refused(proposal) from error
+    if written != len(rows):
+        raise IntegrityError(f"{written} rows were written, not {len(rows)}")
     if proposal.ownership:
         owners = [(owner, epoch, agent_key) for agent_key, owner, epoch in proposal.ownership]
         connection.executemany("UPDATE agents SET owner = ?, epoch = ? WHERE agent_key = ?", owners)
-    return True
-
-
-def _insert_all(connection: sqlite3.Connection, rows: Sequence[SealedEvent]) -> None:
-    connection.execute("SAVEPOINT proposal")
-    try:
-        connection.executemany(_INSERT, [_row(event) for event in rows])
-    except sqlite3.IntegrityError:
-        connection.execute("ROLLBACK TO proposal")
-        raise
-    finally:
-        if connection.in_transaction:
-            connection.execute("RELEASE proposal")
 
 
 def insert(connection: sqlite3.Connection, events: Sequence[SealedEvent]) -> None:
