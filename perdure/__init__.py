@@ -54,8 +54,17 @@ def open(
 ) -> Opening:
     """Open an engine: `async with perdure.open(…) as engine`.
 
-    url: of the log, `sqlite:///folder` or `postgresql://…`; what is not given comes from PERDURE_* and perdure.toml. partitions: of a log that is
-    made now; one that is there keeps its own. create: make or migrate the log where that is needed.
+    What is not given comes from the environment (PERDURE_LOG and its like), then from perdure.toml, else it is the default.
+
+    url: of the log: `sqlite:///./folder`, `sqlite:////absolute/folder` or `postgresql://…`.
+    bus: `memory://` or `kafka://host:port`. cache: `memory://` or `redis://host:port/0`.
+    store: of snapshots: `file:///folder` or `s3://bucket/prefix`; an embedded log has its own.
+    keys: of the root key: `file:///path`, `env:` or `vault://host:port/key`; made at first use.
+    settings: all of these at once, from `perdure.config.load`, in their place.
+    partitions: of a log that is made now; one that is there keeps its own.
+    create: make or migrate the log where that is needed; else a log that is missing or older is an error.
+
+    Raises ConfigurationError for what cannot be, MissingDependency, UnsafeSettings, and Unavailable where a server does not answer.
     """
     # Imported here, so that `import perdure` and the command's help stay quick.
     from perdure import config

@@ -7,13 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["Setting", "Settings", "load"]
+__all__ = ["Setting", "Settings", "load", "masked"]
 
 FILE_DEFAULT: Final = "perdure.toml"
 LOG_DEFAULT: Final = "sqlite:///./perdure-state"
@@ -25,6 +25,7 @@ _SCHEMES: Final = {
     "store": ("file", "s3"),
     "keys": ("file", "env", "vault"),
 }
+_MASK: Final = "***"
 _WORDS: Final = {"training": ("auto", "off")}
 
 
@@ -89,6 +90,11 @@ def _there(path: Path) -> int:
 def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """The settings in force. flags: by name, `config` names the file. Raises ConfigurationError."""
     flags = flags or {}
+    if wrong := [name for name, value in flags.items() if value is not None and not isinstance(value, str)]:
+        kind = type(flags[wrong[0]]).__name__
+        raise ConfigurationError(
+            f"{wrong[0]} is a {kind}, not a URL", hint="write it out, e.g. sqlite:///./folder or file:///absolute/folder"
+        )
     environment = os.environ if environment is None else environment
     file = _file(flags.get("config") or environment.get("PERDURE_CONFIG"))
     found = {name: _find(name, flags, environment, file) for name in _NAMES}
@@ -102,6 +108,20 @@ def load(flags: Mapping[str, str | None] | None = None, environment: Mapping[str
     for name, setting in settings.items():
         _check(name, setting)
     return Settings(**settings)
+
+
+def masked(url: str) -> str:
+    """The URL without what is secret in it: the password, and every value of its query that is named like one."""
+    parts = urlsplit(url)
+    place = parts.netloc
+    if "@" in place:
+        who, _, where = place.rpartition("@")
+        name, colon, _ = who.partition(":")
+        place = f"{name}{colon}{_MASK if colon else ''}@{where}"
+    pairs = [pair.partition("=") for pair in parts.query.split("&")] if parts.query else []
+    secret = ("password", "secret", "token", "key")
+    query = "&".join(f"{name}{sign}{_MASK if any(word in name.lower() for word in secret) else value}" for name, sign, value in pairs)
+    return url if (place, query) == (parts.netloc, parts.query) else urlunsplit(parts._replace(netloc=place, query=query))
 
 
 def _home() -> Path:
@@ -149,5 +169,5 @@ def _check(name: str, setting: Setting) -> None:
     if scheme not in _SCHEMES[name]:
         known = ", ".join(f"{scheme}:" for scheme in _SCHEMES[name])
         # Never the value itself: there may be a password in it.
-        begins = f"begins with {scheme}:" if scheme else "names no scheme"
-        raise ConfigurationError(f"the URL of {name} ({setting.source}) {begins}, which is none of {known}")
+        begins = f"begins with {scheme}:" if scheme else "has no scheme"
+        raise ConfigurationError(f"the URL of {name} ({setting.source}) {begins}", hint=f"it begins with one of {known}")

@@ -108,13 +108,14 @@ def open(
     *,
     bus: str | None = None,
     cache: str | None = None,
+    store: str | None = None,
     keys: str | None = None,
     settings: config.Settings | None = None,
     partitions: int = PARTITIONS_DEFAULT,
     create: bool = True,
 ) -> Blocking:
     """As `perdure.open`, for code without asyncio: `with perdure.sync.open("sqlite:///./state") as engine: …`."""
-    settings = settings or config.load({"log": url, "bus": bus, "cache": cache, "keys": keys})
+    settings = settings or config.load({"log": url, "bus": bus, "cache": cache, "store": store, "keys": keys})
     portal = Portal()
     try:
         portal.owner = portal.call(lambda: open_engine(settings, partitions=partitions, create=create))

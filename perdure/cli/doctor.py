@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import amount, emit
+from perdure.config import masked
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -61,9 +61,22 @@ async def doctor(
             if url and url.startswith(scheme):
                 findings.append(await _asked(what, asyncio.wait_for(ask(url), OPEN_TIMEOUT_S), str))
     good = all(finding.ok for finding in findings)
-    lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in findings]
+    told = _merged(findings)
+    lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.says}" + (f"\n      hint: {f.hint}" if f.hint else "") for f in told]
     emit({"ok": good, "findings": [asdict(finding) for finding in findings]}, as_json=options.json, text="\n".join(lines))
     return 0 if good else _UNAVAILABLE
+
+
+def _merged(findings: list[Finding]) -> list[Finding]:
+    """For people: one line a place, what a server answered, or why it did not, behind its URL."""
+    found: dict[str, Finding] = {}
+    for each in findings:
+        name = "log" if each.what == "engine" else each.what
+        before = found.get(name)
+        found[name] = (
+            each if before is None else Finding(name, before.ok and each.ok, f"{before.says}  {each.says}", before.hint or each.hint)
+        )
+    return list(found.values())
 
 
 def _python() -> Finding:

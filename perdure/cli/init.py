@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit
+from perdure.config import masked
 
 __all__ = ["init"]
 

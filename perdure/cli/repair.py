@@ -7,9 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from perdure.cli.chosen import ApprovalId
-from perdure.cli.config import masked
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, emit, plain
+from perdure.config import masked
 from perdure.errors import InvalidInput
 
 __all__ = ["repair"]

@@ -46,3 +46,4 @@ def thin_out() -> None:
     last = logging.lastResort
     if last is not None and not any(isinstance(each, Repeats) for each in last.filters):
         last.addFilter(Repeats())
+        last.setFormatter(logging.Formatter("%(name)s: %(message)s"))  # so that one sees whose words they are

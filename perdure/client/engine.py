@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure import config
 from perdure.client.agent import Agent
@@ -71,6 +71,9 @@ class Engine(Parts):
         self.projections = CurrentProjections(log.store, log.vault, log.upcasters)
         self.quarantine = QuarantineDesk(log.store, cache, log.vault, base=self.snapshots.base)
         self.keys = Keys(log.store, log.vault.ring)
+
+    def __repr__(self) -> str:
+        return f"<perdure engine on {config.masked(str(self.settings.log.value))}>"
 
     # What few processes need is imported where it is first asked for: a command that appends one event shall not load all of recovery.
     @cached_property
@@ -269,8 +272,14 @@ class Opening:
         if self._engine is not None:
             await self._engine.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> NoReturn:
         raise TypeError("write `async with perdure.open()`, or use perdure.sync.open() in code without asyncio")
+
+    def __exit__(self, *problem: object) -> None:
+        """Only here so that Python asks `__enter__`, which says what to write."""
+
+    def __repr__(self) -> str:
+        return f"<perdure.open of {config.masked(str(self._settings.log.value))}: async with it, or await it>"
 
 
 async def open_engine(

@@ -8,7 +8,7 @@ from perdure import config
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.log.contract import LogStore
-from perdure.errors import MissingDependency
+from perdure.errors import MissingDependency, Unavailable
 from perdure.projections.contract import StateCache
 from perdure.projections.memory import MemoryCache
 from perdure.snapshots.store.contract import SnapshotStore
@@ -27,7 +27,13 @@ async def open_log(settings: config.Settings, partitions: int, *, create: bool) 
         from perdure.engine.log.postgres import PostgresStore
     except ImportError as problem:
         raise _missing("postgres", problem) from problem
-    return await PostgresStore.open(url, partitions=partitions, create=create)
+    try:
+        return await PostgresStore.open(url, partitions=partitions, create=create)
+    except Unavailable as problem:
+        problem.hint = (
+            "is it up, and is the URL of the log right (perdure config show)? On this machine: perdure services up"
+        )
+        raise
 
 
 def open_objects(settings: config.Settings) -> SnapshotStore | None:

@@ -23,7 +23,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     type: a name of the author's, e.g. `message_added` (names that start with `perdure.` are the engine's own).
     changes: what it does to the agent's state, applied in order.
     data: the domain fact for people and analytics, any JSON-like value. metadata: anything else, a map.
-    id: makes a retry safe: an agent holds an id once, for ever.
+    id: makes a retry safe: an agent holds an id once, for ever. UUIDv7, made here, unless you give one.
+    source, actor: which program says it, and who did it. causation_id: the event that led to this one; correlation_id: the run that it belongs to;
+    trace_id: of your tracing. project, module: yours to group by.
+    schema_version: of data and changes, for upcasters. replayable: whether `replay_events` hands it to a handler.
     """
 
     type: str

@@ -98,4 +98,5 @@ def unavailable(problem: Exception) -> Unavailable:
     # A time-out while a connection is made comes wrapped.
     if isinstance(problem, exceptions.TimeoutError) or isinstance(problem.__cause__, exceptions.TimeoutError):
         return DeadlineExceeded(f"Redis did not answer in time: {problem}")
-    return Unavailable(f"Redis failed: {problem}", reason=type(problem).__name__)
+    hint = "is it up, and is the URL of the cache right? Reads go on from the log meanwhile"
+    return Unavailable(f"Redis failed: {problem}", hint=hint, reason=type(problem).__name__)

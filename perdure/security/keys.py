@@ -91,18 +91,24 @@ class FileKeyProvider:
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See KeyProvider. An id that is not known makes the file be read again: another process may have added the key."""
         id = key_id_of(wrapped)
-        keys = await asyncio.to_thread(self._loaded)
-        if id not in keys.keys:
-            keys = self._keys = await asyncio.to_thread(self._file.load)
-        if id not in keys.keys:
-            raise KeyUnavailable(f"the root key {id} is not in {self._file.path}", hint="restore the key file from its backup", key_id=id)
-        return _unwrap(id, keys.keys[id], wrapped, context)
+        if self._keys is None or id not in self._keys.keys:
+            await asyncio.to_thread(self._look_again)
+        if self._keys is None or id not in self._keys.keys:
+            where = f"is not in {self._file.path}" if self._keys is not None else f"is not there: there is no file {self._file.path}"
+            hint = "name the right key file by --keys or PERDURE_KEYS, or restore it from its backup"
+            raise KeyUnavailable(f"the root key {id} {where}", hint=hint, key_id=id)
+        return _unwrap(id, self._keys.keys[id], wrapped, context)
 
     async def add_key(self) -> str:
         """Add a new root key that wraps from now on, keep the old ones for unwrapping; its id."""
         await asyncio.to_thread(self._loaded)
         self._keys = await asyncio.to_thread(self._file.add, os.urandom(KEY_BYTES))
         return self._keys.current
+
+    def _look_again(self) -> None:
+        """Read the file, where there is one. None is made: what is wrapped already needs the key that it was wrapped with."""
+        if self._file.path.exists():
+            self._keys = self._file.load()
 
     def _loaded(self) -> RootKeys:
         if self._keys is None:

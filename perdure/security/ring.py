@@ -197,7 +197,7 @@ class KeyRing:
     async def _read(self, tenant: str) -> tuple[StoredDocument, _Record]:
         document = await self._documents.get_document(TENANT_KEYS_SCOPE, tenant)
         if document is None:
-            raise KeyUnavailable("the tenant has no key", tenant=tenant, reason="missing")
+            raise KeyUnavailable(f"tenant {tenant!r} has no key", tenant=tenant, reason="missing")
         try:
             record = msgspec.msgpack.decode(document.value, type=_Record)
         except msgspec.DecodeError as error:

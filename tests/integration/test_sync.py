@@ -39,6 +39,15 @@ def noted(number: int) -> perdure.Event:
     return perdure.Event("noted", changes=(perdure.append("/n", number),))
 
 
+def test_it_is_opened_with_a_place_for_snapshots_too(tmp_path: Path) -> None:
+    with perdure.sync.open(f"sqlite:///{tmp_path}/log", store=f"file://{tmp_path}/elsewhere") as opened:
+        agent = opened.agent("a")
+        agent.append(noted(1))
+        assert opened.snapshots.create_snapshot(agent.name).snapshot.version == 1
+        assert f"{tmp_path}/log" in repr(opened)
+    assert any((tmp_path / "elsewhere").iterdir())
+
+
 def test_an_agent_lives_without_asyncio(engine: Any) -> None:
     agent = engine.agent("a", tenant="acme")
     assert agent.append(noted(1)).version == 1

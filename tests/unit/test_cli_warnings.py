@@ -44,5 +44,7 @@ def test_it_is_installed_once() -> None:
         thin_out()
         thin_out()
         assert sum(isinstance(each, Repeats) for each in last.filters) == 1
+        assert last.format(record("aiokafka.conn", "no way")) == "aiokafka.conn: no way"
     finally:
+        last.setFormatter(None)
         last.filters[:] = before

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import perdure
 from perdure import config
 from perdure.errors import ConfigurationError
 
@@ -53,3 +54,16 @@ def test_what_names_no_folder_is_refused_with_a_hint(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         folder(url)
     assert "sqlite:////absolute/folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("wrong", [3, Path("state")])
+def test_what_is_no_text_is_no_url(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"log is a {type(wrong).__name__}, not a URL"):
+        perdure.open(wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_being_opened_shows_no_password_and_says_how_it_is_opened() -> None:
+    opening = perdure.open("postgresql://me:geheim@127.0.0.1/x")
+    assert repr(opening) == "<perdure.open of postgresql://me:***@127.0.0.1/x: async with it, or await it>"
+    with pytest.raises(TypeError, match=r"perdure\.sync\.open"), opening:
+        pass

@@ -160,6 +160,20 @@ async def test_a_key_that_is_not_in_the_file_is_unavailable(path: Path) -> None:
     assert caught.value.hint
 
 
+async def test_a_file_that_is_not_there_is_not_made_to_open_what_another_one_wrapped(path: Path) -> None:
+    wrapped = await FileKeyProvider(path).wrap(b"k", b"c")
+    elsewhere = path.parent / "elsewhere" / "root.key"
+    provider = FileKeyProvider(elsewhere)
+    with pytest.raises(KeyUnavailable, match="there is no file") as caught:
+        await provider.unwrap(wrapped, b"c")
+    assert "--keys" in caught.value.hint
+    assert not elsewhere.parent.exists()
+    # It is not remembered as empty: the file that comes back is found.
+    elsewhere.parent.mkdir(mode=0o700)
+    path.rename(elsewhere)
+    assert await provider.unwrap(wrapped, b"c") == b"k"
+
+
 async def test_the_environment_wraps_with_its_first_key_and_opens_with_all() -> None:
     old = environment(KEY_A)
     wrapped = await old.wrap(b"secret", b"context")

@@ -25,7 +25,7 @@ from perdure.engine.bus.cloudevents import from_message, to_message
 from perdure.engine.bus.contract import BusMark, Delivery
 from perdure.engine.bus.kafka_closing import stop_client
 from perdure.engine.bus.kafka_consumer import KafkaConsumer
-from perdure.engine.bus.kafka_settings import REQUEST_TIMEOUT_S, parse_url
+from perdure.engine.bus.kafka_settings import REQUEST_TIMEOUT_S, no_answer, parse_url
 from perdure.engine.bus.kafka_topic import Topic
 from perdure.engine.log.contract import SealedEvent
 from perdure.errors import ConfigurationError, Unavailable
@@ -229,7 +229,7 @@ async def _start(client: Any) -> None:
             await client.start()
     except (KafkaError, TimeoutError, OSError) as error:
         await _stop(client)
-        raise Unavailable(f"Kafka does not answer: {error!r}") from error
+        raise no_answer(error) from error
 
 
 async def _stop(client: Any) -> None:

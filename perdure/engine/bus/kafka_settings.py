@@ -10,10 +10,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, Unavailable
 from perdure.limits import MIB
 
-__all__ = ["MESSAGE_BYTES_MAX", "REQUEST_TIMEOUT_S", "KafkaSettings", "parse_url"]
+__all__ = ["MESSAGE_BYTES_MAX", "REQUEST_TIMEOUT_S", "KafkaSettings", "no_answer", "parse_url"]
 
 TOPIC_DEFAULT: Final = "perdure.events"
 REPLICAS_DEFAULT: Final = 3
@@ -86,6 +86,15 @@ def parse_url(url: str) -> KafkaSettings:
         retention_hours=_integer(query, "retention_hours", RETENTION_HOURS_DEFAULT, -1),
         security=security,
     )
+
+
+def no_answer(error: Exception) -> Unavailable:
+    """What a broker that does not answer is to a caller. What the library says of a connection names its own types only, so it is left out."""
+    from aiokafka.errors import KafkaConnectionError
+
+    what = "no broker can be reached" if isinstance(error, KafkaConnectionError) else str(error) or type(error).__name__
+    hint = "is it up, and is the URL of the bus right? A certificate or a password that is refused looks the same: see the log of aiokafka"
+    return Unavailable(f"Kafka does not answer: {what}", hint=hint)
 
 
 def _integer(query: dict[str, str], name: str, default: int, least: int) -> int:

@@ -20,7 +20,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import AbstractType, Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
 from perdure.engine.bus.contract import TOPIC_MISSING
-from perdure.engine.bus.kafka_settings import MESSAGE_BYTES_MAX, REQUEST_TIMEOUT_S, KafkaSettings
+from perdure.engine.bus.kafka_settings import MESSAGE_BYTES_MAX, REQUEST_TIMEOUT_S, KafkaSettings, no_answer
 from perdure.errors import ConfigurationError, Unavailable
 
 __all__ = ["Topic", "TopicFacts"]
@@ -126,7 +126,7 @@ class Topic:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 response = await self._send()
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Unavailable(f"Kafka does not answer: {error!r}") from error
+            raise no_answer(error) from error
         topic = response.topics[0]
         code, _, identifier, _, partitions, _, _ = topic
         if code == UNKNOWN_TOPIC:
