@@ -39,29 +39,20 @@ class StoresAlone(Protocol):
 
 
 class LoneAppends:
-    """Decides which appends may go the short way, and sends them."""
+    """Decides which appends may go the short way, and what they become there."""
 
     def __init__(self, store: LogStore, known: KnownHeads) -> None:
-        self._insert = store.insert_alone if isinstance(store, StoresAlone) else None
+        self.insert = store.insert_alone if isinstance(store, StoresAlone) else None
+        """`StoresAlone.insert_alone`; None where there is no short way."""
         self._store = store
         self._known = known
 
-    def send(self, request: Request, told: Callable[[Plan, bool, BaseException | None], None]) -> bool:
-        """Send the request, if it may go this way; False: it may not, and nothing was done. told: the plan, and what `Inserted` tells."""
-        insert = self._insert
-        if insert is None:
-            return False
-        found = self._decide(request)
-        if found is None:
-            return False
-        planned, after = found
-        insert(planned.proposal.rows[0], after, lambda stands, problem: told(planned, stands, problem))
-        return True
-
-    def _decide(self, request: Request) -> tuple[Plan, Position] | None:
+    def decide(self, request: Request) -> tuple[Plan, Position] | None:
         """What an append of one event becomes, and what it follows; None for all that needs to look into the log first."""
-        item = request[0] if len(request) == 1 else None
-        if item is None or len(item.drafts) != 1 or item.owner is not None or item.record.past:
+        if self.insert is None or len(request) != 1:
+            return None
+        item = request[0]
+        if len(item.drafts) != 1 or item.owner is not None or item.record.past:
             return None
         agent, partition = item.record.agent_key, item.record.partition
         head, after = self._known.head(agent), self._known.positions.get(partition)

@@ -178,22 +178,21 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
     def insert_alone(self, row: SealedEvent, after: Position, told: Inserted) -> None:
         """See `StoresAlone.insert_alone`."""
         self._check_open()
+        self._writer.hand(partial(self._insert_alone, row, after), partial(self._tell_alone, told))
 
-        def insert() -> bool:
-            assert self._write_connection is not None, "the writer is prepared before anything is written"
-            try:
-                return sqlite_append.insert_alone(self._write_connection, row, after)
-            except sqlite3.ProgrammingError:
-                raise  # a mistake of ours, not the database's failure
-            except sqlite3.Error as error:
-                raise as_error(error, self._file) from error
+    def _insert_alone(self, row: SealedEvent, after: Position) -> bool:
+        assert self._write_connection is not None, "the writer is prepared before anything is written"
+        try:
+            return sqlite_append.insert_alone(self._write_connection, row, after)
+        except sqlite3.ProgrammingError:
+            raise  # a mistake of ours, not the database's failure
+        except sqlite3.Error as error:
+            raise as_error(error, self._file) from error
 
-        def tell(stands: bool | None, problem: BaseException | None) -> None:
-            if stands:
-                self._hub.notify()
-            told(bool(stands), problem)
-
-        self._writer.hand(insert, tell)
+    def _tell_alone(self, told: Inserted, stands: bool | None, problem: BaseException | None) -> None:
+        if stands:
+            self._hub.notify()
+        told(bool(stands), problem)
 
     async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""

@@ -74,7 +74,8 @@ class Writer:
         self._lone = LoneAppends(store, self.known)
         self._resting = False
         """The task waits for appends, and callers have come one after the other lately: the next one goes the short way."""
-        self._lone_under_way = False
+        self._sent_alone: Plan | None = None
+        """What is under way the short way; it is the one in `_writing` then."""
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
@@ -113,35 +114,39 @@ class Writer:
     def _rouse(self) -> None:
         """Let the task look what there is to do; while an append goes the short way it has to wait for that."""
         self._resting = False
-        if not self._lone_under_way:
+        if self._sent_alone is None:
             self._wake.set()
 
     def _send_alone(self, waiting: _Waiting) -> bool:
         """Send it the short way; False where it may not go there."""
-
-        def told(planned: Plan, stands: bool, problem: BaseException | None) -> None:
-            self._writing = []
-            self._lone_under_way = False
-            if problem is not None:
-                self._fail([waiting], problem)
-            elif stands:
-                reach("writer.written")
-                (item,) = waiting.request
-                self.known.commit(planned.heads, {item.record.agent_key: item.record.partition}, planned.positions)
-                _tell([(waiting, planned.outcomes[0])])
-            else:
-                self._queue.appendleft(waiting)
-                self._queued_bytes += waiting.size_bytes
-            if self._queue or self._closing:
-                self._rouse()
-            else:
-                self._resting = True
-
-        if not self._lone.send(waiting.request, told):
+        found = self._lone.decide(waiting.request)
+        if found is None or self._lone.insert is None:
             return False
         reach("writer.taken")
-        self._resting, self._lone_under_way, self._writing = False, True, [waiting]
+        planned, after = found
+        self._lone.insert(planned.proposal.rows[0], after, self._told_alone)
+        self._resting, self._sent_alone, self._writing = False, planned, [waiting]
         return True
+
+    def _told_alone(self, stands: bool, problem: BaseException | None) -> None:
+        """What came of the append that went the short way."""
+        planned, (waiting,) = self._sent_alone, self._writing
+        self._sent_alone, self._writing = None, []
+        if problem is not None:
+            self._fail([waiting], problem)
+        elif stands and planned is not None:
+            reach("writer.written")
+            record = waiting.request[0].record
+            self.known.commit(planned.heads, {record.agent_key: record.partition}, planned.positions)
+            if not waiting.done.done():
+                waiting.done.set_result(planned.outcomes[0])
+        else:
+            self._queue.appendleft(waiting)
+            self._queued_bytes += waiting.size_bytes
+        if self._queue or self._closing:
+            self._rouse()
+        else:
+            self._resting = True
 
     async def look_ahead(self, record: AgentRecord) -> list[SealedEvent]:
         """As `EventLog.look_ahead`. Nothing but the number of round trips of appends depends on it: what is known is checked by each of them."""
