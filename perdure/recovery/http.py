@@ -142,7 +142,7 @@ async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[No
     """Serve the host's commands on the socket inside the block; requests under way are finished at its end."""
     too_long = _problem(LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes"))
     server = Server(_Routes(host).answer, body_bytes_max=COMMAND_BYTES_MAX, too_long=too_long)
-    await server.start(listening)
+    server.start(listening)
     try:
         yield
     finally:
