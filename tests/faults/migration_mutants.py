@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from perdure.engine.log.contract import SealedEvent
-from perdure.migration.arrival import Arrival
 from perdure.migration.copy import Copy
+from perdure.migration.preparation import Preparation
 from tests.faults import mutants
 
 __all__ = ["BY_NAME"]
@@ -51,17 +51,17 @@ def fold_otherwise_unseen_by_the_coordinator() -> None:
     """The same, where the copy is not compared with what the coordinator folds."""
     fold_otherwise()
 
-    async def load_only(self: Arrival, copy: Copy) -> None:
-        await copy.load(to_version=self.migration.witness_version or None)
+    async def load_only(self: Preparation) -> None:
+        await self.copy.load(to_version=self._driven.migration.witness_version or None)
 
-    Arrival._load = load_only  # type: ignore[method-assign]
+    Preparation.load = load_only  # type: ignore[method-assign]
 
 
 def compare_nothing() -> None:
     """The same, and it is not compared with the source either."""
     fold_otherwise_unseen_by_the_coordinator()
-    assert callable(Arrival._same)
-    Arrival._same = lambda *_: None  # type: ignore[method-assign]
+    assert callable(Preparation.same)
+    Preparation.same = lambda *_: None  # type: ignore[method-assign]
 
 
 BY_NAME: dict[str, Callable[[], None]] = {

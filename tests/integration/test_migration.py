@@ -284,8 +284,8 @@ async def test_a_copy_found_wrong_after_the_commit_goes_back_by_itself(world: Wo
         if copy.version == 1 + 1:
             copy.document["count"] = 40
 
-    monkeypatch.setattr("perdure.migration.arrival.Arrival._same", lambda *_: None)
-    monkeypatch.setattr("perdure.migration.arrival.Arrival._load", lambda arrival, copy: copy.load())
+    monkeypatch.setattr("perdure.migration.preparation.Preparation.same", lambda *_: None)
+    monkeypatch.setattr("perdure.migration.preparation.Preparation.load", lambda prepared: prepared.copy.load())
     monkeypatch.setattr(Copy, "load", damaged)
     done = await world.move("b")
     assert done.phase in ("committed", "rolled_back")
