@@ -72,6 +72,6 @@ def _tell(line: str) -> None:
 
 def _show(found: library.Services, options: Options) -> None:
     lines = [f"# {s.name} {s.version} ({s.origin}): {'runs' if s.running else 'stopped'}" for s in found.all()]
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in found.environment().items()]
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in found.environment(running=True).items()]
     facts = {"services": {service.name: service for service in found.all()}, "environment": found.environment()}
     emit(facts, as_json=options.json, text="\n".join([*lines, *exports]) or "# nothing was started here")

@@ -63,7 +63,7 @@ def _show(found: Services, as_json: bool) -> None:
     for service in found.all():
         state = f"runs, pid {', '.join(map(str, service.pids))}" if service.pids else "runs" if service.running else "stopped"
         print(f"# {service.name} {service.version} ({service.origin}): {state}")
-    for key, value in found.environment().items():
+    for key, value in found.environment(running=True).items():
         print(f"export {key}={shlex.quote(value)}")
 
 

@@ -63,11 +63,15 @@ class Services(msgspec.Struct, frozen=True):
         """The servers that exist."""
         return tuple(service for service in (self.postgres, self.redis, self.kafka, self.s3) if service is not None)
 
-    def environment(self) -> dict[str, str]:
-        """The settings of an engine that uses these servers: PERDURE_LOG, PERDURE_BUS, PERDURE_CACHE, PERDURE_STORE with its credentials."""
+    def environment(self, *, running: bool = False) -> dict[str, str]:
+        """The settings of an engine that uses these servers: PERDURE_LOG, PERDURE_BUS, PERDURE_CACHE, PERDURE_STORE with its credentials.
+
+        running: without those that are stopped. They keep their addresses, but an engine would wait for them.
+        """
         settings = {"PERDURE_LOG": self.postgres, "PERDURE_BUS": self.kafka, "PERDURE_CACHE": self.redis, "PERDURE_STORE": self.s3}
-        urls = {key: service.url for key, service in settings.items() if service is not None}
-        return urls | (S3_CREDENTIALS if self.s3 is not None and self.s3.origin != "url" else {})
+        found = {key: service for key, service in settings.items() if service is not None and (service.running or not running)}
+        urls = {key: service.url for key, service in found.items()}
+        return urls | (S3_CREDENTIALS if "PERDURE_STORE" in found and found["PERDURE_STORE"].origin != "url" else {})
 
 
 class Process(msgspec.Struct, frozen=True):

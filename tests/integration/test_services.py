@@ -133,6 +133,7 @@ def test_down_stops_and_up_finds_ports_and_data_again(private: PrivateServices) 
     found = services.status(private.root)
     assert [(service.running, service.pids) for service in found.all()] == [(False, ())] * 3
     assert found.environment() == private.services.environment()
+    assert found.environment(running=True) == {}
     services.up(root=private.root)
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT to_regclass('survives_down') IS NOT NULL").fetchone() == (True,)
