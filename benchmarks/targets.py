@@ -59,8 +59,9 @@ _ALONE = (
     "process, and 175 of the server, 60 of them for the lock, the look for removed ids and the insert into three unique indexes."
 )
 _EMBEDDED_ALONE = (
-    "One caller after the other, on a disk that flushes in 40 µs: nothing is shared, and sealing, the chain and the way to the thread and "
-    "back are what is left. Callers at once share a flush: 32 of them are twice as fast as with this peer."
+    "One caller after the other, on a disk that flushes in 40 µs: nothing is shared. Of 160 µs the insert into four trees and its flush take 90, the "
+    "way to the thread and back 15, checks, sealing and the chain 30 (docs/adr/0002-append.md). Callers at once share a flush: 32 of them are "
+    "twice as fast as with this peer."
 )
 _REPLAY = (
     "One thread folds, and a COPY neither opens nor checks anything: of 3.5 µs an event two thirds are spent in libraries (SHA-256 0.4, AES-GCM "
@@ -71,7 +72,7 @@ REASONS: dict[tuple[str, str], str] = {
     **{("append", f"ratios.{name}_alone"): _ALONE for name in ("eventsourcing", "langgraph", "emmett")},
     ("embedded", "ratios.raw_sqlite"): (
         "An event is sealed, numbered and chained, stands in four trees instead of two, and is handed to a thread, so that the event loop does not "
-        "wait for the disk: 350 µs of processor time, where a bare row takes 53."
+        "wait for the disk: 136 µs of processor time, where a bare row takes 42 (docs/adr/0002-append.md)."
     ),
     **{("embedded", f"ratios.{name}_sqlite"): _EMBEDDED_ALONE for name in ("openai", "eventsourcing")},
     **{("replay", key): _REPLAY for key in ("figures.replay_per_s", "ratios.replay_vs_copy")},
