@@ -14,9 +14,10 @@ import msgspec
 
 from perdure.engine.log.contract import AgentName, Document, LogStore
 from perdure.engine.log.together import Together
+from perdure.engine.moves import document_name
 from perdure.errors import AlreadyExists, Conflict, Unavailable
 from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
-from perdure.migration.records import Migration, document_of
+from perdure.migration.records import Migration
 
 __all__ = ["Entry", "Kept", "Ledger"]
 
@@ -73,7 +74,7 @@ class Ledger:
     # --- records ---
     async def get(self, name: AgentName) -> Kept | None:
         """The agent's newest migration."""
-        document = await self._store.get_document(SCOPE, document_of(name))
+        document = await self._store.get_document(SCOPE, document_name(name))
         return _kept(document) if document else None
 
     async def newest(self) -> list[Migration]:
@@ -121,7 +122,7 @@ class Ledger:
         raise Unavailable(f"others change migration {id} all the time")
 
     async def _put(self, migration: Migration, expected: int) -> Kept | None:
-        document = await self._store.put_document(SCOPE, document_of(migration.name), _encode(migration), expected=expected)
+        document = await self._store.put_document(SCOPE, document_name(migration.name), _encode(migration), expected=expected)
         return Kept(migration, document.revision) if document else None
 
     # --- who is told ---

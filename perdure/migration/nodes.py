@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from perdure.engine.log.contract import AgentName, LogStore
-from perdure.migration.records import document_of
+from perdure.engine.moves import document_name
 
 __all__ = ["Pin", "drained_nodes", "is_drained", "pins", "set_drained", "set_pin"]
 
@@ -54,6 +54,6 @@ async def pins(store: LogStore) -> dict[AgentName, Pin]:
 async def set_pin(store: LogStore, name: AgentName, reason: str | None) -> None:
     """Pin the agent to where it is; None: unpin it."""
     if reason is None:
-        await store.delete_document(PINS, document_of(name))
+        await store.delete_document(PINS, document_name(name))
     else:
-        await store.put_document(PINS, document_of(name), _encode(Pin(*name, reason)), expected=None)
+        await store.put_document(PINS, document_name(name), _encode(Pin(*name, reason)), expected=None)

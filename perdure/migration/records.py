@@ -10,7 +10,6 @@ Invariants (attacked by tests):
 from __future__ import annotations
 
 from typing import Final, Literal
-from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -28,7 +27,6 @@ __all__ = [
     "Transfer",
     "advanced",
     "can_abort_quietly",
-    "document_of",
     "event_id",
 ]
 
@@ -125,11 +123,6 @@ class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
     def open(self) -> bool:
         """Whether it has not ended."""
         return self.phase not in CLOSED
-
-
-def document_of(name: AgentName) -> str:
-    """The name of the document that an agent's newest migration stands in."""
-    return f"{quote(name.tenant, safe='')}/{quote(name.agent, safe='')}"
 
 
 def advanced(migration: Migration, phase: Phase, at_us: int, **facts: object) -> Migration:
