@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import perdure
 from perdure import Event, append, config
 from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_pages import page_query
+from perdure.engine.replay import fold_log
+from perdure.errors import ChainBroken
 
 NAME = AgentName("default", "long")
 EVENTS = 4_000
@@ -45,3 +49,8 @@ async def test_a_page_is_read_without_sorting_an_agents_events(fresh_database: s
         newest = await plan(store._pool, NEWEST.format(partition=record.partition, agent_key=record.agent_key))
         assert "Index" in newest, newest
         assert "Sort" not in newest, newest
+        # And a page that is not there is no end.
+        async with store._pool.connection() as connection:
+            await connection.execute("DELETE FROM events_0 WHERE version BETWEEN 1001 AND 2500")
+        with pytest.raises(ChainBroken):
+            await fold_log(store, engine.log.vault, record)

@@ -119,26 +119,27 @@ async def test_real_conversations_replay_as_they_were_written(embedded: Engine, 
         check_same(await fold_log(embedded.log.store, embedded.log.vault, record), await one_by_one(embedded, name))
 
 
-async def test_a_replay_stops_at_an_event_that_was_changed_and_names_it(embedded: Engine) -> None:
-    await embedded.agent(NAME.agent).append([Event("e", changes=(set_value(f"/x/{n}", n),)) for n in range(9)])
-    store, vault, record = embedded.log.store, embedded.log.vault, await embedded.log.vault.record(*NAME)
-    (event,) = await store.read_agent(record, EventFilter(from_version=5, to_version=5), 1)
-    await store.mend_event(msgspec.structs.replace(event, payload=event.payload[:-1] + bytes([event.payload[-1] ^ 1])))
-    with pytest.raises(ChainBroken) as broken:
-        await fold_log(store, vault, record)
-    assert broken.value.version == 5
-    for handler in (None, lambda _: None):
-        with pytest.raises(ChainBroken):
-            await embedded.log.replay_events(NAME, handler=handler)
-    # Where the chain was made to fit, the seal tells.
-    events = await store.read_agent(record, EventFilter(), 9)
-    chain = events[3].chain
-    for each in events[4:]:
-        chain = chain_hash(chain, each.tenant, each.agent, each.version, each.epoch, each.time_us, each)
-        await store.mend_event(msgspec.structs.replace(each, chain=chain))
-    with pytest.raises(SealBroken) as unsealed:
-        await fold_log(store, vault, record)
-    assert (unsealed.value.agent, unsealed.value.version) == (NAME.agent, 5)
+async def test_a_replay_stops_at_an_event_that_was_changed_and_names_it(open_engine: OpenEngine) -> None:
+    async with open_engine() as engine:
+        await engine.agent(NAME.agent).append([Event("e", changes=(set_value(f"/x/{n}", n),)) for n in range(9)])
+        store, vault, record = engine.log.store, engine.log.vault, await engine.log.vault.record(*NAME)
+        (event,) = await store.read_agent(record, EventFilter(from_version=5, to_version=5), 1)
+        await store.mend_event(msgspec.structs.replace(event, payload=event.payload[:-1] + bytes([event.payload[-1] ^ 1])))
+        with pytest.raises(ChainBroken) as broken:
+            await fold_log(store, vault, record)
+        assert broken.value.version == 5
+        for handler in (None, lambda _: None):
+            with pytest.raises(ChainBroken):
+                await engine.log.replay_events(NAME, handler=handler)
+        # Where the chain was made to fit, the seal tells.
+        events = await store.read_agent(record, EventFilter(), 9)
+        chain = events[3].chain
+        for each in events[4:]:
+            chain = chain_hash(chain, each.tenant, each.agent, each.version, each.epoch, each.time_us, each)
+            await store.mend_event(msgspec.structs.replace(each, chain=chain))
+        with pytest.raises(SealBroken) as unsealed:
+            await fold_log(store, vault, record)
+        assert (unsealed.value.agent, unsealed.value.version) == (NAME.agent, 5)
 
 
 async def test_a_page_that_fails_harms_no_other(fresh_database: str) -> None:
