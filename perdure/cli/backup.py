@@ -136,7 +136,11 @@ async def restore(
     with Progress("restore", quiet=options.json) as progress:
         done = await restore_backup(to, load({"log": into, "keys": keys}), id=id, to_time=to_time, progress=progress)
     text = f"restored {amount(done.events, 'event')} of {amount(done.agents, 'agent')} into {into}, generation {done.generation}"
-    emit({**plain(done), "into": into}, as_json=options.json, text=f"{text}{' (gone on with)' if done.resumed else ''}")
+    text += " (gone on with)" if done.resumed else ""
+    looked_for = str(load({"log": into}).keys.value)
+    if looked_for != keys:
+        text += f"\nits root key is {masked(keys)}: open it with --keys, or copy the key to {masked(looked_for)}"
+    emit({**plain(done), "into": into, "keys": masked(keys)}, as_json=options.json, text=text)
 
 
 @app.command
