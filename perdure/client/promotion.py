@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from perdure.client.approvals import acting
+from perdure.client.audit import AuditTrail
 from perdure.client.engine import open_engine
 from perdure.engine.bus.memory import MemoryBus
 from perdure.identifiers import uuid7
@@ -32,8 +33,10 @@ async def promote(settings: config.Settings, *, dry_run: bool = False, progress:
         if not dry_run:
             assert engine.log.reader is not None
             # Written afterwards: an entry before would stand where the topic's next event belongs.
+            id = uuid7().hex
             facts = {"actor": who, "generation": done.generation, "brought": done.brought, "lost_events": done.lost_events}
-            await Journal(engine.log, engine.log.reader).ended(uuid7().hex, "promoted", facts)
+            await Journal(engine.log, engine.log.reader).ended(id, "promoted", facts)
+            await AuditTrail(engine.log, engine.log.reader).tell("operation_completed", id, {"operation": "log.promote", **facts})
         return done
     finally:
         await engine.close()

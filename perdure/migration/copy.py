@@ -21,7 +21,7 @@ from perdure.projections.fill import Base, fold_on, open_cached
 
 __all__ = ["Copy", "Copying"]
 
-PAGE_EVENTS: Final = 250
+PAGE_EVENTS: Final = 100
 """Events that are read and folded at a time: the node serves others meanwhile."""
 ROUNDS_MAX: Final = 64
 LAG_EVENTS_MAX: Final = 64

@@ -165,7 +165,8 @@ class AgentHost(HandsOver):
             served.go_on()  # a hold that nobody ended
         else:
             raise elsewhere
-        return await asyncio.shield(served.submit(command))
+        # A caller that goes takes only its answer with it: of what is not decided yet nothing is done, what is, takes effect.
+        return await served.submit(command)
 
     async def state(self, name: AgentName) -> ReadState:
         """The agent's state, strongly read."""

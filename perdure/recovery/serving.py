@@ -183,8 +183,8 @@ class ServedAgent:
         """Take no more commands; the one being appended is finished, the others are answered with `why`."""
         if self._closed is None:
             self._closed = why
-            if self._task is not None:
-                self._task.cancel()
+            if self._task is not None and self._quiet.is_set():
+                self._task.cancel()  # else it sees its append through: the callers get the answer that is true
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -203,13 +203,8 @@ class ServedAgent:
                 _refuse_all(batch, self._held)
                 continue
             self._quiet.clear()
-            work = asyncio.ensure_future(self._batch(batch))
             try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                # An append that was begun is seen through: its callers get the answer that is true.
-                await work
-                raise
+                await self._batch(batch)
             finally:
                 self._quiet.set()
 

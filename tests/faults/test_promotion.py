@@ -250,4 +250,6 @@ async def test_a_log_that_is_at_work_is_not_promoted(tmp_path: Path) -> None:
     async with perdure.open(settings=settings) as engine:
         (entry,) = await engine.recovery.journal()
         assert (entry.type, entry.data["generation"]) == ("recovery_promoted", 2)
-        assert entry.data["actor"]
+        (told,) = await engine.approvals.audit()
+        assert (told.type, told.id, told.data["operation"]) == ("operation_completed", entry.recovery, "log.promote")
+        assert told.data["actor"] == entry.data["actor"] != ""
