@@ -51,8 +51,8 @@ def _missed(seed: int, writers: int) -> list[tuple[_Written, int]]:
             # As the log takes them: from long ago to the margin ahead of its clock, which a writer may see a second late.
             time_ms = clock_us // 1000 + chance.choice((-3_600_000, -5_000, 0, ahead_ms))
             log.append(_Written(_id(chance, time_ms) if chance.random() < 0.9 else UUID(int=chance.getrandbits(128), version=4), offset))
-        rows = [msgspec.structs.replace(ANY_ROW, offset=each.offset, time_us=clock_us) for each in log[end:]]
-        view.note([row for row in rows if row.offset > SIZE], clock_us + 1_000_000 * (chance.random() < 0.3))
+        rows = [msgspec.structs.replace(ANY_ROW, offset=each.offset, id=each.id, time_us=clock_us) for each in log[end:]]
+        view.note(rows, clock_us + 1_000_000 * (chance.random() < 0.3))
     return missed
 
 
@@ -77,3 +77,15 @@ def test_a_segment_that_another_process_began_is_young_for_no_longer_than_an_own
     later = _id(chance, clock_us // 1000 + postgres_segments.SURE_AFTER_MS)
     assert view.look_before_ms(PARTITION, SIZE + 2, 1) == later.int >> 80
     assert (view.first_for(PARTITION, later), view.first_for(PARTITION, _id(chance, clock_us // 1000))) == (1, 0)
+
+
+def test_a_writer_that_is_alone_looks_for_no_new_id_however_fast_segments_fill() -> None:
+    chance, view, clock_us = random.Random(0), Segments(SIZE), 1_800_000_000_000_000
+    for end in range(0, 40 * SIZE, 2):
+        ids = [_id(chance, clock_us // 1000 + end) for _ in range(2)]
+        assert view.look_before_ms(PARTITION, end, 2) <= ids[0].int >> 80, end
+        rows = [msgspec.structs.replace(ANY_ROW, offset=end + number, id=id) for number, id in enumerate(ids, 1)]
+        view.note(rows, clock_us + 1_000 * end)
+    # Somebody else has written in between: for a while ids are looked for as ever.
+    view.note([msgspec.structs.replace(ANY_ROW, offset=41 * SIZE + 1, id=ids[0])], clock_us + 1_000 * end)
+    assert view.look_before_ms(PARTITION, 41 * SIZE + 1, 1) == clock_us // 1000 + end + postgres_segments.SURE_AFTER_MS

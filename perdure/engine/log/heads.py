@@ -79,15 +79,17 @@ class KnownHeads:
             head = self._heads.get(event.agent_key)
             if head is not None and event.version > head.version:
                 self._heads[event.agent_key] = head_after(event.version, event.epoch, event.type, event.chain)
+        for event in {event.partition: event for event in tail}.values():
             self.positions[event.partition] = Position(event.offset, event.time_us)
 
     def commit(self, heads: Mapping[int, Head], partitions: Mapping[int, int], positions: Mapping[int, Position]) -> None:
         """What stands after a batch of our own."""
+        known = self._heads
         for agent, head in heads.items():
             # Taken out and put back, so that the dictionary's order is the order of use.
-            self._heads.pop(agent, None)
-            self._heads[agent] = head
-            self._partition[agent] = partitions[agent]
+            if known.pop(agent, None) is None:
+                self._partition[agent] = partitions[agent]
+            known[agent] = head
         self.positions.update(positions)
         while len(self._heads) > self._limit:
             agent = next(iter(self._heads))

@@ -32,7 +32,9 @@ TRIES_MAX = 2
 """How often rows are sent before the lock is taken first."""
 CROWDED = 0.5
 """The share of appends that others came before from which on the lock is taken first: three round trips are then less than two or four."""
-CROWDED_WEIGHT = 1 / 8
+ALONE = 0.1
+"""And the share below which rows are sent at once again. Between the two, whoever went to and fro would have every other append refused."""
+CROWDED_WEIGHT = 1 / 4
 """Of the newest append in that share."""
 _PARAMETERS, _PARAMETERS_OF_ONE = 23, 19
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
@@ -62,6 +64,7 @@ class Appender:
         self._segments = segments
         self._clock_ahead_us = 0
         self._crowded = 0.0
+        self._locks_first = False
         self._last_segment: dict[int, int] = {}
 
     @classmethod
@@ -86,7 +89,8 @@ class Appender:
         """As `LogStore.append`; ready: awaited with rows before they are inserted. The rows that were committed."""
         proposal: Proposal | None = None
         tail: Sequence[TailEvent] = ()
-        for again in range(TRIES_MAX if self._crowded < CROWDED else 0):
+        self._locks_first = self._crowded >= (min(ALONE, CROWDED) if self._locks_first else CROWDED)
+        for again in range(0 if self._locks_first else TRIES_MAX):
             if again:
                 tail = await self._tail(known)
                 if not tail:
@@ -181,12 +185,11 @@ class Appender:
 
     def _note(self, rows: Sequence[SealedEvent], clock_us: int) -> None:
         self._clock_ahead_us = clock_us - time.time_ns() // 1000
-        later = self._later(rows)
-        for row in later:
+        for row in self._later(rows):
             self._last_segment[row.agent_key] = self._segments.of(row.offset)
         if len(self._last_segment) > limits.WRITER_HEADS_MAX:
             self._last_segment.clear()
-        self._segments.note(later, clock_us)
+        self._segments.note(rows, clock_us)
 
     async def _append_locked(
         self, known: Mapping[int, Position], propose: Propose, ready: Any, proposal: Proposal | None

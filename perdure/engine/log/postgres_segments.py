@@ -2,17 +2,22 @@
 
 And where an id can be, for a segment's index knows only its own. Invariant: an id that is in the log is in a segment that `first_for` does not leave
 out, whichever process wrote it; and one that need not be looked up (`look_before_ms`) is refused by the index of the segment that is written to.
-Both rest on moments at which a segment had begun for sure: the server's clock, read under the partition's lock by an append into it. They are known
-from the first append of this process into the segment, so other processes' segments are young for no longer than one's own.
+Both rest on two kinds of knowledge, and the better one counts:
+
+- moments at which a segment had begun for sure: the server's clock, read under the partition's lock by an append into it. They are known from the
+  first append of this process into the segment, so other processes' segments are young for no longer than one's own;
+- what this process has written: where it filled a segment alone, offset by offset (they are dense, so nobody else's event can be between), a later
+  id than all of its own is not there. So a lone writer's segments are not young at all, however fast they fill.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
@@ -32,13 +37,24 @@ _EXISTING = """SELECT relname FROM pg_class
                WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname ~ '^events_[0-9]+_[0-9]+$'"""
 
 
+class _Run(msgspec.Struct, gc=False):
+    """The newest offsets of a partition that this process wrote one after the other, as far as they are in one segment. newest_ms: of their ids."""
+
+    segment: int
+    first: int
+    last: int
+    newest_ms: int
+
+
 class Segments:
     """What this process knows of the segments. size: offsets in one."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._newest: dict[int, int] = {}
-        self._begun_us: dict[int, dict[int, int]] = {}
+        # By partition and segment: an id of this unix millisecond or later is in none before that segment.
+        self._sure_ms: dict[int, dict[int, int]] = {}
+        self._runs: dict[int, _Run] = {}
         self._making: set[asyncio.Task[None]] = set()
 
     def of(self, offset: int) -> int:
@@ -95,29 +111,63 @@ class Segments:
         """Wait for what is being made."""
         await asyncio.gather(*self._making, return_exceptions=True)
 
-    def note(self, rows: Iterable[SealedEvent], clock_us: int) -> None:
+    def note(self, rows: Sequence[SealedEvent], clock_us: int) -> None:
         """These rows are in; clock_us: the server's clock under the lock, before they were."""
-        for row in rows:
-            begun = self._begun_us.setdefault(row.partition, {})
-            begun.setdefault(self.of(row.offset), clock_us)
+        newest_ms = _newest_ms(rows)
+        last = {row.partition: row.offset for row in rows}
+        first = {row.partition: row.offset for row in reversed(rows)}
+        for partition, end in last.items():
+            begin = first[partition]
+            while begin <= end:
+                run = _Run(self.of(begin), begin, min(end, (self.of(begin) + 1) * self.size), newest_ms)
+                self._note_run(partition, run, clock_us // 1000 + SURE_AFTER_MS)
+                begin = run.last + 1
+
+    def _note_run(self, partition: int, new: _Run, sure_ms: int) -> None:
+        old = self._runs.get(partition)
+        follows = old is not None and old.last + 1 == new.first
+        if old is not None and follows and old.segment == new.segment:
+            old.last, old.newest_ms = new.last, max(old.newest_ms, new.newest_ms)
+            return
+        self._sure_ms.setdefault(partition, {0: 0}).setdefault(new.segment, min(sure_ms, self._sure_after(partition, new.first - 1)))
+        self._runs[partition] = new
+
+    def _sure_after(self, partition: int, offset: int) -> int:
+        """The unix millisecond from which on an id is at no offset up to this one, by what this process has written."""
+        run = self._runs.get(partition)
+        if offset == 0:
+            return 0
+        if run is None or run.last != offset or run.first != run.segment * self.size + 1:
+            return LOOK_FOR_ALL
+        return max(self._sure(partition, run.segment), run.newest_ms + 1)
+
+    def _sure(self, partition: int, segment: int) -> int:
+        # Where this process has not appended yet, or nobody has: every id is looked up.
+        return 0 if segment == 0 else self._sure_ms.get(partition, {}).get(segment, LOOK_FOR_ALL)
 
     def look_before_ms(self, partition: int, offset: int, count: int) -> int:
         """As `LogStore.look_before_ms`."""
         segment = self.of(offset + 1)
         if self.of(offset + count) != segment:
-            return LOOK_FOR_ALL  # the index of the next segment does not know what stands in this one
-        if segment == 0:
-            return 0
-        begun_us = self._begun_us.get(partition, {}).get(segment)
-        # Where this process has not appended yet, or nobody has: every id is looked up.
-        return begun_us // 1000 + SURE_AFTER_MS if begun_us is not None else LOOK_FOR_ALL
+            return self._sure_after(partition, offset)  # the index of the next segment does not know what stands in this one
+        sure_ms = self._sure(partition, segment)
+        return sure_ms if sure_ms < LOOK_FOR_ALL else self._sure_after(partition, offset)
 
     def first_for(self, partition: int, id: UUID) -> int:
         """The first segment of the partition that an id can be in."""
         number = id.int
         if number >> 76 & 0xF != 7:
             return 0  # it tells no time
-        for segment, begun_us in reversed(self._begun_us.get(partition, {}).items()):  # appends go forward, so the newest is last
-            if number >> 80 >= begun_us // 1000 + SURE_AFTER_MS:
+        for segment, sure_ms in reversed(self._sure_ms.get(partition, {}).items()):  # appends go forward, so the newest is last
+            if number >> 80 >= sure_ms:
                 return segment
         return 0
+
+
+def _newest_ms(rows: Sequence[SealedEvent]) -> int:
+    """The newest UUIDv7 among the rows' ids, in unix milliseconds; other ids are no later one's equal."""
+    numbers = [row.id.int for row in rows]
+    newest = max(numbers)
+    if newest >> 76 & 0xF != 7:
+        newest = max((number for number in numbers if number >> 76 & 0xF == 7), default=0)
+    return newest >> 80

@@ -37,6 +37,8 @@ LOOKS_MAX = 8
 """Pages of others' events that a look ahead reads."""
 HALVED_FROM = 16
 """Callers of one batch from which on they are told in two halves."""
+COMPANY_BATCHES = 16
+"""After others' events were met, so many batches without any have to pass before this writer is taken to be alone."""
 
 
 class _Waiting(msgspec.Struct, gc=False):
@@ -67,7 +69,7 @@ class Writer:
         self._queued_bytes = 0
         self._queue_bytes_max = queue_bytes_max
         self._writing: list[_Waiting] = []
-        self._alone = True
+        self._company = 0
         self._wake = asyncio.Event()
         self._closing = False
         self.known = known or KnownHeads()
@@ -207,7 +209,7 @@ class Writer:
                 writing = asyncio.create_task(writing, name="perdure-batch")  # type: ignore[arg-type]
                 _tell(told)
             told = await self._finish(batch, writing)
-            singly = len(batch) == 1 and self._alone
+            singly = len(batch) == 1 and not self._company
 
     async def _finish(self, batch: list[_Waiting], writing: Awaitable[list[Outcome]]) -> list[tuple[_Waiting, Outcome]]:
         """Wait for the commit; who is still to be told what."""
@@ -220,7 +222,7 @@ class Writer:
             self._writing = []
         reach("writer.written")
         told = list(zip(batch, outcomes, strict=True))
-        if self._alone and not self._queue and len(batch) >= HALVED_FROM:
+        if not self._company and not self._queue and len(batch) >= HALVED_FROM:
             half = len(batch) // 2
             _tell(told[:half])
             del told[:half]
@@ -299,17 +301,20 @@ class Writer:
     async def _commit(self, requests: list[Request], records: Mapping[int, AgentRecord], partitions: set[int]) -> list[Outcome]:
         known = self.known
         decided: list[Plan] = []
-        self._alone = True
-        events = sum(len(item.drafts) for request in requests for item in request)
+        self._company = max(0, self._company - 1)
+        events = dict.fromkeys(partitions, 0)
+        for request in requests:
+            for item in request:
+                events[item.record.partition] += len(item.drafts)
         forks = [record for record in records.values() if record.past]
 
         def propose(now_us: int, tail: Sequence[TailEvent], found: Mapping[tuple[int, UUID], int]) -> Proposal:
             if tail:
-                self._alone = False
+                self._company = COMPANY_BATCHES
                 known.absorb(tail)
             heads: dict[int, Head] = known.view(records)
             positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
-            look = {partition: self._store.look_before_ms(partition, at.offset, events) for partition, at in positions.items()}
+            look = {partition: self._store.look_before_ms(partition, at.offset, events[partition]) for partition, at in positions.items()}
             for record in forks:
                 look[record.partition] = max(look[record.partition], ids_known_before_ms(record))
             decided[:] = [plan(now_us, requests, heads, positions, found, look)]
