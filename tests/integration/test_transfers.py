@@ -12,7 +12,7 @@ import pytest
 
 import perdure
 from perdure.client.engine import Engine
-from perdure.engine import steps
+from perdure.engine import replay, steps
 from perdure.engine.changes import append, set_value
 from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
@@ -22,7 +22,10 @@ from perdure.engine.log.codec import Draft, encode_payload, event_context
 from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.expected import ANY
 from perdure.engine.log.marks import STAGED, owner_of
+from perdure.engine.replay import Folded
+from perdure.engine.vault import Vault
 from perdure.errors import AgentMoved, AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed
+from perdure.migration.transfer import comparing
 from perdure.recovery.commands import Command
 from tests.fix_transfers import ALICE, BOB, Pair, all_of, assert_sound, digest_of, put, refused, sealed, without_place
 
@@ -360,6 +363,39 @@ async def test_nothing_of_an_agent_that_is_on_its_way_gets_into_a_dictionary(pai
     assert await target.log.store.swap_owner(alice, "", owner_of(STAGED, "t"))
     with pytest.raises(InvalidInput, match="2 samples"):
         await target.train("default")
+
+
+@pytest.mark.parametrize("moment", ["before", "shut"])
+async def test_a_target_that_folds_otherwise_never_gets_the_agent(pair: Pair, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """It takes 1 for true, which Python finds equal; in the history that was copied, or in what came after that was compared."""
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 3)
+    await source.log.append_event(ALICE, Event("counted", changes=(set_value("/count", 1),)))
+    fold, settle = comparing.fold_page, source.log.settle
+
+    async def fold_otherwise(vault: Vault, start: Folded, page: Sequence[SealedEvent], **options: Any) -> Folded:
+        folded = await fold(vault, start, page, **options)
+        if vault is target.log.vault and folded.document.get("count") == 1:
+            folded.document["count"] = True
+        return folded
+
+    async def count_after(name: AgentName) -> None:
+        await source.log.append_event(name, Event("counted", changes=(set_value("/count", 1),)))
+        await settle(name)
+
+    if moment == "before":
+        monkeypatch.setattr(replay, "fold_page", fold_otherwise)
+    else:
+        monkeypatch.setattr(comparing, "fold_page", fold_otherwise)
+        monkeypatch.setattr(source.log, "settle", count_after)
+    report = await source.transfers.run(target, [ALICE])
+    monkeypatch.undo()
+    assert (report.moved, report.failed) == (0, 1)
+    assert "comes to another state" in report.records[0].problem
+    assert (await source.states.get_current_state(ALICE)).document["count"] == 1
+    await source.log.append_event(ALICE, Event("on"))
+    await refused(target, ALICE, NotServed)
+    await assert_sound(source)
 
 
 @pytest.mark.parametrize("pair", ["sqlite-sqlite", "postgres-sqlite", "sqlite-postgres"], indirect=True)

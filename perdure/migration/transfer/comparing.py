@@ -2,15 +2,17 @@
 
 The source's is the one that it serves, from its cache, a snapshot or the log. The target folds every event that was put in, with its own keys,
 while more are put in. What is compared once is not folded, and not hashed, again: the last look, while nobody serves the agent, costs its
-last events only. Each end hashes its own document, by what its own fold has touched.
+last events only: what either fold has touched is encoded canonically at both ends and must be the same bytes, and one end is hashed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from perdure.engine.digest import FollowingDigest
+from perdure.engine.cells import split
+from perdure.engine.digest import FollowingDigest, canonical
 from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent, to_microseconds
 from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import IntegrityError
@@ -26,13 +28,14 @@ class _End:
     def __init__(self, side: Side, row: AgentRecord) -> None:
         self._side = side
         self._row = row
-        self._digest = FollowingDigest()
+        self.touched: set[bytes] | None = None
+        """Cells that were put or removed since both ends were found the same; None: they were never."""
         self.folded: Folded | None = None
 
     def forget(self) -> None:
         """As if there had been nothing."""
         self.folded = None
-        self._digest.forget()
+        self.touched = None
 
     async def follow(self, version: int) -> None:
         """Fold on what is there already. Where that fails nothing is left of it: the document was changed in place."""
@@ -42,14 +45,14 @@ class _End:
             return
         store, vault = self._side.store, self._side.vault
         self.folded = None
-        self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=self._digest.touched)
+        self.folded = await fold_log(store, vault, self._row, start=before, to_version=version, cells=self.touched)
 
     async def take(self, page: Sequence[SealedEvent]) -> None:
         """Fold on events that are not in this end's log yet, with its keys. Raises as `follow`."""
         before = self.folded
         assert before is not None, "there is something to go on from"
         self.folded = None
-        self.folded = await fold_page(self._side.vault, before, page, cells=self._digest.touched)
+        self.folded = await fold_page(self._side.vault, before, page, cells=self.touched)
 
     async def fold(self, version: int) -> None:
         """As it is served: from a snapshot, where there is one."""
@@ -63,12 +66,14 @@ class _End:
         fold = fold_whole if floored else fold_on
         self.folded = await fold(self._side.store, self._side.vault, self._row, base, to_version=version)
 
-    async def digest(self) -> bytes:
-        """As of now. What has changed is hashed by a thread, large values without the interpreter's lock."""
-        assert self.folded is not None, "a state that is compared was folded"
-        if self._digest.touched == set():
-            return self._digest.of(self.folded.document)
-        return await asyncio.to_thread(self._digest.of, self.folded.document)
+
+def _differ(here: Mapping[str, Any], there: Mapping[str, Any], cells: set[bytes] | None) -> bool:
+    """Whether two documents differ in these cells (None: in any)."""
+    ours, theirs = split(here), split(there)
+    for name in ours.keys() | theirs.keys() if cells is None else cells:
+        if (name in ours) is not (name in theirs) or (name in ours and canonical(ours[name]) != canonical(theirs[name])):
+            return True
+    return False
 
 
 class Comparing:
@@ -80,6 +85,7 @@ class Comparing:
         self._row = row
         self._here = _End(source, row)
         self._there = _End(target, heir)
+        self._hashed = FollowingDigest()
         self.digest = b""
 
     def anew(self) -> Comparing:
@@ -92,6 +98,7 @@ class Comparing:
         """Take the state that the source serves now; its version, which is compared next (`stands`)."""
         read = await self._source.reader.state(self._row.tenant, self._row.agent)
         time_us = 0 if read.time is None else to_microseconds(read.time)
+        self._here.forget()
         self._here.folded = Folded(read.document, read.version, read.epoch, time_us, b"", []) if read.version else None
         return read.version
 
@@ -125,9 +132,29 @@ class Comparing:
         here, there = self._here.folded, self._there.folded
         if here is None or there is None or (here.version, here.chain) != (there.version, there.chain) or here.version != version:
             raise self._other(f"the target has another history than the source's up to version {version}")
-        self.digest, other = await asyncio.gather(self._here.digest(), self._there.digest())
-        if self.digest != other:
+        if not await self._are_same(here.document, there.document):
             raise self._other(f"the target comes to another state at version {version}")
+
+    async def _are_same(self, here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+        """Large states are compared, and hashed, by a thread; hashing needs no interpreter's lock."""
+        ours, theirs = self._here.touched, self._there.touched
+        touched = None if ours is None or theirs is None else ours | theirs
+        if touched == set():
+            return True  # since the last look, which found them the same
+        self.digest = await asyncio.to_thread(self._digest_if_same, here, there, touched)
+        if self.digest:
+            self._here.touched, self._there.touched = set(), set()
+        return bool(self.digest)
+
+    def _digest_if_same(self, here: Mapping[str, Any], there: Mapping[str, Any], touched: set[bytes] | None) -> bytes:
+        """The digest of both, empty where they differ."""
+        if _differ(here, there, touched):
+            return b""
+        if touched is None or self._hashed.touched is None:
+            self._hashed.forget()
+        else:
+            self._hashed.touched.update(touched)
+        return self._hashed.of(here)
 
     def _other(self, message: str) -> IntegrityError:
         hint = "the source goes on as before; run `perdure verify` at both ends"
