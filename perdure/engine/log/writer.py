@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from uuid import UUID
-
-import msgspec
 
 from perdure import limits
 from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, SealedEvent, StaleWriter, TailEvent
@@ -27,8 +25,9 @@ from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
 from perdure.engine.log.lone import LoneAppends
 from perdure.engine.log.together import Together
+from perdure.engine.log.waiting import Deadlines, Waiting, tell
 from perdure.engine.steps import reach
-from perdure.errors import DeadlineExceeded, Overloaded, Unavailable
+from perdure.errors import Overloaded, Unavailable
 
 __all__ = ["Writer"]
 
@@ -39,17 +38,6 @@ HALVED_FROM = 16
 """Callers of one batch from which on they are told in two halves."""
 COMPANY_BATCHES = 16
 """After others' events were met, so many batches without any have to pass before this writer is taken to be alone."""
-
-
-class _Waiting(msgspec.Struct, gc=False):
-    """One caller's request, where its outcome goes, and until when (the loop's time). It must hold nothing that refers back to it: gc=False."""
-
-    request: Request
-    done: asyncio.Future[Outcome]
-    deadline_s: float
-    timeout_s: float
-    events: int
-    size_bytes: int
 
 
 class Writer:
@@ -64,11 +52,11 @@ class Writer:
         queue_bytes_max: int = limits.WRITER_QUEUE_BYTES_MAX,
     ) -> None:
         self._store = store
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._queue_max = queue_max
         self._queued_bytes = 0
         self._queue_bytes_max = queue_bytes_max
-        self._writing: list[_Waiting] = []
+        self._writing: list[Waiting] = []
         self._company = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -79,8 +67,7 @@ class Writer:
         self._sent_alone: Plan | None = None
         """What is under way the short way; it is the one in `_writing` then."""
         self._loop = asyncio.get_running_loop()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._sweep_at_s = 0.0
+        self._deadlines = Deadlines(lambda: (*self._writing, *self._queue))
         self._tails: Together[tuple[int, int], list[SealedEvent]] = Together(self._read_tails, limits.PARTITIONS_MAX)
         self._task = asyncio.create_task(self._run(), name="perdure-writer")
 
@@ -102,15 +89,13 @@ class Writer:
             raise Overloaded(f"{len(queue)} appends with {self._queued_bytes} bytes are waiting", hint="slow down, or add a writer process")
         done: asyncio.Future[Outcome] = self._loop.create_future()
         deadline_s = self._loop.time() + timeout_s
-        waiting = _Waiting(request, done, deadline_s, timeout_s, events, size_bytes)
+        waiting = Waiting(request, done, deadline_s, timeout_s, events, size_bytes)
         if not (self._resting and self._send_alone(waiting)):
             queue.append(waiting)
             self._queued_bytes += size_bytes
             if len(queue) == 1:
                 self._rouse()
-        # One timer for all that wait: one per append would cost more than the rest of this function.
-        if self._sweeper is None or deadline_s < self._sweep_at_s:
-            self._sweep_from(deadline_s)
+        self._deadlines.note(deadline_s)
         return done
 
     def _rouse(self) -> None:
@@ -119,7 +104,7 @@ class Writer:
         if self._sent_alone is None:
             self._wake.set()
 
-    def _send_alone(self, waiting: _Waiting) -> bool:
+    def _send_alone(self, waiting: Waiting) -> bool:
         """Send it the short way; False where it may not go there."""
         found = self._lone.decide(waiting.request)
         if found is None or self._lone.insert is None:
@@ -185,16 +170,15 @@ class Writer:
         self._rouse()
         await self._task
         await self._tails.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self._deadlines.close()
 
     async def _run(self) -> None:
-        told: list[tuple[_Waiting, Outcome]] = []
+        told: list[tuple[Waiting, Outcome]] = []
         singly = True
         while True:
             batch = self._take()
             if not batch:
-                _tell(told)
+                tell(told)
                 told = []
                 if self._closing:
                     return
@@ -207,11 +191,11 @@ class Writer:
             if told:
                 # The task's first step decides and sends; it comes before the callers that are told now.
                 writing = asyncio.create_task(writing, name="perdure-batch")  # type: ignore[arg-type]
-                _tell(told)
+                tell(told)
             told = await self._finish(batch, writing)
             singly = len(batch) == 1 and not self._company
 
-    async def _finish(self, batch: list[_Waiting], writing: Awaitable[list[Outcome]]) -> list[tuple[_Waiting, Outcome]]:
+    async def _finish(self, batch: list[Waiting], writing: Awaitable[list[Outcome]]) -> list[tuple[Waiting, Outcome]]:
         """Wait for the commit; who is still to be told what."""
         try:
             outcomes = await writing
@@ -224,13 +208,13 @@ class Writer:
         told = list(zip(batch, outcomes, strict=True))
         if not self._company and not self._queue and len(batch) >= HALVED_FROM:
             half = len(batch) // 2
-            _tell(told[:half])
+            tell(told[:half])
             del told[:half]
             await asyncio.sleep(0)
         return told
 
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _take(self) -> list[Waiting]:
+        batch: list[Waiting] = []
         events = size_bytes = 0
         queue = self._queue
         while queue:
@@ -246,33 +230,12 @@ class Writer:
         self._writing = batch
         return batch
 
-    def _fail(self, batch: Sequence[_Waiting], problem: BaseException) -> None:
+    def _fail(self, batch: Sequence[Waiting], problem: BaseException) -> None:
         # After a failure it is not known what was committed, so neither are the heads.
         self.known.forget({item.record.partition for waiting in batch for item in waiting.request})
         for waiting in batch:
             if not waiting.done.done():
                 waiting.done.set_exception(problem)
-
-    def _sweep_from(self, deadline_s: float) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._sweep_at_s = deadline_s
-        self._sweeper = self._loop.call_at(deadline_s, self._sweep)
-
-    def _sweep(self) -> None:
-        """Fail whoever has waited too long, and come again when the next one will have."""
-        self._sweeper = None
-        now_s = self._loop.time()
-        next_s = None
-        for waiting in (*self._writing, *self._queue):
-            if waiting.done.done():
-                continue
-            if waiting.deadline_s <= now_s:
-                waiting.done.set_exception(_expired(waiting.timeout_s))
-            elif next_s is None or waiting.deadline_s < next_s:
-                next_s = waiting.deadline_s
-        if next_s is not None:
-            self._sweep_from(next_s)
 
     async def _write(self, requests: list[Request]) -> list[Outcome]:
         records = {item.record.agent_key: item.record for request in requests for item in request}
@@ -326,15 +289,5 @@ class Writer:
         return done.outcomes
 
 
-def _tell(told: Iterable[tuple[_Waiting, Outcome]]) -> None:
-    for waiting, outcome in told:
-        if not waiting.done.done():
-            waiting.done.set_result(outcome)
-
-
 def _tail_event(event: SealedEvent) -> TailEvent:
     return TailEvent(event.partition, event.offset, event.time_us, event.agent_key, event.version, event.epoch, event.type, event.chain)
-
-
-def _expired(timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the log did not answer within {timeout_s:g} s", hint="retry with the same event ids")
