@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from perdure.cli.commands import COMMANDS
+from perdure.cli.entry import build, globals_behind
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 120
@@ -57,3 +61,43 @@ def test_the_first_lines_of_the_guide(tmp_path: Path, beginning: str) -> None:
 def test_the_guide_without_asyncio(tmp_path: Path) -> None:
     code = shown("docs/client.md", "import perdure.sync").replace("import perdure.sync", "import perdure, perdure.sync")
     assert run(code, tmp_path) == "1 noted\n"
+
+
+def commands(document: Path) -> list[str]:
+    """The lines of the document's blocks that begin with perdure, or have it behind a pipe or a semicolon; choices and gaps filled in."""
+    found = []
+    for block in re.findall(r"```\w*\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for line in re.sub(r"\s#.*", "", block, flags=re.MULTILINE).splitlines():
+            parts = [part.strip() for part in re.split(r"; | \| ", line)]
+            cron = [part.partition("perdure ")[1:] for part in parts if re.match(r"[\d*]+ [\d*]+ \* \* \*  perdure ", part)]
+            found += ["".join(part) for part in cron] + [part for part in parts if part.startswith("perdure ")]
+    gaps_filled = [re.sub(r"(?<= )…(?= |$)", "x", each) for each in found]
+    return [re.sub(r"[|][a-z|]+", "", re.sub(r"[\[\]…]", "", each)) for each in gaps_filled]
+
+
+WRITTEN = [ROOT / "README.md", *sorted(each for each in (ROOT / "docs").glob("*.md") if each.name != "commands.md")]
+"""By people: the page of all commands is made from the commands themselves."""
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda each: each.name)
+def test_the_commands_that_documents_show_are_commands(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_BACKUP", "file:///backups")  # as the guide has it before its commands
+    parser = build()
+    for line in commands(document):
+        words = globals_behind(shlex.split(line)[1:])
+        assert words[0] in {command.name for command in COMMANDS}, line
+        # Raises, and so names, what no command takes.
+        parser.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_documents_are_looked_through() -> None:
+    assert len(commands(ROOT / "docs" / "recovery.md")) > 20
+    assert "perdure scrub --fraction 0.1 --json" in commands(ROOT / "docs" / "upkeep.md")
+    assert any(line.startswith("perdure migrate rebalance --by agents --dry-run") for line in commands(ROOT / "docs" / "migration.md"))
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda each: each.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
+    assert [link for link in links if not (document.parent / link.partition("#")[0]).exists()] == []
