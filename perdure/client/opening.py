@@ -30,9 +30,7 @@ async def open_log(settings: config.Settings, partitions: int, *, create: bool) 
     try:
         return await PostgresStore.open(url, partitions=partitions, create=create)
     except Unavailable as problem:
-        problem.hint = (
-            "is it up, and is the URL of the log right (perdure config show)? On this machine: perdure services up"
-        )
+        problem.hint = "is it up, and is the URL of the log right (perdure config show)? On this machine: perdure services up"
         raise
 
 
