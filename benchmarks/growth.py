@@ -186,8 +186,8 @@ async def _segments(beside: Beside, small: _Log) -> None:
 def _no_longer_young() -> Iterator[None]:
     """As if every segment had begun long ago.
 
-    For twelve seconds after a segment has begun, ids are looked up in those that were written to shortly before: in use that is one more segment
-    for twelve seconds of 100 000 events, here, where a segment holds so few, it would be dozens all the time.
+    For twelve seconds after a segment has begun, ids are looked up in those that others, too, wrote to shortly before: in use that is one more
+    segment for twelve seconds of 100 000 events. Who writes alone, as here, looks for none but those older than what it last wrote.
     """
     before = postgres_segments.SURE_AFTER_MS
     postgres_segments.SURE_AFTER_MS = 0

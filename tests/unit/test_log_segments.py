@@ -86,6 +86,7 @@ def test_a_writer_that_is_alone_looks_for_no_new_id_however_fast_segments_fill()
         assert view.look_before_ms(PARTITION, end, 2) <= ids[0].int >> 80, end
         rows = [msgspec.structs.replace(ANY_ROW, offset=end + number, id=id) for number, id in enumerate(ids, 1)]
         view.note(rows, clock_us + 1_000 * end)
+        assert view.first_for(PARTITION, _id(chance, clock_us // 1000 + end + 1)) == view.of(end + 2)
     # Somebody else has written in between: for a while ids are looked for as ever.
     view.note([msgspec.structs.replace(ANY_ROW, offset=41 * SIZE + 1, id=ids[0])], clock_us + 1_000 * end)
     assert view.look_before_ms(PARTITION, 41 * SIZE + 1, 1) == clock_us // 1000 + end + postgres_segments.SURE_AFTER_MS

@@ -117,7 +117,10 @@ class Segments:
         last = {row.partition: row.offset for row in rows}
         first = {row.partition: row.offset for row in reversed(rows)}
         for partition, end in last.items():
-            begin = first[partition]
+            begin, run = first[partition], self._runs.get(partition)
+            if run is not None and run.last + 1 == begin and end <= (run.segment + 1) * self.size:
+                run.last, run.newest_ms = end, max(run.newest_ms, newest_ms)  # by far the most
+                continue
             while begin <= end:
                 run = _Run(self.of(begin), begin, min(end, (self.of(begin) + 1) * self.size), newest_ms)
                 self._note_run(partition, run, clock_us // 1000 + SURE_AFTER_MS)
@@ -125,8 +128,7 @@ class Segments:
 
     def _note_run(self, partition: int, new: _Run, sure_ms: int) -> None:
         old = self._runs.get(partition)
-        follows = old is not None and old.last + 1 == new.first
-        if old is not None and follows and old.segment == new.segment:
+        if old is not None and old.last + 1 == new.first and old.segment == new.segment:
             old.last, old.newest_ms = new.last, max(old.newest_ms, new.newest_ms)
             return
         self._sure_ms.setdefault(partition, {0: 0}).setdefault(new.segment, min(sure_ms, self._sure_after(partition, new.first - 1)))
