@@ -51,8 +51,8 @@ TARGETS = (
 )
 
 _FULL = (
-    "With 256 callers perdure's process is what is full, not Postgres: an event takes it about 27 µs (a quarter of them compression, encryption, hash "
-    "chain and checks, which this peer does not do; most of the rest are coroutines, a few for each caller), and the server 12."
+    "With 256 callers perdure's process is what is full, not Postgres: an event takes it about 27 µs (a quarter of them compression, encryption, "
+    "hash chain and checks, which this peer does not do; most of the rest are coroutines, a few for each caller), and the server 12."
 )
 _ALONE = (
     "One round trip and one flush on both sides, so the flush and the waking of two processes decide. perdure's own part is about 300 µs of its "
