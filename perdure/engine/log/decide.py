@@ -39,6 +39,8 @@ __all__ = [
     "Shut",
     "Written",
     "head_after",
+    "ids_ahead",
+    "plain_row",
     "plan",
 ]
 
@@ -148,8 +150,7 @@ class _Planner:
         look: Mapping[int, int],
     ) -> None:
         self.now_us = now_us
-        # The least 128-bit number whose first 48 bits, a UUIDv7's milliseconds, are too far ahead.
-        self.ahead = (now_us // 1000 + ID_AHEAD_MAX_MS + 1) << 80
+        self.ahead = ids_ahead(now_us)
         self.heads = heads
         self.moved: dict[int, Head] = {}
         self.offsets = {partition: position.offset for partition, position in positions.items()}
@@ -184,26 +185,18 @@ class _Planner:
         return Written([self._write(item) for item in request])
 
     def _plain(self, item: Item) -> Written | None:
-        """What `judge` makes of one event that nothing stands against, and whose id nobody has to look for: most requests are that, and it
-        takes half the time. None: not that plain."""
-        record, drafts = item.record, item.drafts
-        agent, partition = record.agent_key, record.partition
-        if self.found or agent in self.moved or len(drafts) != 1 or item.owner is not None or item.chain is not None:
+        """As `plain_row`, in this batch."""
+        agent, partition = item.record.agent_key, item.record.partition
+        if self.found or agent in self.moved:
             return None
-        head, draft, since_ms = self.heads[agent], drafts[0], self.look[partition]
-        version, epoch, number, type = head.version + 1, head.epoch, draft.id.int, draft.type
-        if head.fenced or type in _SHUT or (item.epoch is not None and item.epoch != epoch):
+        offset, time_us = self.offsets[partition] + 1, self.times[partition]
+        row = plain_row(item, self.heads[agent], offset, time_us, self.look[partition], self.ahead)
+        if row is None:
             return None
-        if (item.expected != head.version and not holds(item.expected, head.version)) or number >= self.ahead:
-            return None
-        if since_ms and (number >> 76 & 0xF != 7 or number >> 80 < since_ms):
-            return None
-        time_us = self.times[partition]
-        offset = self.offsets[partition] = self.offsets[partition] + 1
-        chain = chain_hash(head.chain, record.tenant, record.agent, version, epoch, time_us, draft)
-        self.rows.append(_row(record, draft, offset, version, epoch, time_us, chain))
-        self.moved[agent] = Head(version, epoch, chain)
-        return Written([(version, offset, time_us, epoch, chain)])
+        self.offsets[partition] = offset
+        self.rows.append(row)
+        self.moved[agent] = Head(row.version, row.epoch, row.chain)
+        return Written([(row.version, offset, time_us, row.epoch, row.chain)])
 
     def _earlier(self, request: Request) -> Outcome | None:
         """What comes of ids that the agent holds already, by the log or by this batch."""
@@ -287,6 +280,29 @@ class _Planner:
             partition: position if self.offsets[partition] == position.offset else Position(self.offsets[partition], self.times[partition])
             for partition, position in positions.items()
         }
+
+
+def ids_ahead(now_us: int) -> int:
+    """The least 128-bit number whose first 48 bits, a UUIDv7's milliseconds, are too far ahead."""
+    return (now_us // 1000 + ID_AHEAD_MAX_MS + 1) << 80
+
+
+def plain_row(item: Item, head: Head, offset: int, time_us: int, look_before_ms: int, ahead: int) -> SealedEvent | None:
+    """What `plan` makes of one event that nothing stands against, and whose id nobody has to look for: most requests are that, and it takes half
+    the time. None: not that plain. ahead: see `ids_ahead`."""
+    record, drafts = item.record, item.drafts
+    if len(drafts) != 1 or item.owner is not None or item.chain is not None:
+        return None
+    draft = drafts[0]
+    version, epoch, number, type = head.version + 1, head.epoch, draft.id.int, draft.type
+    if head.fenced or type in _SHUT or (item.epoch is not None and item.epoch != epoch):
+        return None
+    if (item.expected != head.version and not holds(item.expected, head.version)) or number >= ahead:
+        return None
+    if look_before_ms and (number >> 76 & 0xF != 7 or number >> 80 < look_before_ms):
+        return None
+    chain = chain_hash(head.chain, record.tenant, record.agent, version, epoch, time_us, draft)
+    return _row(record, draft, offset, version, epoch, time_us, chain)
 
 
 def _row(record: AgentRecord, draft: Draft, offset: int, version: int, epoch: int, time_us: int, chain: bytes) -> SealedEvent:

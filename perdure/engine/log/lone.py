@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from perdure.engine.log.contract import LogStore, Position, SealedEvent
-from perdure.engine.log.decide import Plan, Request, Written, plan
+from perdure.engine.log.contract import Head, LogStore, Position, SealedEvent
+from perdure.engine.log.decide import Request, Written, ids_ahead, plain_row
 from perdure.engine.log.heads import KnownHeads
 
 __all__ = ["Inserted", "LoneAppends", "StoresAlone"]
@@ -47,20 +47,22 @@ class LoneAppends:
         self._store = store
         self._known = known
 
-    def decide(self, request: Request) -> tuple[Plan, Position] | None:
+    def decide(self, request: Request) -> tuple[SealedEvent, Position] | None:
         """What an append of one event becomes, and what it follows; None for all that needs to look into the log first."""
-        if self.insert is None or len(request) != 1:
+        if self.insert is None or len(request) != 1 or request[0].record.past:
             return None
-        item = request[0]
-        if len(item.drafts) != 1 or item.owner is not None or item.record.past:
-            return None
-        agent, partition = item.record.agent_key, item.record.partition
-        head, after = self._known.head(agent), self._known.positions.get(partition)
+        record = request[0].record
+        head, after = self._known.head(record.agent_key), self._known.positions.get(record.partition)
         if head is None or after is None or not after.offset:
             return None
-        look = {partition: self._store.look_before_ms(partition, after.offset, 1)}
-        # The store is on this machine: its clock is this one.
-        planned = plan(time.time_ns() // 1000, (request,), {agent: head}, {partition: after}, {}, look)
-        if type(planned.outcomes[0]) is not Written or planned.proposal.lookups:
-            return None
-        return planned, after
+        look_before_ms = self._store.look_before_ms(record.partition, after.offset, 1)
+        now_us = time.time_ns() // 1000  # the store is on this machine: its clock is this one
+        row = plain_row(request[0], head, after.offset + 1, max(now_us, after.time_us), look_before_ms, ids_ahead(now_us))
+        return None if row is None else (row, after)
+
+    def stands(self, row: SealedEvent) -> Written:
+        """The row is in the log: what follows for who appends next, and the outcome."""
+        agent, partition = row.agent_key, row.partition
+        head, position = Head(row.version, row.epoch, row.chain), Position(row.offset, row.time_us)
+        self._known.commit({agent: head}, {agent: partition}, {partition: position})
+        return Written([(row.version, row.offset, row.time_us, row.epoch, row.chain)])

@@ -64,7 +64,7 @@ class Writer:
         self._lone = LoneAppends(store, self.known)
         self._resting = False
         """The task waits for appends, and callers have come one after the other lately: the next one goes the short way."""
-        self._sent_alone: Plan | None = None
+        self._sent_alone: SealedEvent | None = None
         """What is under way the short way; it is the one in `_writing` then."""
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(lambda: (*self._writing, *self._queue))
@@ -110,23 +110,20 @@ class Writer:
         if found is None or self._lone.insert is None:
             return False
         reach("writer.taken")
-        planned, after = found
-        self._lone.insert(planned.proposal.rows[0], after, self._told_alone)
-        self._resting, self._sent_alone, self._writing = False, planned, [waiting]
+        row, after = found
+        self._lone.insert(row, after, self._told_alone)
+        self._resting, self._sent_alone, self._writing = False, row, [waiting]
         return True
 
     def _told_alone(self, stands: bool, problem: BaseException | None) -> None:
         """What came of the append that went the short way."""
-        planned, (waiting,) = self._sent_alone, self._writing
+        row, (waiting,) = self._sent_alone, self._writing
         self._sent_alone, self._writing = None, []
         if problem is not None:
             self._fail([waiting], problem)
-        elif stands and planned is not None:
+        elif stands and row is not None:
             reach("writer.written")
-            record = waiting.request[0].record
-            self.known.commit(planned.heads, {record.agent_key: record.partition}, planned.positions)
-            if not waiting.done.done():
-                waiting.done.set_result(planned.outcomes[0])
+            tell([(waiting, self._lone.stands(row))])
         else:
             self._queue.appendleft(waiting)
             self._queued_bytes += waiting.size_bytes
