@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import contextlib
+import os
+import sys
+import threading
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -13,6 +17,9 @@ from perdure.cli.run import calm_collector, stop_signals
 from perdure.errors import MissingDependency, Unavailable
 
 __all__ = ["host"]
+
+END_LOST_S: Final = 1.0
+"""How long a node that lost its lease may take to end in order."""
 
 
 async def host(
@@ -33,7 +40,11 @@ async def host(
     from perdure.recovery.handlers import load_handler
 
     function = load_handler(handler)
-    async with session(options, create=True) as engine:
+    by_force = threading.Timer(END_LOST_S, _end, (node,))
+    by_force.daemon = True
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(by_force.cancel)
+        engine = await stack.enter_async_context(session(options, create=True))
         calm_collector()
         listening = bind(address, port)
         url = f"http://{address}:{listening.getsockname()[1]}"
@@ -42,10 +53,18 @@ async def host(
             emit_line({"node": node, "address": url}, as_json=options.json, text=f"node {node} serves on {url}; Ctrl-C ends it")
             with stop_signals() as stop:
                 lost = await _first(stop.wait(), serving_host.wait_lost())
+                if lost:
+                    by_force.start()
         if lost:
             raise Unavailable(
                 f"node {node!r} lost its lease", hint="the log was away for too long, or the process stood still; start it again"
             )
+
+
+def _end(node: str) -> None:
+    """As a node that is killed: the log may say nothing for long, and who cannot ask it must not seem to serve."""
+    print(f"error: node {node!r} lost its lease; what it had asked the log is still not answered", file=sys.stderr, flush=True)
+    os._exit(Unavailable.exit_code)
 
 
 async def _first(stopped: object, lost: object) -> bool:

@@ -32,6 +32,7 @@ class KeptLease:
         self._store = store
         self._duration_s = duration_s
         self._until = asked_at + duration_s * (1 - _MARGIN)
+        self._asking: asyncio.Task[Lease | None] | None = None
         self._task = asyncio.create_task(self._keep(), name=f"perdure-lease-{lease.name}")
 
     @classmethod
@@ -55,6 +56,9 @@ class KeptLease:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if self.holds():
             # Where the store is away the lease ends by itself.
             with contextlib.suppress(Unavailable):
@@ -74,10 +78,15 @@ class KeptLease:
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
+        asking = self._store.acquire_lease(self.lease.name, self.lease.holder, self._duration_s)
+        self._asking = asyncio.create_task(asking, name=f"perdure-lease-{self.lease.name}")
         try:
-            async with asyncio.timeout(max(self._until - asked_at, 0.01)):
-                lease = await self._store.acquire_lease(self.lease.name, self.lease.holder, self._duration_s)
-        except (Unavailable, TimeoutError):
+            # Not cancelled and waited for: a store that is silent may take its time to stop asking, too.
+            if not (await asyncio.wait([self._asking], timeout=max(self._until - asked_at, 0.01)))[0]:
+                self.lost.set()
+                return
+            lease = self._asking.result()
+        except Unavailable:
             # It may be renewed at the next turn, or run out; `holds` knows which.
             if time.monotonic() >= self._until:
                 self.lost.set()

@@ -52,7 +52,7 @@ class _Arrivals:
         self._settler = Settler(copying.log, "target")
         self._ledger = self._settler.ledger
         self._keeper = Keeper(copying.log)
-        self._links = Links()
+        self._links = Links(copying.log.store)
         self._running: dict[Entry, asyncio.Task[None]] = {}
         self._not_before: dict[Entry, float] = {}
         self._large: set[Entry] = set()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.contract import AgentName, LogStore
 from perdure.errors import Unavailable
 from perdure.recovery.connections import Connections
 from perdure.recovery.handover import Handed, Left, Stand
+from perdure.recovery.nodes import list_nodes
 from perdure.recovery.wire import path_of
 
 __all__ = ["Links", "SourceLink"]
 
 STAND_TIMEOUT_S: Final = 5.0
 """For the digest of a large state."""
+LEASE_LOOK_S: Final = 0.25
+"""Pause between two looks at whether a source that does not answer still has its lease."""
 HOLD_TIMEOUT_S: Final = 0.25
 """A source that has not stopped by then is fenced."""
 LEFT_TIMEOUT_S: Final = 1.0
@@ -29,12 +34,19 @@ Do = Literal["stand", "hold", "go_on", "left"]
 class Links:
     """Kept connections to other nodes; `close` ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: LogStore) -> None:
         self._connections = Connections(STAND_TIMEOUT_S)
+        self._store = store
 
     def to(self, name: AgentName, address: str, own_node: str, own_address: str) -> SourceLink:
         """A link to the node that the agent comes from."""
-        return SourceLink(self._connections, name, address, own_node, own_address)
+        return SourceLink(self._connections, self._lives, name, address, own_node, own_address)
+
+    async def _lives(self, address: str) -> bool:
+        """Whether a node with this address holds its lease, as far as the log tells."""
+        with contextlib.suppress(Unavailable):
+            return any(state.alive and state.node.address == address for state in await list_nodes(self._store))
+        return True
 
     async def close(self) -> None:
         """End all."""
@@ -44,15 +56,32 @@ class Links:
 class SourceLink:
     """One agent's source. Every method returns None where it does not answer, or has no address."""
 
-    def __init__(self, connections: Connections, name: AgentName, address: str, own_node: str, own_address: str) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        lives: Callable[[str], Awaitable[bool]],
+        name: AgentName,
+        address: str,
+        own_node: str,
+        own_address: str,
+    ) -> None:
         self._connections = connections
+        self._lives = lives
         self._address = address
         self._path = path_of(name, "hand-over")
         self._own = {"node": own_node, "address": own_address}
 
     async def stand(self) -> Stand | None:
-        """Where the agent stands there."""
-        return await self._ask("stand", Stand, STAND_TIMEOUT_S)
+        """Where the agent stands there. A node that has lost its lease is not waited for."""
+        asking = asyncio.create_task(self._ask("stand", Stand, STAND_TIMEOUT_S), name="perdure-stand")
+        try:
+            while not (await asyncio.wait([asking], timeout=LEASE_LOOK_S))[0]:
+                if not await self._lives(self._address):
+                    return None
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def hold(self, *, with_digest: bool) -> Handed | None:
         """Have it held; with_digest: and its digest told, for which everybody waits."""

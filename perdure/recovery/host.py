@@ -114,6 +114,7 @@ class AgentHost(HandsOver):
 
     async def stop(self) -> None:
         """Answer what is being appended, give every agent back, then the lease."""
+        self.end_waits()
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
@@ -181,8 +182,12 @@ class AgentHost(HandsOver):
         return await self._whereabouts.find(names, silent, wait_s)
 
     def end_waits(self) -> None:
-        """Let nobody wait here any more for agents that are elsewhere: it stops."""
+        """Let nobody wait here any more for agents that are elsewhere: it stops. Where its lease is lost, for no others either: the log refuses what
+        this node still sends as soon as somebody else has them, and it may be long before it says so."""
         self._whereabouts.end_waits()
+        if self._lease is not None and self._lease.lost.is_set():
+            for served in list(self._served.values()):
+                served.give_up(NotServed(f"node {self.name!r} has lost its lease", hint="ask again soon: another one takes the agent"))
 
     async def _open(self, name: AgentName) -> ServedAgent:
         """Serve an agent that is ours or nobody's. Many callers share one opening."""

@@ -190,6 +190,13 @@ class ServedAgent:
                 await self._task
         _refuse_all(self._emptied(), why)
 
+    def give_up(self, why: PerdureError) -> None:
+        """Take no more commands, and wait for no append: it is not known what becomes of the one under way, and no matter of this node's."""
+        self._closed = self._closed or why
+        if self._task is not None:
+            self._task.cancel()
+        _refuse_all(self._emptied(), why)
+
     def _emptied(self) -> list[Waiting]:
         """Who waits in the mailbox, and waits there no more."""
         return [self._mailbox.get_nowait() for _ in range(self._mailbox.qsize())]
@@ -205,6 +212,9 @@ class ServedAgent:
             self._quiet.clear()
             try:
                 await self._batch(batch)
+            except asyncio.CancelledError:
+                _refuse_all(batch, self._closed or NotServed("this node stops", hint="send the command again"))
+                raise
             finally:
                 self._quiet.set()
 

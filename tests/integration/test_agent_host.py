@@ -16,6 +16,7 @@ from perdure import Event, set_value
 from perdure.client.engine import Engine
 from perdure.engine.log.contract import AgentName
 from perdure.errors import AlreadyExists, CommandFailed, NotServed, Overloaded
+from perdure.migration import source
 from perdure.projections.reader import StateReader
 from perdure.recovery.assignments import assign, assigned
 from perdure.recovery.commands import Command, CommandResult
@@ -215,3 +216,42 @@ async def test_everybody_who_is_refused_gets_an_error_of_his_own(tmp_path: Path)
         assert {error.details["address"] for error in errors} == {"http://127.0.0.1:1"}
         # A shared one would remember every place where it was raised.
         assert len({len(list(traceback.walk_tb(error.__traceback__))) for error in errors[20:]}) == 1
+
+
+async def test_a_node_that_lost_its_lease_waits_for_nothing_that_is_under_way(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def never(_state: dict[str, Any], _body: Any) -> Sequence[Event]:
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    async with engine_in(tmp_path) as engine:
+        host = engine.recovery.host("a", never, lease_s=LEASE_S)
+        await host.start()
+        under_way, waits = [asyncio.create_task(host.command(NAME, Command(1))) for _ in range(2)]
+        await begun.wait()
+        assert host._lease is not None
+        host._lease.lost.set()
+        await host.stop()
+        for asked in (under_way, waits):
+            with pytest.raises(NotServed):
+                await asked
+
+
+async def test_a_source_that_says_nothing_is_not_waited_for_without_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "STAND_TIMEOUT_S", 3_600.0)
+    async with engine_in(tmp_path) as engine, await asyncio.start_server(_silent, "127.0.0.1", 0) as server:
+        store = engine.log.store
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        lease = await store.acquire_lease("node/old", "its first session", 2.0)
+        assert lease is not None
+        await announce(store, Node("old", address, 1, lease.epoch, 0, "1"))
+        links = source.Links(store)
+        assert await links.to(NAME, address, "new", "").stand() is None  # nobody renews the lease
+        await links.close()
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
