@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure import NO_STREAM, Event, append
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.vault import Vault
 from perdure.security.cipher import Cipher
 

@@ -22,7 +22,7 @@ from benchmarks.servers import fresh_database
 from benchmarks.settings import Settings
 from perdure import Event, append, services
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.projections.hot import HotStates
 from perdure.projections.reader import StateReader
 

@@ -20,8 +20,8 @@ from benchmarks.sides import Beside, Pairs, Side, rounds, sides
 from perdure import Event, append
 from perdure.client.engine import Engine
 from perdure.engine.log import postgres_segments
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.records import AgentName
 from perdure.limits import PARTITIONS_DEFAULT, SEGMENT_OFFSETS
 from perdure.projections.hot import HotStates
 from perdure.projections.memory import MemoryCache

@@ -18,7 +18,7 @@ from benchmarks.nodes import end_processes, start_node
 from benchmarks.report import machine, note, shape
 from benchmarks.servers import Place, engine_on_postgres
 from benchmarks.settings import Settings
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.migration.records import Migration
 from perdure.recovery.caller import Caller
 from perdure.testing.ownership_history import OwnershipReport, check_ownership

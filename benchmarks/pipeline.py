@@ -26,8 +26,8 @@ from benchmarks.settings import Settings
 from benchmarks.worker import Worker
 from perdure import Event, append, services
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName
 from perdure.engine.relay import Relay
 from perdure.projections.contract import StateCache
 from perdure.projections.hot import HotStates

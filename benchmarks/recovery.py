@@ -14,7 +14,7 @@ from benchmarks.report import machine, note, shape
 from benchmarks.servers import engine_on_postgres
 from benchmarks.settings import Settings
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command
 

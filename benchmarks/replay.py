@@ -17,7 +17,7 @@ from benchmarks.settings import Settings
 from benchmarks.sides import sides
 from perdure import Event, append, set_value
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 
 __all__ = ["KEYS", "measure"]

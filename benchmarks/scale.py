@@ -22,7 +22,7 @@ from benchmarks.settings import Settings
 from benchmarks.worker import Worker
 from perdure import services
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.services.model import Services
 
 __all__ = ["KEYS", "measure"]

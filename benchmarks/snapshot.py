@@ -25,7 +25,7 @@ from benchmarks.settings import Settings
 from benchmarks.states import conversations, copied, folded, keys_of, large_state
 from perdure.client.engine import Engine
 from perdure.engine.digest import canonical
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.snapshots.pack import Packed, pack, unpack
 

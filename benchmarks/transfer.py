@@ -20,7 +20,7 @@ from benchmarks.settings import Settings
 from perdure import Event, config
 from perdure.client.engine import Engine
 from perdure.engine.changes import set_value
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.migration.transfer.runs import Report
 
 __all__ = ["KEYS", "measure"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from perdure.engine.changes import Change, append, delete, insert, merge, set_value
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
+from perdure.engine.log.records import AgentName
 from perdure.engine.readonly import thaw
 from perdure.errors import PerdureError
 from perdure.limits import PARTITIONS_DEFAULT

@@ -12,8 +12,8 @@ import pytest
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.changes import Change, append, set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, SealedEvent
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, SealedEvent
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.vault import Vault
 from perdure.projections.contract import StateCache

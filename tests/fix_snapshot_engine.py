@@ -13,7 +13,7 @@ from perdure import config
 from perdure.client.engine import Engine
 from perdure.client.snapshot_facts import Snapshot
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.snapshot_rows import SnapshotRow
 
 TENANT = "default"

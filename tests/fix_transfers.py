@@ -16,8 +16,8 @@ from perdure.client.engine import Engine
 from perdure.engine.changes import set_value
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.log import read_pages
+from perdure.engine.log.records import AgentName, EventFilter, SealedEvent
 from perdure.errors import PerdureError
 
 ALICE = AgentName("default", "alice")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.snapshots.retention import RetentionPolicy
 from tests.fix_snapshot_engine import TENANT, Shelved

@@ -11,7 +11,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain, table
 from perdure.cli.render import excerpt, pretty
 from perdure.client.approval_rules import OPERATIONS, Approval, needed
-from perdure.engine.log.contract import from_microseconds
+from perdure.engine.log.records import from_microseconds
 from perdure.errors import InvalidInput
 
 __all__ = ["app", "approve", "audit"]

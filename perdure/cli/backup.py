@@ -14,7 +14,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, amount, count, emit, emit_line, iso, plain, size, table
 from perdure.cli.run import stop_signals
 from perdure.config import masked
-from perdure.engine.log.contract import from_microseconds
+from perdure.engine.log.records import from_microseconds
 from perdure.errors import InvalidInput
 from perdure.recovery.backup.manifest import BackupManifest
 

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from perdure.cli.chosen import Parallel
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, amount, count, emit, plain, size
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["app"]

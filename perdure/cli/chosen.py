@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import msgspec
 from cyclopts import Parameter
 
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.marks import mark_of
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput, PerdureError, Unavailable
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from perdure.client.engine import Engine
     from perdure.client.upkeep import Compaction
-    from perdure.engine.log.contract import AgentName
+    from perdure.engine.log.records import AgentName
 
 __all__ = ["compact"]
 

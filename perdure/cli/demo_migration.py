@@ -15,7 +15,7 @@ import perdure
 from perdure import config
 from perdure.cli.demo_recovery import START_TIMEOUT_S, run_node
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import MissingDependency
 from perdure.migration.records import Migration
 

@@ -17,7 +17,7 @@ import msgspec
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import MissingDependency, PerdureError, Unavailable
 
 __all__ = ["START_TIMEOUT_S", "Killed", "play", "run_node"]

@@ -9,7 +9,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain, table
 from perdure.cli.times import parse_time
 from perdure.client.approvals import acting
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["app"]

@@ -12,7 +12,7 @@ from perdure.cli.migrate_many import drain, pin, pins, rebalance, undrain, unpin
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain, table
 from perdure.client.approvals import acting
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.migration.records import Migration, Strategy, Transfer
 
 __all__ = ["app"]

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import amount, emit, plain, table
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, FleetReport
 from perdure.migration.leveling import By, Level
 from perdure.migration.records import Migration

@@ -11,7 +11,7 @@ from perdure.cli.chosen import ApprovalId, Parallel, chosen, for_each
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, amount, count, emit, emit_line, plain
 from perdure.client.rebuilds import RebuildStatus
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 from perdure.projections.builds import Build
 

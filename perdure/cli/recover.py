@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, amount, emit, plain, table
 from perdure.cli.run import stop_signals
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["app"]

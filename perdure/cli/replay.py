@@ -13,7 +13,7 @@ from perdure.cli.output import Progress, emit, emit_line, plain, table
 from perdure.cli.render import event_fields, event_line, pretty
 from perdure.cli.times import parse_time
 from perdure.client.approvals import acting
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 from perdure.recovery.timeline import parse_speed
 from perdure.recovery.travel import Arrived

@@ -8,7 +8,7 @@ from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, iso, plain
 from perdure.cli.render import pretty
 from perdure.cli.times import parse_time
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["show"]

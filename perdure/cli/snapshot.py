@@ -18,7 +18,7 @@ from perdure.errors import InvalidInput
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
     from perdure.client.snapshot_facts import Made, Snapshot
-    from perdure.engine.log.contract import AgentName
+    from perdure.engine.log.records import AgentName
 
 __all__ = ["app"]
 

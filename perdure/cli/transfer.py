@@ -14,7 +14,7 @@ from cyclopts import App, Group, Parameter
 from perdure.cli.chosen import ApprovalId, Yes
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, amount, count, emit, plain, size, table
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import ConfigurationError, InvalidInput, NotFound
 from perdure.limits import TRANSFER_AGENTS_AT_ONCE_DEFAULT
 

@@ -9,7 +9,7 @@ from typing import Final
 from perdure.cli.output import amount, count, iso, size
 from perdure.client.verify import VerifyReport
 from perdure.client.verify_order import Looked
-from perdure.engine.log.contract import from_microseconds
+from perdure.engine.log.records import from_microseconds
 
 __all__ = ["looked_at", "told"]
 

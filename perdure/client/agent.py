@@ -13,9 +13,9 @@ from perdure.client.state import State, Updated, VersionEntry
 from perdure.client.states import Consistency, Patch
 from perdure.engine.changes import Change, Path
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, ExpectedVersion
 from perdure.engine.log.log import Appended
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["Agent", "Consistency"]

@@ -19,8 +19,8 @@ import msgspec
 from perdure import limits
 from perdure.client.approval_rules import OPERATIONS, TEXT_LENGTH_MAX, Approval, Level, approved, digest_of, is_looser, needed, usable
 from perdure.client.audit import AUDIT, AuditEntry, AuditTrail
-from perdure.engine.log.contract import Document
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import Document
 from perdure.errors import ApprovalRequired, Conflict, Denied, InvalidInput, LimitExceeded, NotFound, Unavailable
 from perdure.identifiers import uuid7
 from perdure.projections.reader import StateReader

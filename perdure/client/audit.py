@@ -9,8 +9,8 @@ import msgspec
 
 from perdure.engine.changes import Change, delete, set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AgentNotFound
 from perdure.projections.reader import StateReader
 from perdure.recovery.journal import SYSTEM_TENANT

@@ -11,9 +11,9 @@ from typing import Final
 
 from perdure.client.schemas import Schemas
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import Expected, ExpectedVersion, holds
 from perdure.engine.log.log import AgentAppend, Appended
+from perdure.engine.log.records import AgentName
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict, SchemaViolation
 from perdure.projections.reader import StateReader

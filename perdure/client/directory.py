@@ -10,7 +10,7 @@ import msgspec
 from perdure import limits
 from perdure.client.filters import check_name
 from perdure.client.schemas import Schemas
-from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds
+from perdure.engine.log.records import AgentName, AgentRecord, from_microseconds
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput, LimitExceeded
 from perdure.projections.directory import Directory, DirectoryEntry, Status

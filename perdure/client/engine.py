@@ -23,8 +23,8 @@ from perdure.client.training import Trained, Trainer, train
 from perdure.engine.bus.contract import Bus
 from perdure.engine.bus.memory import MemoryBus
 from perdure.engine.importing.contract import BrokenRecord, Conversation
-from perdure.engine.log.contract import AgentName, Position
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, Position
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.vault import Vault

@@ -24,9 +24,9 @@ from perdure.client.schemas import Schemas
 from perdure.client.turns import Turns
 from perdure.engine.event import Event
 from perdure.engine.log.codec import encode_payload
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, ExpectedVersion, holds
 from perdure.engine.log.log import AgentAppend, Appended
+from perdure.engine.log.records import AgentName
 from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Conflict, Fenced, InvalidInput, PerdureError
 from perdure.projections.reader import StateReader

@@ -7,9 +7,9 @@ from datetime import datetime
 
 from perdure import limits
 from perdure.engine.checks import check_event
-from perdure.engine.log.contract import AgentName, EventFilter, to_microseconds
 from perdure.engine.log.expected import Expected
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, EventFilter, to_microseconds
 from perdure.errors import InvalidEvent, InvalidInput, LimitExceeded
 
 __all__ = ["check_events", "check_expected", "check_limit", "check_name", "check_version", "event_filter", "moment"]

@@ -18,7 +18,7 @@ from perdure.client.log import Log
 from perdure.client.states import Consistency, States
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import MISSING, lookup
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.types import ErrorOccurred, InstanceCreated, StatusChanged
 
 __all__ = ["HEALTH_TYPES", "Health", "HealthDesk", "HealthEntry"]

@@ -12,8 +12,8 @@ from perdure.client.directory import AgentDirectory
 from perdure.client.log import Log
 from perdure.client.pulling import pull
 from perdure.engine.importing.contract import BrokenRecord, Conversation
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import ANY, NO_STREAM
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, InvalidInput
 from perdure.limits import EVENTS_PER_APPEND_MAX, IMPORT_CONCURRENCY_MAX
 

@@ -15,8 +15,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import ConfigurationError, KeyUnavailable, PerdureError, SealBroken
 from perdure.security.keys import KeyProvider
 from perdure.security.ring import KeyRing

@@ -21,10 +21,11 @@ from perdure.client.training import Trainer
 from perdure.client.turns import Turns
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
-from perdure.engine.log.contract import AgentName, EventFilter, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.expected import ANY, Expected, ExpectedVersion
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.log import AgentAppend, Appended, EventLog
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Final
 
 from perdure.client.parts import Parts
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import Conflict, InvalidInput, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, REST_S, FleetReport, check_at_once, each_at_once

@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.client.parts import Parts
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.log.together import Together
 from perdure.errors import KeyUnavailable, PerdureError
 from perdure.migration.ledger import Ledger

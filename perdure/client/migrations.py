@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.client.migration_looks import MigrationLooks
 from perdure.client.parts import Parts
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.coordinator import Coordinator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.client.parts import Parts
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 from perdure.limits import REBUILD_PARALLEL_MAX
 from perdure.projections.builds import Build

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from perdure.client.parts import Parts
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, DeadlineExceeded, IntegrityError, InvalidInput, KeyUnavailable
 from perdure.projections.quarantine import Quarantine
 from perdure.recovery.assignments import assign

@@ -14,7 +14,7 @@ from perdure.client.parts import Parts
 from perdure.client.rebuilds import Rebuilds
 from perdure.client.recovering import Recovering, RecoveryPlan, RecoveryResult, ladder_of
 from perdure.engine.event import RecordedEvent
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.arrivals import arrivals

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from perdure.client.backups import vessel_of
 from perdure.client.parts import Parts
 from perdure.engine.bus.memory import MemoryBus
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.topic_check import check_topic
 from perdure.projections.cache_check import check_cache
 from perdure.projections.memory import MemoryCache

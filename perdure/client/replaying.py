@@ -13,7 +13,7 @@ from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import fold_into
 from perdure.engine.log.codec import Effect
-from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
+from perdure.engine.log.records import AgentName, EventFilter, SealedEvent
 from perdure.engine.readonly import freeze
 from perdure.engine.upcasters import UpcasterRegistry
 from perdure.errors import InvalidEvent

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import Document, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Document
 from perdure.engine.schemas import SchemaRegistry, json_schema_of
 from perdure.errors import AlreadyExists, IntegrityError, LimitExceeded
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from perdure.client.state import State
-from perdure.engine.log.contract import from_microseconds
+from perdure.engine.log.records import from_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.snapshots.restore import Into
 

@@ -10,9 +10,9 @@ from uuid import UUID
 
 from perdure.client.snapshot_facts import Made, Restored, Snapshot, Verification, moment, snapshot_of
 from perdure.client.state import State
-from perdure.engine.log.contract import AgentName, AgentRecord, from_microseconds, to_microseconds
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, AgentRecord, from_microseconds, to_microseconds
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import ConfigurationError, Conflict, InvalidInput, SnapshotNotFound
 from perdure.limits import SNAPSHOTS_NEWEST_MIN, SNAPSHOTS_PER_AGENT_MAX

@@ -11,8 +11,8 @@ import msgspec
 from perdure import limits
 from perdure.client.parts import Parts
 from perdure.client.rebuilds import Rebuilds
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.marks import mark_of
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import InvalidInput, KeyUnavailable
 from perdure.projections.contract import Token
 from perdure.projections.statistics import CacheStatistics, ReadStatistics

@@ -16,7 +16,7 @@ from perdure.engine.diff import diff
 from perdure.engine.digest import digest
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.fold import MISSING, apply, lookup
-from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.engine.log.versions import no_version
 from perdure.engine.patches import from_json_patch, from_merge_patch
 from perdure.engine.readonly import freeze

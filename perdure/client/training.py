@@ -18,8 +18,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine.log.codec import encode_payload
-from perdure.engine.log.contract import AgentRecord, Document, EventFilter, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import mark_of
+from perdure.engine.log.records import AgentRecord, Document, EventFilter
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput, NotFound, PerdureError
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from perdure import limits
 from perdure.client.filters import check_name
 from perdure.client.parts import Parts
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import ConfigurationError, InvalidInput, NotFound
 from perdure.migration.transfer.erasing import erase
 from perdure.migration.transfer.records import TransferRecord, record_of, records

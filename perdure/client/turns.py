@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import WeakValueDictionary
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 
 __all__ = ["Turns"]
 

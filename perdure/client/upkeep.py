@@ -12,8 +12,8 @@ import msgspec
 
 from perdure.client.snapshot_facts import Snapshot, snapshot_of
 from perdure.client.snapshots import Snapshots
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.errors import Conflict
 from perdure.snapshots.cadence import Cadence, Trigger

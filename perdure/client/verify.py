@@ -23,9 +23,10 @@ from perdure.client.verify_order import (
 from perdure.client.verify_snapshots import SnapshotsReport, verify_snapshots_of
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import check_chain
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, Position
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.fork_rows import begins_at, owner_of
 from perdure.engine.log.log import EventLog, read_pages
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Position
 from perdure.engine.moves import arrived
 from perdure.engine.steps import reach
 from perdure.engine.topic_check import TopicReport, check_topic

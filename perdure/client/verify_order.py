@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import InvalidInput
 
 __all__ = [

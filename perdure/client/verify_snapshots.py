@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import Denied, DictionaryNotFound, IntegrityError

@@ -14,8 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import PerdureError
 from perdure.identifiers import partition_of
 from perdure.security.cipher import Cipher

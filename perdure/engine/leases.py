@@ -12,7 +12,8 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-from perdure.engine.log.contract import Lease, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease
 from perdure.errors import Fenced, Unavailable
 
 __all__ = ["LEASE_S", "KeptLease"]

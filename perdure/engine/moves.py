@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from perdure.engine.log.arrival_rows import ARRIVALS
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.limits import MOVES_FRESH_S
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from uuid import uuid4
 import msgspec
 
 from perdure.engine.bus.contract import Bus
-from perdure.engine.log.contract import Lease, LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease, Position, SealedEvent
 from perdure.engine.relay_pages import TAIL_EVENTS
 from perdure.engine.relay_partition import SCOPE, PartitionRelay, decode_kept
 from perdure.engine.steps import reach

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from perdure.engine.log.contract import LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Position, SealedEvent
 from perdure.engine.steps import reach
 from perdure.errors import Compacted, IntegrityError
 from perdure.limits import KIB, MIB

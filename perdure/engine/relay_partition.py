@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from perdure.engine.bus.contract import Bus, BusMark
-from perdure.engine.log.contract import LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Position, SealedEvent
 from perdure.engine.relay_pages import TAIL_EVENTS, Pages
 from perdure.engine.steps import reach
 from perdure.errors import IntegrityError, PerdureError, Unavailable

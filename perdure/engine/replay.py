@@ -11,8 +11,9 @@ from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import fold_into
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
 from perdure.engine.log.codec import Effect
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import read_pages
+from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent
 from perdure.engine.vault import Vault
 
 __all__ = ["Folded", "fold_log", "fold_page"]

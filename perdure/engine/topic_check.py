@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from perdure.engine.bus.contract import TOPIC_MISSING, Bus, BusMark, Delivery
-from perdure.engine.log.contract import LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Position, SealedEvent
 from perdure.engine.relay_partition import SCOPE, Kept, decode_kept
 from perdure.errors import IntegrityError, Unavailable
 from perdure.limits import READ_PAGE_EVENTS

@@ -13,9 +13,10 @@ from perdure.engine.births import CREATE_BATCH_MAX, Births
 from perdure.engine.changes import Change
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.codec import EVENT_CONTEXT, Effect, StoredPayload, decode_effects, decode_payload, event_context, recorded_event
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.heads import KnownHeads, first_head
 from perdure.engine.log.marks import RESERVED, refusal
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
 from perdure.engine.moves import Moves
 from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
 from perdure.security.cipher import Cipher

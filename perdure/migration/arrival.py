@@ -18,8 +18,8 @@ import time
 from typing import Any, Final
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import Owned
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import AlreadyExists, Conflict, Fenced, InvalidInput, Overloaded, PerdureError, Unavailable
 from perdure.migration.coordinator import Coordinator
 from perdure.migration.copy import Copy, Copying

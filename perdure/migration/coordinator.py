@@ -13,8 +13,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.errors import NotFound
 from perdure.migration.keeping import Keeper
 from perdure.migration.ledger import Entry, Kept

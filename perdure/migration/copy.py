@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from perdure.engine.digest import FollowingDigest
-from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.engine.readonly import freeze
 from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import ChainBroken, PerdureError

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput, PerdureError
 from perdure.limits import MIGRATIONS_AT_ONCE_MAX
 from perdure.migration.records import Migration

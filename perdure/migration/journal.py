@@ -11,8 +11,8 @@ import msgspec
 
 from perdure.engine.changes import delete, set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AgentNotFound
 from perdure.migration.records import Migration, event_id
 from perdure.recovery.journal import SYSTEM_TENANT, Entry

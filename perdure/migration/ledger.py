@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, Document, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, Document
 from perdure.engine.log.together import Together
 from perdure.engine.moves import document_name
 from perdure.errors import AlreadyExists, Conflict, Unavailable

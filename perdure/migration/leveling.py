@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 
 __all__ = ["By", "Carried", "Level", "Move", "level"]
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName
 from perdure.engine.moves import document_name
 
 __all__ = ["Pin", "drained_nodes", "is_drained", "pins", "set_drained", "set_pin"]

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, Conflict, InvalidInput, NotServed, Overloaded, PerdureError
 from perdure.identifiers import uuid7
 from perdure.migration.rates import Rates

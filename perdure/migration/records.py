@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict
 
 __all__ = [

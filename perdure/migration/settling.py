@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from perdure.engine import steps
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import EventLog, Owned
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import AgentNotFound, Conflict, Fenced, Unavailable
 from perdure.migration.journal import MigrationJournal
 from perdure.migration.ledger import Entry, Kept, Ledger

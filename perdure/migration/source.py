@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName
 from perdure.errors import Unavailable
 from perdure.recovery.connections import Connections
 from perdure.recovery.handover import Handed, Left, Stand

@@ -12,7 +12,8 @@ from typing import Final
 
 from perdure.engine.bus.contract import Delivery
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, SealedEvent
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable
 from perdure.projections.cells_codec import CACHE_DAMAGE, Layout

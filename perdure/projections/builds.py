@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import Document, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Document
 from perdure.errors import Conflict, Fenced, NotFound, Unavailable
 
 __all__ = ["Build", "BuildRecord", "Phase"]

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.replay import fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable

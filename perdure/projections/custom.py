@@ -16,7 +16,8 @@ from uuid import uuid4
 import msgspec
 
 from perdure.engine.event import RecordedEvent
-from perdure.engine.log.contract import Lease, LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease, Position, SealedEvent
 from perdure.engine.stopping import rest
 from perdure.engine.vault import Vault
 from perdure.errors import AlreadyExists, Compacted, Conflict, InvalidInput, KeyUnavailable, ProjectionNotFound, Unavailable

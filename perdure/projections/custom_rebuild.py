@@ -16,7 +16,8 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from perdure.engine.leases import KeptLease
-from perdure.engine.log.contract import Lease, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease
 from perdure.engine.steps import reach
 from perdure.errors import Conflict, Fenced, Unavailable
 from perdure.projections.builds import Build, BuildRecord

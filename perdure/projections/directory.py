@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import HIDDEN, MOVED, mark_of
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import InvalidInput
 
 __all__ = ["PAGE_AGENTS_DEFAULT", "PAGE_AGENTS_MAX", "Directory", "DirectoryEntry", "DirectoryPage", "Status"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import Compacted

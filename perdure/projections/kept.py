@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 
-from perdure.engine.log.contract import Head, from_microseconds
+from perdure.engine.log.records import Head, from_microseconds
 from perdure.engine.readonly import Freezing, footprint
 from perdure.engine.replay import Folded
 from perdure.projections.contract import Token

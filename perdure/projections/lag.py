@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from perdure.engine.log.contract import LogStore, Position
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Position
 
 __all__ = ["PartitionLag", "lag_behind", "log_lag"]
 

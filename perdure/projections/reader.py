@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, to_microseconds
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, AgentRecord, Head, to_microseconds
 from perdure.engine.log.versions import no_version
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, DeadlineExceeded, InvalidInput, PerdureError, Unavailable

@@ -20,8 +20,9 @@ from uuid import uuid4
 
 from perdure import limits
 from perdure.engine.leases import KeptLease
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import mark_of
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.steps import reach
 from perdure.engine.vault import Vault
 from perdure.errors import Conflict, Fenced, KeyUnavailable, PerdureError, Unavailable

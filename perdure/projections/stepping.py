@@ -11,7 +11,7 @@ from perdure.engine.changes import Change
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import apply
 from perdure.engine.log.chain import chain_hash
-from perdure.engine.log.contract import SealedEvent, to_microseconds
+from perdure.engine.log.records import SealedEvent, to_microseconds
 from perdure.projections.cells_codec import seal_step, seal_whole
 from perdure.projections.contract import CellWrite, Token
 from perdure.projections.hot import HotState

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import RESERVED
+from perdure.engine.log.records import AgentName, AgentRecord, Head, SealedEvent
 from perdure.engine.replay import Folded, fold_page
 from perdure.engine.vault import Vault
 from perdure.errors import PerdureError, Unavailable

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.connections import Connections

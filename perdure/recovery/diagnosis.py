@@ -6,7 +6,8 @@ import asyncio
 from typing import Final
 from urllib.parse import urlsplit
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.vault import Vault
 from perdure.errors import Compacted, IntegrityError, KeyUnavailable, PerdureError, Unavailable
 from perdure.projections.contract import StateCache

@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, SealedEvent, from_microseconds
 from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, SealedEvent, from_microseconds
 from perdure.engine.log.versions import no_version
 from perdure.engine.steps import reach
 from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError, KeyUnavailable

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from perdure.engine import steps
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.errors import NotServed, PerdureError
 from perdure.recovery.handover import Coming, Handed, Leaving, Left, Stand, again, moved_to
 from perdure.recovery.serving import Loaded, ServedAgent

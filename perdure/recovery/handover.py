@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.stopping import rest
 from perdure.errors import NotServed, Overloaded, PerdureError
 from perdure.limits import MOVED_REMEMBERED_MAX, PARKED_COMMANDS_MAX

@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentMoved, AlreadyExists, Fenced, LimitExceeded, NotServed, Overloaded, PerdureError, Unavailable
 from perdure.limits import WHERE_AGENTS_MAX
 from perdure.projections.reader import ReadState, StateReader

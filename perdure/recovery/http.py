@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput, LimitExceeded, NotFound, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import COMMAND_BYTES_MAX, Command

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, AgentRecord, Head
 from perdure.engine.replay import Folded, fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, Compacted, IntegrityError, PerdureError, Unavailable

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.records import AgentRecord
 from perdure.recovery.assignments import Assignment
 
 __all__ = ["Room", "hottest_first", "spread"]

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput
 
 __all__ = ["DEFAULT", "Policy", "get_policy", "list_policies", "policy_of", "set_policy"]

@@ -19,9 +19,10 @@ import msgspec
 from perdure.engine import steps
 from perdure.engine.bus.contract import TOPIC_MISSING, Bus
 from perdure.engine.log.chain import placed_hash
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.paging import agent_pages
+from perdure.engine.log.records import AgentName, AgentRecord, Head, SealedEvent
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept
 from perdure.engine.topic_check import check_topic

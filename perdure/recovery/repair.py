@@ -14,9 +14,10 @@ import msgspec
 
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log.chain import placed_hash
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.fork_rows import has_own_floor
 from perdure.engine.log.paging import agent_pages
+from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent
 from perdure.engine.topic_check import TopicReport
 from perdure.engine.vault import Vault
 from perdure.errors import ChainBroken, IntegrityError

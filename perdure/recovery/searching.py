@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import PerdureError, Unavailable
 from perdure.limits import WHERE_AGENTS_MAX
 from perdure.recovery.connections import Connections

@@ -24,8 +24,8 @@ from perdure import limits
 from perdure.engine import steps
 from perdure.engine.event import Event
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.engine.readonly import freeze
 from perdure.errors import AlreadyExists, CommandFailed, Conflict, Fenced, NotServed, Overloaded, PerdureError, ReadOnly
 from perdure.recovery.commands import Command, CommandResult, Handler, Waiting, events_of

@@ -11,8 +11,9 @@ import time
 from typing import Any, Final, NamedTuple
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.stopping import rest
 from perdure.errors import Unavailable
 from perdure.identifiers import uuid7

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.errors import Fenced, NotServed, Unavailable
 from perdure.recovery.assignments import Assignment, assigned, settle
 from perdure.recovery.leases import KeptLease

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from perdure.engine.event import RecordedEvent
-from perdure.engine.log.contract import AgentName, EventFilter, LogStore, SealedEvent, to_microseconds
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import HIDDEN, mark_of
+from perdure.engine.log.records import AgentName, EventFilter, SealedEvent, to_microseconds
 from perdure.engine.moves import arrived
 from perdure.engine.vault import Vault
 from perdure.errors import InvalidInput

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, to_microseconds
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, to_microseconds
 from perdure.engine.replay import Folded
 from perdure.errors import Compacted, InvalidInput, VersionNotFound
 from perdure.projections.fill import Base

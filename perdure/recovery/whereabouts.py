@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import RESERVED
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.stopping import rest
 from perdure.errors import NotServed, Overloaded, Unavailable
 from perdure.limits import PARKED_COMMANDS_MAX, WHERE_AGENTS_MAX

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import (
     AgentMoved,
     CommandFailed,

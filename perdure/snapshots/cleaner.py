@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.limits import SNAPSHOTS_PER_AGENT_MAX
 from perdure.snapshots.holds import compacting, held_versions

@@ -13,9 +13,10 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, to_microseconds
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, to_microseconds
 from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotRow
 from perdure.engine.relay_partition import SCOPE as RELAY_SCOPE
 from perdure.engine.relay_partition import decode_kept

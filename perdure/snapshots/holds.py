@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import uuid4
 
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import Conflict, Unavailable
 from perdure.limits import SNAPSHOT_HOLDS_MAX, SNAPSHOT_TURN_WAIT_S
 from perdure.snapshots.turns import LEASE_S, POLL_S, Turn

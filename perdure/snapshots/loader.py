@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.fork_rows import line
+from perdure.engine.log.records import AgentRecord, EventFilter
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import Folded
 from perdure.errors import (

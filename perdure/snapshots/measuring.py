@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.replay import fold_log
 from perdure.errors import InvalidInput
 from perdure.snapshots.cells import CellWalk

@@ -11,7 +11,8 @@ from hashlib import sha256
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotRow
 from perdure.engine.steps import reach
 from perdure.errors import Unavailable

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded, fold_log

@@ -17,8 +17,8 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.snapshot_rows import CHECKPOINT, INCREMENTAL, SnapshotRow
 from perdure.errors import AgentNotFound, Conflict, InvalidInput, KeyUnavailable, PerdureError, Unavailable
 from perdure.limits import SCRUB_SNAPSHOTS_MAX, SNAPSHOTS_NEWEST_MIN, SWEEP_ROWS_PAGE

@@ -15,7 +15,8 @@ import time
 from typing import Final
 from uuid import uuid4
 
-from perdure.engine.log.contract import Lease, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease
 from perdure.errors import Unavailable
 
 __all__ = ["RENEW_INTERVAL_S", "PartitionShare"]

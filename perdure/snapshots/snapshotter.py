@@ -21,9 +21,10 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.floor_rows import Written
 from perdure.engine.log.fork_rows import begins_at
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.steps import reach
 from perdure.engine.stopping import rest

@@ -6,8 +6,8 @@ import random
 from typing import Final, NamedTuple
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.replay import fold_log
 from perdure.errors import NotFound
 from perdure.snapshots.dictionaries import DictionaryStore, samples_of

@@ -21,7 +21,8 @@ from typing import Final
 from uuid import uuid4
 
 from perdure import limits
-from perdure.engine.log.contract import Lease, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import Lease
 from perdure.engine.stopping import to_the_end
 from perdure.errors import Conflict, Unavailable
 

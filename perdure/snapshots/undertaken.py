@@ -10,9 +10,9 @@ from perdure.engine.diff import diff
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
 from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter
 from perdure.engine.replay import Folded, fold_log
 from perdure.errors import AlreadyExists, Compacted, Conflict, IntegrityError
 from perdure.projections.fill import Base

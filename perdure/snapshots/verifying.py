@@ -6,9 +6,9 @@ import time
 from typing import NamedTuple
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import IntegrityError, PerdureError

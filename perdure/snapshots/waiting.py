@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import NamedTuple
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.snapshots.cadence import Trigger
 
 __all__ = ["Due", "Waiting"]

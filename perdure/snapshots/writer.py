@@ -19,8 +19,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, SnapshotMark, SnapshotRow
 from perdure.engine.log.versions import no_version
 from perdure.engine.replay import Folded, fold_log

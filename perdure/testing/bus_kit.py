@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from perdure.engine.bus.contract import Bus, Consumer, Delivery
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.errors import ConfigurationError
 
 __all__ = ["CASES", "Case", "MakeBus", "collect", "sealed", "sealed_events"]

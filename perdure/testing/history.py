@@ -14,8 +14,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
-from perdure.engine.log.contract import LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.records import SealedEvent
 
 __all__ = ["Acknowledged", "HistoryReport", "check_history", "check_log_history"]
 

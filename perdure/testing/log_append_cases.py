@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from perdure.engine.log.contract import AgentRecord, Head, Position, Proposal, StaleWriter, TailEvent
+from perdure.engine.log.contract import Proposal, StaleWriter
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.records import AgentRecord, Head, Position, TailEvent
 from perdure.identifiers import uuid7
 from perdure.limits import TAIL_EVENTS_MAX
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_name, agent_of, read_all, row

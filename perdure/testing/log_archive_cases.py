@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from perdure.engine.log.contract import EventFilter, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
+from perdure.engine.log.records import EventFilter, Position, SealedEvent
 from perdure.errors import Conflict, IntegrityError
 from perdure.identifiers import uuid7
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, row

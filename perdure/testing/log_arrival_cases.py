@@ -8,8 +8,9 @@ from uuid import uuid4
 import msgspec
 
 from perdure.engine.log.arrival_rows import ARRIVALS, Settling
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.floor_rows import Floor
+from perdure.engine.log.records import AgentRecord, EventFilter, Position, SealedEvent
 from perdure.errors import Compacted, Conflict, IntegrityError, PerdureError
 from perdure.identifiers import partition_of
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_name, agent_of, read_all, row

@@ -6,7 +6,8 @@ import asyncio
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, Document, Lease, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, Document, Lease
 from perdure.testing.log_rows import LogUnderTest, agent_of
 
 __all__ = ["CASES"]

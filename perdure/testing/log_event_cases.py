@@ -11,9 +11,9 @@ import pytest
 from perdure.engine.changes import append, set_value
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log.chain import check_chain
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AlreadyExists, Conflict, Fenced
 from perdure.testing.log_rows import LogUnderTest, read_all
 

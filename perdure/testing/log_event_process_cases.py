@@ -10,7 +10,8 @@ from uuid import UUID
 
 from perdure.engine.changes import set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName
 from perdure.identifiers import uuid7
 from perdure.testing.log_event_cases import check_log
 from perdure.testing.log_rows import LogUnderTest

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Proposal, TailEvent
+from perdure.engine.log.contract import LogStore, Proposal
+from perdure.engine.log.records import AgentName, AgentRecord, TailEvent
 from perdure.identifiers import uuid7
 from perdure.testing.bus_kit import sealed
 

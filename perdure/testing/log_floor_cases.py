@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from uuid import UUID, uuid4
 
-from perdure.engine.log.contract import AgentRecord, EventFilter, LogStore, Proposal, SealedEvent, TailEvent
+from perdure.engine.log.contract import LogStore, Proposal
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written
+from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent, TailEvent
 from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotMark
 from perdure.errors import Compacted, Conflict, IntegrityError, VersionNotFound
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, row

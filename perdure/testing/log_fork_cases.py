@@ -9,8 +9,9 @@ from uuid import uuid4
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.floor_rows import NO_FLOOR
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.snapshot_rows import CHECKPOINT
 from perdure.errors import Compacted, Conflict, LimitExceeded, PerdureError, VersionNotFound
 from perdure.identifiers import partition_of

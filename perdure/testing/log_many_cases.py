@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, InvalidEvent
 from perdure.testing.log_event_cases import OTHER, check_log, some
 from perdure.testing.log_rows import LogUnderTest

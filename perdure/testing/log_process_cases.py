@@ -12,7 +12,8 @@ from multiprocessing.synchronize import Event
 from typing import Any
 from uuid import UUID
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Position, Proposal, TailEvent
+from perdure.engine.log.contract import LogStore, Proposal
+from perdure.engine.log.records import AgentName, AgentRecord, Position, TailEvent
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_of, read_all, row
 from perdure.testing.log_surroundings import Opener
 

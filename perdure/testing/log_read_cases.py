@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
+from perdure.engine.log.records import AgentName, EventFilter, SealedEvent
 from perdure.limits import AGENT_ID_LENGTH_MAX, TENANT_LENGTH_MAX
 from perdure.testing.log_rows import LogUnderTest, RawWriter, agent_name, agent_of, read_all
 

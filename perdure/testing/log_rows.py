@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, Position, Proposal, SealedEvent, TailEvent
+from perdure.engine.log.contract import LogStore, Proposal
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, Position, SealedEvent, TailEvent
 from perdure.engine.vault import Vault
 from perdure.identifiers import partition_of, uuid7
 from perdure.security.dictionaries import DictionaryBook

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import CHECKPOINT, FULL, SnapshotMark, SnapshotRow
 from perdure.identifiers import uuid7
 from perdure.testing.log_rows import LogUnderTest, agent_of

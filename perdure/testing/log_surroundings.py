@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from perdure.engine.log.contract import AgentRecord, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentRecord, SealedEvent
 
 __all__ = ["Opener", "Surroundings"]
 

@@ -23,9 +23,9 @@ from perdure.engine.changes import append
 from perdure.engine.event import Event
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
 from perdure.engine.log.codec import encode_payload, event_context
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Position
 from perdure.engine.log.expected import ANY, NO_STREAM
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Position
 from perdure.errors import KeyUnavailable
 from perdure.identifiers import partition_of
 from perdure.testing.log_event_cases import check_log, some, versions_of

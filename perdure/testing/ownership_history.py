@@ -21,9 +21,9 @@ from uuid import UUID
 from perdure.engine.digest import digest
 from perdure.engine.event import RecordedEvent
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.decide import FENCED, OWNED
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.testing.history import Acknowledged, HistoryReport, check_log_history
 from perdure.testing.prober import Outcome, Probe, Probing
 

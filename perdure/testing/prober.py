@@ -23,7 +23,7 @@ import msgspec
 
 from perdure.engine.changes import set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, InvalidInput, PerdureError, Unavailable
 from perdure.recovery.commands import Command, CommandResult
 from perdure.testing.history import Acknowledged

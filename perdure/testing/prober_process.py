@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Unavailable
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult

@@ -26,9 +26,10 @@ from eventsourcing.persistence import (
 )
 
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName, EventFilter, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import AgentAppend, EventLog
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AgentNotFound, Conflict, Unavailable
 from perdure.testing.log_rows import LogUnderTest
 

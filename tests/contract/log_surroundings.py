@@ -16,9 +16,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_open import SCHEMA
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.log.sqlite_connection import DATABASE
 from perdure.services.postgres import _installed

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import perdure
 from perdure.client.engine import Engine
 from perdure.engine import blobs
-from perdure.engine.log.contract import EventFilter
+from perdure.engine.log.records import EventFilter
 from perdure.errors import IntegrityError, LimitExceeded
 from perdure.limits import INLINE_BYTES_MAX
 

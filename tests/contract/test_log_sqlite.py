@@ -14,8 +14,9 @@ from uuid import UUID
 import pytest
 
 from perdure.engine.log import sqlite_connection
-from perdure.engine.log.contract import Position, Proposal, SealedEvent, TailEvent
+from perdure.engine.log.contract import Proposal
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.records import Position, SealedEvent, TailEvent
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.errors import ConfigurationError, IntegrityError, Unavailable
 from perdure.limits import PARTITIONS_MAX

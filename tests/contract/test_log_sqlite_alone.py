@@ -15,9 +15,9 @@ import pytest
 
 from perdure.engine.event import Event
 from perdure.engine.log import sqlite_connection
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.expected import NO_STREAM
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.errors import AlreadyExists, Conflict, DeadlineExceeded, Fenced, IntegrityError, Unavailable
 from perdure.testing.history import check_log_history

@@ -16,7 +16,7 @@ from perdure import config
 from perdure.client.engine import Engine
 from perdure.engine.digest import digest
 from perdure.engine.importing.reader import read_conversations
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.replay import fold_log
 
 FILES = (

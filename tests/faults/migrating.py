@@ -16,7 +16,7 @@ import msgspec
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Unavailable
 from perdure.migration.journal import JOURNAL
 from perdure.migration.ledger import Ledger

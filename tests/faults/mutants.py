@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from perdure.engine.log import decide
-from perdure.engine.log.contract import Position, Proposal
+from perdure.engine.log.contract import Proposal
 from perdure.engine.log.decide import Item, Outcome
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_append import Appender
+from perdure.engine.log.records import Position
 
 COMMIT_S = 0.02
 """How long a commit takes where it is acknowledged before."""

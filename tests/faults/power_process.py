@@ -10,7 +10,7 @@ import os
 import sys
 
 import perdure
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 
 AGENT = AgentName("default", "agent")
 

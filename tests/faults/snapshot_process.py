@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 import perdure
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.testing import kill_points
 
 

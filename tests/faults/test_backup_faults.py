@@ -12,7 +12,7 @@ import pytest
 
 import perdure
 from perdure import Event, append, config
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 
 NAMES = [AgentName("t", f"agent {number}") for number in range(8)]
 TIMEOUT_S = 60.0

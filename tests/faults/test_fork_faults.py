@@ -13,7 +13,7 @@ import pytest
 
 import perdure
 from perdure import Event, append, config
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists
 
 A = AgentName("t", "a")
@@ -21,7 +21,7 @@ A = AgentName("t", "a")
 KILLED = """
 import asyncio, sys
 import perdure
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.testing import kill_points
 
 async def main():

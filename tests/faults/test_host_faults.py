@@ -17,7 +17,7 @@ import pytest
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command
 

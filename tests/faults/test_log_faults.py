@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.errors import Fenced
 from perdure.identifiers import uuid7
 from perdure.testing.history import Acknowledged, check_log_history

@@ -15,8 +15,8 @@ import pytest
 from perdure import limits, services
 from perdure.engine import steps
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.writer import Writer
 from perdure.errors import DeadlineExceeded, Overloaded, PerdureError, Unavailable
 from perdure.testing.history import Acknowledged, check_log_history

@@ -16,7 +16,7 @@ import pytest
 
 import perdure
 from perdure import config, services
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, Conflict, InvalidInput, NotServed, Overloaded, Unavailable
 from perdure.migration.ledger import Ledger
 from perdure.migration.records import Migration, event_id

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 import perdure
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.projections.cache_check import check_cache
 from perdure.projections.projector import Projector
 from tests.fix_installation import Installation

@@ -20,7 +20,7 @@ from perdure import Event, append, config
 from perdure.client.engine import Engine, Opening
 from perdure.client.promotion import promote
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, Fenced, IntegrityError, Unavailable
 from perdure.projections.contract import CellWrite, Token
 from perdure.recovery.promotion import ahead_of_log

@@ -21,8 +21,8 @@ from perdure.client.engine import Engine
 from perdure.engine.bus import open_bus
 from perdure.engine.bus.contract import Bus
 from perdure.engine.log import postgres_tails
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.relay import Relay
 from perdure.engine.topic_check import check_topic

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.projections.memory import MemoryCache
 from perdure.projections.reader import StateReader

@@ -12,7 +12,7 @@ import perdure
 from perdure import config, services
 from perdure.engine import steps
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.errors import Unavailable
 from perdure.projections.memory import MemoryCache

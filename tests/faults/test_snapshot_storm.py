@@ -11,7 +11,7 @@ import perdure
 from perdure.client.engine import Engine
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.errors import Conflict
 from perdure.projections.memory import MemoryCache

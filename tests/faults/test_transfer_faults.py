@@ -13,7 +13,7 @@ from perdure.client.engine import Engine
 from perdure.engine.changes import set_value
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentMoved, AgentNotFound, NotServed
 from tests.faults.transfer_process import settings
 

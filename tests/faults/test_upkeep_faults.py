@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.errors import Compacted
 from perdure.limits import COMPACTION_PAGE_EVENTS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import perdure
 from perdure import config
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.testing import kill_points
 
 

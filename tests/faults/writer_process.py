@@ -19,9 +19,10 @@ import msgspec
 from perdure.engine import steps
 from perdure.engine.event import Event
 from perdure.engine.log import postgres_append
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.errors import Fenced, Unavailable
 from perdure.identifiers import uuid7

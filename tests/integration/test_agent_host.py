@@ -14,7 +14,7 @@ import pytest
 import perdure
 from perdure import Event, set_value
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, CommandFailed, NotServed, Overloaded
 from perdure.migration import source
 from perdure.projections.reader import StateReader

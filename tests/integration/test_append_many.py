@@ -12,8 +12,8 @@ import perdure
 from perdure import NO_STREAM, Event
 from perdure.client.engine import Opening
 from perdure.engine.births import CREATE_BATCH_MAX
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName
 
 
 async def test_new_agents_of_one_append_take_a_round_trip_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

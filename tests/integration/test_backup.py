@@ -18,7 +18,7 @@ from perdure import Event, append, config, set_value
 from perdure.client.backups import restore_backup
 from perdure.client.engine import Engine
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, IntegrityError, InvalidInput, NotFound, PerdureError
 from perdure.limits import INLINE_BYTES_MAX
 

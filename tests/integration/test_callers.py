@@ -13,7 +13,7 @@ import pytest
 
 import perdure
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import DeadlineExceeded, LimitExceeded, NotServed
 from perdure.limits import WHERE_AGENTS_MAX
 from perdure.recovery.assignments import Assignment, assign

@@ -16,8 +16,8 @@ from perdure.client.fidelity import Held
 from perdure.engine.changes import Change
 from perdure.engine.digest import digest
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName
 from perdure.errors import Conflict, Fenced, InvalidEvent, InvalidInput, SchemaViolation, Unavailable
 from tests.fix_client import OpenEngine
 

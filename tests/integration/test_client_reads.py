@@ -13,8 +13,8 @@ import perdure
 from perdure.client.agent import Agent
 from perdure.client.engine import Engine
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AgentNotFound, Compacted, Conflict, EventNotFound, InvalidInput, InvalidPatch, VersionNotFound
 from tests.fix_client import OpenEngine
 

@@ -13,8 +13,8 @@ import perdure
 from perdure.client.engine import Engine
 from perdure.client.schemas import Schemas
 from perdure.engine.agent_state import AgentState
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.log import AgentAppend
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, ConfigurationError, Conflict, InvalidInput, SchemaViolation
 from tests.fix_client import OpenEngine
 

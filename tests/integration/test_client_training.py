@@ -13,7 +13,7 @@ from perdure import config, limits
 from perdure.client import training
 from perdure.client.engine import Engine
 from perdure.engine.importing.samples import generate
-from perdure.engine.log.contract import EventFilter
+from perdure.engine.log.records import EventFilter
 from perdure.errors import ConfigurationError
 from perdure.security.dictionary_set import TENANT_ID_FIRST
 from tests.fix_client import OpenEngine

@@ -11,7 +11,7 @@ import pytest
 import perdure
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import EventFilter
+from perdure.engine.log.records import EventFilter
 from perdure.errors import Compacted, Conflict, InvalidInput, ProjectionNotFound, Unavailable
 from perdure.projections.memory import MemoryCache
 from perdure.projections.reader import StateReader

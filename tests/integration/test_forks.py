@@ -21,7 +21,7 @@ from perdure.client.repair import repair
 from perdure.engine import steps
 from perdure.engine.digest import digest
 from perdure.engine.fold import apply
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentNotFound, AlreadyExists, Compacted, Conflict, IntegrityError, SchemaViolation, VersionNotFound
 from perdure.snapshots.order import SnapshotOrder
 

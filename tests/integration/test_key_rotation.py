@@ -16,7 +16,7 @@ import pytest
 import perdure
 from perdure import config
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName, EventFilter
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import InvalidInput, KeyUnavailable
 from perdure.security.ring import TENANT_KEYS_SCOPE
 from perdure.security.tenant_key import TenantKey

@@ -16,7 +16,7 @@ import perdure
 from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, SealedEvent
+from perdure.engine.log.records import AgentName, SealedEvent
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper

@@ -9,9 +9,9 @@ import pytest
 
 import perdure
 from perdure import Event, append, config
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_pages import page_query
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.engine.replay import fold_log
 from perdure.errors import ChainBroken
 

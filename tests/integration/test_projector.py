@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from perdure.engine.changes import append, delete, insert, merge, set_value
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.readonly import thaw
 from perdure.errors import AgentNotFound, DeadlineExceeded, InvalidInput, ReadOnly, SealBroken, VersionNotFound
 from perdure.projections.cache_check import check_cache

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from perdure.engine.changes import append
-from perdure.engine.log.contract import AgentName, AgentRecord, Document, Head
+from perdure.engine.log.records import AgentName, AgentRecord, Document, Head
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.moves import NOTICES, OUT, Moves, Notice, document_name
 from perdure.errors import Unavailable

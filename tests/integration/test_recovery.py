@@ -13,7 +13,7 @@ import pytest
 import perdure
 from perdure import Event, append, config
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentNotFound, Conflict, InvalidInput, NotFound, PerdureError
 from perdure.projections.quarantine import Quarantine
 from perdure.recovery.commands import Command

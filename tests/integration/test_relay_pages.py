@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.engine.log.sqlite import SqliteStore
 from perdure.engine.relay_pages import PAGE_BYTES, TAIL_EVENT_BYTES, TAIL_EVENTS, Pages
 from perdure.testing.log_filling import fill

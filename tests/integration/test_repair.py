@@ -14,7 +14,7 @@ import perdure
 from perdure import Event, append, config, set_value
 from perdure.client.engine import Engine
 from perdure.client.repair import repair
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import PerdureError
 
 EVENTS = 6

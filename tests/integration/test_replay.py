@@ -18,9 +18,9 @@ from perdure.engine.digest import canonical, digest
 from perdure.engine.fold import apply
 from perdure.engine.importing import BrokenRecord, read_conversations
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_pages import fetch_page
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.engine.replay import WARNINGS_KEPT_MAX, Folded, fold_log
 from perdure.errors import ChainBroken, SealBroken
 from tests.fix_client import OpenEngine

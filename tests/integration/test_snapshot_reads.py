@@ -17,7 +17,7 @@ from perdure.client.engine import Engine
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
 from perdure.engine.importing.reader import read_conversations
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.replay import fold_log
 from perdure.errors import IntegrityError, KeyUnavailable, ObjectNotFound, Unavailable
 from perdure.projections.memory import MemoryCache

@@ -12,7 +12,7 @@ import pytest
 import perdure
 from perdure.client.snapshot_facts import Snapshot
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import (
     AgentNotFound,
     AlreadyExists,

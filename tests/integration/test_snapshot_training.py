@@ -9,7 +9,7 @@ import pytest
 import perdure
 from perdure import limits
 from perdure.client.engine import Engine, Opening
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentNotFound, InvalidInput, NotFound
 from perdure.snapshots.codecs import CODECS
 from perdure.snapshots.manifest import Manifest

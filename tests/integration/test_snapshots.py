@@ -12,7 +12,7 @@ import perdure
 from perdure import config, limits
 from perdure.engine.digest import digest
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, Lease, to_microseconds
+from perdure.engine.log.records import AgentName, Lease, to_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotMark, SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import (

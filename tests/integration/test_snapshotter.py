@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.engine.replay import fold_log
 from perdure.errors import IntegrityError, InvalidInput, Unavailable

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 import perdure
 from perdure import Event, append, config
 from perdure.client.engine import Engine, Opening
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentNotFound, InvalidInput
 
 AGENTS = [f"agent {number}" for number in range(20)]

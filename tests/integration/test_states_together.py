@@ -11,7 +11,7 @@ import pytest
 
 import perdure
 from perdure.client.engine import Engine
-from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
 from perdure.errors import AgentNotFound, ChainBroken, PerdureError
 from perdure.projections.cells_codec import seal_whole
 from perdure.projections.contract import CachedState, Token

@@ -7,7 +7,7 @@ import pytest
 from perdure.client.engine import Engine
 from perdure.engine.changes import set_value
 from perdure.engine.event import Event
-from perdure.engine.log.contract import AgentName, SealedEvent
+from perdure.engine.log.records import AgentName, SealedEvent
 from perdure.errors import AgentMoved, Conflict, InvalidInput, NotServed
 from tests.fix_transfers import ALICE, BOB, Pair, assert_sound, digest_of, put, refused, sealed, without_place
 

@@ -15,8 +15,8 @@ from perdure.engine.event import Event
 from perdure.engine.importing import read_conversations
 from perdure.engine.log import decide
 from perdure.engine.log.codec import Draft, encode_payload, event_context
-from perdure.engine.log.contract import AgentName, EventFilter
 from perdure.engine.log.expected import ANY
+from perdure.engine.log.records import AgentName, EventFilter
 from perdure.errors import AgentMoved, Conflict, NotFound, NotServed
 from perdure.recovery.commands import Command
 from tests.fix_transfers import ALICE, BOB, Pair, all_of, assert_sound, digest_of, put, refused, sealed, without_place

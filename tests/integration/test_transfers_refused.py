@@ -14,8 +14,8 @@ from perdure.engine import replay, steps
 from perdure.engine.changes import set_value
 from perdure.engine.event import Event
 from perdure.engine.log.arrival_rows import Room
-from perdure.engine.log.contract import AgentName, EventFilter, SealedEvent
 from perdure.engine.log.marks import STAGED, owner_of
+from perdure.engine.log.records import AgentName, EventFilter, SealedEvent
 from perdure.engine.replay import Folded
 from perdure.engine.vault import Vault
 from perdure.errors import AgentNotFound, ConfigurationError, Conflict, InvalidInput, NotFound, NotServed

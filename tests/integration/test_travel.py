@@ -15,7 +15,7 @@ from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine.fold import apply
 from perdure.engine.importing.reader import read_conversations
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import AgentNotFound, AlreadyExists, InvalidInput, VersionNotFound
 
 SAMPLES = 12

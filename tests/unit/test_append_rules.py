@@ -10,10 +10,9 @@ import pytest
 from perdure.engine.log import decide
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.codec import Draft
-from perdure.engine.log.contract import AgentRecord, Head, Position
 from perdure.engine.log.decide import FENCED, ID_AHEAD_MAX_MS, LEAVING, OWNED, AlreadyThere, Item, Plan, Refused, Request, Written, plan
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
-from perdure.engine.log.fork_rows import Past
+from perdure.engine.log.records import AgentRecord, Head, Past, Position
 
 NOW_US = 1_800_000_000_000_000
 NOW_MS = NOW_US // 1000

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.engine.bus.cloudevents import format_time, from_message, parse_time, to_message
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.errors import InvalidEvent
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)

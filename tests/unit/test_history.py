@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
-from perdure.engine.log.contract import SealedEvent
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.records import SealedEvent
 from perdure.testing.history import PROBLEMS_MAX, Acknowledged, check_history
 
 Log = list[SealedEvent]

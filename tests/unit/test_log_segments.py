@@ -10,8 +10,8 @@ import msgspec
 
 from perdure import limits
 from perdure.engine.log import postgres_segments
-from perdure.engine.log.contract import SealedEvent
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import SealedEvent
 
 SIZE = 5
 PARTITION = 3

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.codec import Draft
-from perdure.engine.log.contract import AgentName, AgentRecord, Head, Position
 from perdure.engine.log.decide import FENCED, OWNED, Item, Written, plan
 from perdure.engine.log.expected import ANY, ExpectedVersion
+from perdure.engine.log.records import AgentName, AgentRecord, Head, Position
 from perdure.errors import AlreadyExists, Conflict, InvalidInput, NotServed, Overloaded
 from perdure.identifiers import uuid7
 from perdure.migration.leveling import Carried, level

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.decide import FENCED, OWNED
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.identifiers import uuid7
 from perdure.testing.ownership_history import OwnershipReport, check_agent
 from perdure.testing.prober import Outcome, Probing, count

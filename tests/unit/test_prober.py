@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import CommandFailed, DeadlineExceeded, InvalidInput, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import Command, CommandResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from perdure.engine.log.chain import EMPTY_CHAIN, chain_hash
-from perdure.engine.log.contract import Position, SealedEvent
+from perdure.engine.log.records import Position, SealedEvent
 from perdure.projections.cells_codec import Layout
 from perdure.projections.contract import Token
 from perdure.projections.hot import HotState, HotStates

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import Event
-from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import InvalidInput
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import Command, events_of

@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -112,3 +112,31 @@ def test_the_rooms_import_one_way() -> None:
 def test_no_room_leaks_as_a_top_level_package(name: str, tmp_path: Path) -> None:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in sources("perdure", "benchmarks")
+        if len(ast.get_docstring(tree(path)) or "") < len("perdure log")
+    ]
+    assert silent == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports for type checkers count, too: what a file speaks of, it needs."""
+    rooms = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in sources("perdure")}
+    needs = {name: set(imported(path, rooms.keys())) for name, path in rooms.items()}
+    while free := {name for name, others in needs.items() if not others}:
+        needs = {name: others - free for name, others in needs.items() if name not in free}
+    assert needs == {}
+
+
+def imported(path: Path, rooms: Collection[str]) -> Iterator[str]:
+    """Which of the rooms a file imports, at its top or where they are first needed."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in rooms)
+        elif isinstance(node, ast.ImportFrom):
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                yield from (each for each in (name if name in rooms else node.module,) if each in rooms)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from perdure.engine.log.contract import SealedEvent, from_microseconds, to_microseconds
+from perdure.engine.log.records import SealedEvent, from_microseconds, to_microseconds
 from perdure.errors import InvalidEvent
 
 __all__ = ["CONTENT_TYPE", "Headers", "Message", "format_time", "from_message", "parse_time", "to_message"]

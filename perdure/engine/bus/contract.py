@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 
 __all__ = ["TOPIC_MISSING", "Bus", "BusMark", "Consumer", "Delivery"]
 

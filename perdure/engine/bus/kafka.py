@@ -27,7 +27,7 @@ from perdure.engine.bus.kafka_closing import stop_client
 from perdure.engine.bus.kafka_consumer import KafkaConsumer
 from perdure.engine.bus.kafka_settings import REQUEST_TIMEOUT_S, no_answer, parse_url
 from perdure.engine.bus.kafka_topic import Topic
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.errors import ConfigurationError, Unavailable
 from perdure.limits import KIB
 

@@ -20,7 +20,7 @@ from typing import Final
 from uuid import uuid4
 
 from perdure.engine.bus.contract import BusMark, Delivery
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.errors import ConfigurationError, Overloaded, Unavailable
 from perdure.limits import MIB
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from perdure.engine.log import decide
-from perdure.engine.log.contract import AgentName
 from perdure.engine.log.decide import Item, Outcome
+from perdure.engine.log.records import AgentName
 from perdure.errors import AlreadyExists, Conflict, Fenced, InvalidEvent
 
 __all__ = ["Appended", "name_of", "result_of", "results_of"]

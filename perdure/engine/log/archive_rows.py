@@ -7,14 +7,12 @@ that nobody has written to, and each call begins where the last ended; a store r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from perdure.engine.log.floor_rows import Floor
+from perdure.engine.log.records import AgentRecord, Position, SealedEvent
 from perdure.errors import Conflict, IntegrityError
-
-if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord, Position, SealedEvent
 
 __all__ = ["ArchiveRows", "check_follows", "lower_generation"]
 

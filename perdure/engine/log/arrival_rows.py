@@ -11,14 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.errors import Conflict, IntegrityError
-
-if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord, SealedEvent
 
 __all__ = ["ARRIVALS", "HAS_ARRIVALS", "ArrivalRows", "Room", "Settling", "Swap", "check_runs", "other_owner", "placed"]
 

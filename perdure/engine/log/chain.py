@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from perdure.engine.log.codec import Draft
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 from perdure.errors import ChainBroken
 
 __all__ = ["EMPTY_CHAIN", "chain_hash", "check_chain", "placed_hash"]

@@ -16,7 +16,7 @@ import msgspec
 from perdure import limits
 from perdure.engine.changes import Change
 from perdure.engine.event import Event, RecordedEvent
-from perdure.engine.log.contract import SealedEvent, from_microseconds
+from perdure.engine.log.records import SealedEvent, from_microseconds
 from perdure.errors import IntegrityError, InvalidEvent, LimitExceeded
 
 __all__ = [

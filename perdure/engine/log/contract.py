@@ -14,8 +14,7 @@ things that need a database, and promises:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -23,128 +22,20 @@ import msgspec
 from perdure.engine.log.archive_rows import ArchiveRows
 from perdure.engine.log.arrival_rows import ArrivalRows
 from perdure.engine.log.floor_rows import FloorRows
-from perdure.engine.log.fork_rows import ForkRows, Parent, Past
+from perdure.engine.log.fork_rows import ForkRows
+from perdure.engine.log.records import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, SealedEvent, TailEvent
 from perdure.engine.log.snapshot_rows import SnapshotRows
 
 __all__ = [
-    "AgentName",
-    "AgentRecord",
-    "Document",
-    "EventFilter",
-    "Head",
-    "Lease",
     "LogStore",
-    "Position",
     "Proposal",
     "Propose",
-    "SealedEvent",
     "StaleWriter",
-    "TailEvent",
-    "from_microseconds",
-    "to_microseconds",
 ]
-
-_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def from_microseconds(time_us: int) -> datetime:
-    """Unix microseconds as an aware UTC datetime."""
-    return _UNIX + time_us * _MICROSECOND
-
-
-def to_microseconds(time: datetime) -> int:
-    """An aware datetime as unix microseconds."""
-    return (time - _UNIX) // _MICROSECOND
-
-
-class AgentName(NamedTuple):
-    """The key of an agent as people write it."""
-
-    tenant: str
-    agent: str
-
-
-class Head(msgspec.Struct, frozen=True, gc=False):
-    """Where an agent stands: version 0 and 32 zero bytes before its first event. fenced: nobody may append until ownership is settled.
-    leaving: and nobody may take it, because it moves to another log, or has."""
-
-    version: int
-    epoch: int
-    chain: bytes
-    fenced: bool = False
-    leaving: bool = False
-
-
-class Position(NamedTuple):
-    """Where a partition stands: its newest offset (0: empty) and that event's time in unix microseconds."""
-
-    offset: int
-    time_us: int
-
-
-class AgentRecord(msgspec.Struct, frozen=True, gc=False):
-    """An agent's row: its interned keys, ownership, directory facts and its wrapped data key (empty: erased).
-
-    parent: what a fork goes on from. past: whose events its first versions are, the nearest first (see `ForkRows`).
-    """
-
-    tenant: str
-    agent: str
-    tenant_key: int
-    agent_key: int
-    partition: int
-    owner: str
-    epoch: int
-    type: str
-    labels: dict[str, str]
-    data_key: bytes
-    created_us: int
-    parent: Parent | None = None
-    past: tuple[Past, ...] = ()
 
 
 class StaleWriter(Exception):
     """The caller's knowledge of a partition is too old to be brought up to date event by event; it must ask for positions and heads anew."""
-
-
-class SealedEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event as the log and the bus hold it: the envelope's indexed columns, and the rest sealed in `payload`.
-
-    agent_key and tenant_key are the log's interned integers, 0 where the source (the bus) does not carry them.
-    """
-
-    tenant: str
-    agent: str
-    tenant_key: int
-    agent_key: int
-    partition: int
-    offset: int
-    version: int
-    epoch: int
-    id: UUID
-    type: str
-    time_us: int
-    causation_id: UUID | None
-    correlation_id: str | None
-    trace_id: str | None
-    project: str | None
-    module: str | None
-    chain: bytes
-    payload: bytes
-
-
-class TailEvent(NamedTuple):
-    """What a writer must know of an event that somebody else appended."""
-
-    partition: int
-    offset: int
-    time_us: int
-    agent_key: int
-    version: int
-    epoch: int
-    type: str
-    chain: bytes
 
 
 class Proposal(msgspec.Struct):
@@ -165,36 +56,6 @@ class Proposal(msgspec.Struct):
 Propose = Callable[[int, Sequence[TailEvent], Mapping[tuple[int, UUID], int]], Proposal]
 """propose(now_us, tail, found): called at least once per append. now_us: the store's clock. tail: events newer than the positions that the
 caller knew, in offset order. found: (agent key, event id) → version of looked-up ids that the log holds. The last proposal is committed."""
-
-
-class EventFilter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which events to read; every field narrows. Times are unix microseconds, `until_us` is inclusive."""
-
-    types: tuple[str, ...] = ()
-    from_version: int = 1
-    to_version: int | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    correlation_id: str | None = None
-    trace_id: str | None = None
-
-
-class Document(NamedTuple):
-    """A small control document (wrapped keys, dictionaries, checkpoints) under compare-and-set."""
-
-    scope: str
-    name: str
-    revision: int
-    value: bytes
-
-
-class Lease(NamedTuple):
-    """A lease on the store's clock. epoch grows whenever the holder changes; expires_in_s counts from the call that returned it."""
-
-    name: str
-    holder: str
-    epoch: int
-    expires_in_s: float
 
 
 class LogStore(SnapshotRows, FloorRows, ForkRows, ArchiveRows, ArrivalRows, Protocol):

@@ -21,8 +21,9 @@ import msgspec
 from perdure import limits
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.codec import Draft
-from perdure.engine.log.contract import AgentRecord, Head, Position, Proposal, SealedEvent
+from perdure.engine.log.contract import Proposal
 from perdure.engine.log.expected import ExpectedVersion, holds
+from perdure.engine.log.records import AgentRecord, Head, Position, SealedEvent
 
 __all__ = [
     "FENCED",

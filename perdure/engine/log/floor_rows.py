@@ -14,12 +14,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from perdure.engine.log.records import AgentRecord, EventFilter
 from perdure.errors import Compacted, Conflict, IntegrityError
-
-if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord, EventFilter
 
 __all__ = ["NO_FLOOR", "Floor", "FloorRows", "Written", "broken_anchor", "check_floor", "compacted", "compacted_offsets", "no_anchor"]
 

@@ -13,22 +13,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor
+from perdure.engine.log.records import AgentRecord, EventFilter, Parent, Past
 from perdure.errors import Conflict, LimitExceeded
 from perdure.limits import FORK_DEPTH_MAX, ID_CLOCK_MARGIN_S
-
-if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord, EventFilter
 
 __all__ = [
     "NOTHING_SHARED",
     "ForkRows",
-    "Parent",
-    "Past",
     "begins_at",
     "check_depth",
     "floor_of_line",
@@ -44,28 +40,6 @@ __all__ = [
 
 _PATIENCE_MS = 2_000
 """How far an event's id may be ahead of its time besides the margin: what a store allows a writer's clock."""
-
-
-class Past(msgspec.Struct, frozen=True, gc=False):
-    """An agent whose own events are another one's up to `version`, from where the next in line ends."""
-
-    agent: str
-    agent_key: int
-    partition: int
-    version: int
-
-
-class Parent(msgspec.Struct, frozen=True, gc=False):
-    """What a fork goes on from: the agent that it was forked from, the version, and what stood there. partition: of the agent whose own event it
-    is, -1 for version 0."""
-
-    agent: str
-    version: int
-    partition: int
-    offset: int
-    time_us: int
-    epoch: int
-    chain: bytes
 
 
 NOTHING_SHARED: Final = Parent("", 0, -1, 0, 0, 0, bytes(32))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentRecord, Head, Position, TailEvent
 from perdure.engine.log.decide import head_after
+from perdure.engine.log.records import AgentRecord, Head, Position, TailEvent
 
 __all__ = ["NOTHING", "KnownHeads", "first_head"]
 

@@ -15,11 +15,12 @@ from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.log import decide
 from perdure.engine.log.appended import Appended, name_of, result_of, results_of
 from perdure.engine.log.codec import Draft, check_size, encode_payload, event_context
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.decide import FENCED, OWNED, Item
 from perdure.engine.log.expected import ANY, ExpectedVersion
 from perdure.engine.log.marks import RESERVED
 from perdure.engine.log.names import check_names
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, SealedEvent
 from perdure.engine.log.writer import Writer
 from perdure.engine.vault import Vault
 from perdure.errors import EventNotFound, InvalidEvent, InvalidInput, LimitExceeded

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from perdure.engine.log.contract import Head, LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.decide import Request, Written, ids_ahead, plain_row
 from perdure.engine.log.heads import KnownHeads
+from perdure.engine.log.records import Head, Position, SealedEvent
 
 __all__ = ["Inserted", "LoneAppends", "StoresAlone"]
 

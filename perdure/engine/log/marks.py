@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from perdure.errors import AgentMoved, NotServed, PerdureError
 
 if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord
+    from perdure.engine.log.records import AgentRecord
 
 __all__ = ["HIDDEN", "LEAVING", "LEFT_OVER", "MOVED", "PAST", "RESERVED", "STAGED", "Mark", "mark_of", "owner_of", "refusal"]
 

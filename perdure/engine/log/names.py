@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName
+from perdure.engine.log.records import AgentName
 from perdure.errors import InvalidInput, LimitExceeded
 
 __all__ = ["check_names"]

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Position, Propose, SealedEvent
+from perdure.engine.log.contract import Propose
 from perdure.engine.log.floor_rows import check_floor, compacted_offsets
 from perdure.engine.log.postgres_append import Appender
 from perdure.engine.log.postgres_archive import PostgresArchive
@@ -31,6 +31,7 @@ from perdure.engine.log.postgres_pages import fetch_page, page_query
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, CREATE_AGENTS, EVENT_COLUMNS, conditions, event_of, events_of, packed_agents
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.postgres_tails import Tails
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Position, SealedEvent
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.together import Together
 from perdure.errors import ConfigurationError, Fenced, IntegrityError, Unavailable

@@ -16,12 +16,13 @@ from uuid import UUID
 from psycopg import AsyncConnection, errors
 
 from perdure import limits
-from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
+from perdure.engine.log.contract import Proposal, Propose, StaleWriter
 from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers, texts
 from perdure.engine.log.postgres_call import PreparedCall
 from perdure.engine.log.postgres_ids import look_up
 from perdure.engine.log.postgres_rows import packed_row, packed_rows
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import Position, SealedEvent, TailEvent
 from perdure.engine.steps import reach
 
 __all__ = ["Appender"]

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from perdure.engine.log.archive_rows import check_follows, lower_generation
 from perdure.engine.log.arrival_rows import HAS_ARRIVALS
-from perdure.engine.log.contract import AgentRecord, Position, SealedEvent
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.postgres_arrays import bigints, integers
 from perdure.engine.log.postgres_copy import COPY_EVENTS, copy_data
@@ -16,6 +15,7 @@ from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_forks import PostgresForks
 from perdure.engine.log.postgres_rows import packed_rows
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import AgentRecord, Position, SealedEvent
 
 __all__ = ["PostgresArchive"]
 

@@ -9,7 +9,6 @@ from psycopg import AsyncConnection
 
 from perdure import limits
 from perdure.engine.log.arrival_rows import Room, Settling, Swap, check_runs, other_owner, placed
-from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.postgres_arrays import bigints, integers, text, texts
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_control import PostgresControl
@@ -18,6 +17,7 @@ from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_exchange import Statement, ask_at_once, rows_of
 from perdure.engine.log.postgres_rows import packed_rows
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.engine.log.signal import SignalHub
 
 __all__ = ["PostgresArrivals"]

@@ -11,10 +11,10 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
-from perdure.engine.log.contract import Document, Lease
 from perdure.engine.log.postgres_arrays import bigints, byteas, texts
 from perdure.engine.log.postgres_call import Silent, answered_within
 from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.records import Document, Lease
 from perdure.engine.log.together import Together
 from perdure.errors import PerdureError
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 
 __all__ = ["COPY_EVENTS", "copy_data"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written, broken_anchor, no_anchor
 from perdure.engine.log.fork_rows import begins_at, floor_of_line, needed_by_a_fork, shared_beginning
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_snapshots import PostgresSnapshots
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.versions import no_version
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
 

@@ -9,13 +9,13 @@ from uuid import UUID
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.floor_rows import check_floor, compacted
-from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, Past, check_depth, line, line_from, owner_of, pieces
+from perdure.engine.log.fork_rows import NOTHING_SHARED, check_depth, line, line_from, owner_of, pieces
 from perdure.engine.log.postgres_arrays import bigint, bigints, bytea, integer, text
 from perdure.engine.log.postgres_exchange import Statement, ask_at_once, rows_of
 from perdure.engine.log.postgres_floors import PostgresFloors
 from perdure.engine.log.postgres_rows import AGENT_COLUMNS, agent_of
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Head, Parent, Past, SealedEvent
 from perdure.engine.log.versions import no_version
 from perdure.errors import IntegrityError
 from perdure.limits import FORK_DEPTH_MAX

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord, Head, SealedEvent
 from perdure.engine.log.decide import head_after
 from perdure.engine.log.heads import first_head
 from perdure.engine.log.postgres_forks import PostgresForks
 from perdure.engine.log.postgres_rows import EVENT_COLUMNS, event_of
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import AgentRecord, Head, SealedEvent
 
 __all__ = ["FEW_SEGMENTS", "PostgresMany"]
 

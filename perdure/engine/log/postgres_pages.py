@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 from psycopg import AsyncConnection
 
-from perdure.engine.log.contract import AgentRecord, EventFilter
 from perdure.engine.log.postgres_exchange import Statement, ask_at_once, rows_of
 from perdure.engine.log.postgres_rows import EVENT_COLUMNS
+from perdure.engine.log.records import AgentRecord, EventFilter
 
 __all__ = ["fetch_page", "page_query"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.engine.log.contract import AgentRecord, EventFilter, SealedEvent
 from perdure.engine.log.postgres_arrays import Packed, bigints, byteas, integers, texts, uuids
+from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent
 
 __all__ = [
     "AGENT_COLUMNS",

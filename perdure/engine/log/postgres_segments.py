@@ -21,7 +21,7 @@ import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from perdure import limits
-from perdure.engine.log.contract import SealedEvent
+from perdure.engine.log.records import SealedEvent
 
 __all__ = ["Segments"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.postgres_control import PostgresControl
 from perdure.engine.log.postgres_errors import translated
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow, promised_as
 
 __all__ = ["PostgresSnapshots"]

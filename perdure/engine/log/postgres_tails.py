@@ -14,12 +14,12 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from perdure.engine.log.contract import SealedEvent
 from perdure.engine.log.postgres_call import answered_within
 from perdure.engine.log.postgres_errors import translated
 from perdure.engine.log.postgres_open import connect
 from perdure.engine.log.postgres_rows import EVENT_COLUMNS
 from perdure.engine.log.postgres_segments import Segments
+from perdure.engine.log.records import SealedEvent
 
 __all__ = ["Tails"]
 

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
 
-if TYPE_CHECKING:
-    from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.records import AgentRecord
 
 __all__ = ["CHECKPOINT", "COLUMNS", "FULL", "INCREMENTAL", "SnapshotMark", "SnapshotRow", "SnapshotRows", "promised_as"]
 

@@ -16,8 +16,9 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from perdure.engine.log import sqlite_append, sqlite_control, sqlite_many, sqlite_rows
-from perdure.engine.log.contract import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, Propose, SealedEvent
+from perdure.engine.log.contract import Propose
 from perdure.engine.log.lone import Inserted
+from perdure.engine.log.records import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, SealedEvent
 from perdure.engine.log.signal import Signal, SignalHub
 from perdure.engine.log.sqlite_archive import SqliteArchive
 from perdure.engine.log.sqlite_arrivals import SqliteArrivals

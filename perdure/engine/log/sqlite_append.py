@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from perdure.engine.log.contract import Position, Proposal, Propose, SealedEvent, StaleWriter, TailEvent
+from perdure.engine.log.contract import Proposal, Propose, StaleWriter
+from perdure.engine.log.records import Position, SealedEvent, TailEvent
 from perdure.engine.log.sqlite_connection import patiently, transaction
 from perdure.engine.log.sqlite_floors import partition_floor
 from perdure.engine.log.sqlite_rows import position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from perdure.engine.log.contract import Document, Lease
+from perdure.engine.log.records import Document, Lease
 from perdure.errors import InvalidInput
 
 __all__ = [

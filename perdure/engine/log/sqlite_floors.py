@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import Floor, Written, broken_anchor, no_anchor
 from perdure.engine.log.fork_rows import begins_at, floor_of_line, needed_by_a_fork, shared_beginning
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.versions import no_version
 from perdure.limits import SNAPSHOTS_NEWEST_MIN
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
 from perdure.engine.log.floor_rows import compacted
-from perdure.engine.log.fork_rows import NOTHING_SHARED, Parent, check_depth, line_from
+from perdure.engine.log.fork_rows import NOTHING_SHARED, check_depth, line_from
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Parent
 from perdure.engine.log.sqlite_floors import first_forked, floor_of
 from perdure.engine.log.sqlite_rows import agents_of, get_agents, read_agent
 from perdure.engine.log.versions import no_version

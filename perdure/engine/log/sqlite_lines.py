@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from perdure.engine.log.fork_rows import Parent, Past
+from perdure.engine.log.records import Parent, Past
 from perdure.limits import FORK_DEPTH_MAX
 
 __all__ = ["line_of"]

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from perdure.engine.log import sqlite_rows
-from perdure.engine.log.contract import AgentRecord, EventFilter, SealedEvent
+from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent
 from perdure.errors import Compacted
 
 __all__ = ["read_many"]

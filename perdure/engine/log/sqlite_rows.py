@@ -11,10 +11,10 @@ import msgspec
 
 from perdure.engine.log.arrival_rows import HAS_ARRIVALS
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
 from perdure.engine.log.decide import FENCED, LEAVING, OWNED
 from perdure.engine.log.floor_rows import check_floor, compacted, compacted_offsets
 from perdure.engine.log.fork_rows import line, pieces
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Head, Position, SealedEvent
 from perdure.engine.log.sqlite_connection import reading
 from perdure.engine.log.sqlite_floors import floor_of, partition_floor
 from perdure.engine.log.sqlite_lines import line_of

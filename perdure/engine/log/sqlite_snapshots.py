@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from perdure.engine.log.contract import AgentRecord
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.log.snapshot_rows import CHECKPOINT, COLUMNS, SnapshotMark, SnapshotRow, promised_as
 
 __all__ = ["SqliteSnapshots"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.engine.log.contract import AgentName, AgentRecord
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import VersionNotFound
 
 __all__ = ["no_version"]

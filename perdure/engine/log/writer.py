@@ -19,11 +19,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from uuid import UUID
 
 from perdure import limits
-from perdure.engine.log.contract import AgentRecord, Head, LogStore, Position, Proposal, SealedEvent, StaleWriter, TailEvent
+from perdure.engine.log.contract import LogStore, Proposal, StaleWriter
 from perdure.engine.log.decide import Outcome, Plan, Request, plan
 from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
 from perdure.engine.log.lone import LoneAppends
+from perdure.engine.log.records import AgentRecord, Head, Position, SealedEvent, TailEvent
 from perdure.engine.log.together import Together
 from perdure.engine.log.waiting import Deadlines, Waiting, tell
 from perdure.engine.steps import reach

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.engine.log.contract import AgentRecord, EventFilter
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.fork_rows import has_own_floor
+from perdure.engine.log.records import AgentRecord, EventFilter
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.errors import AlreadyExists, ConfigurationError
 from perdure.limits import COMPACTION_PAGE_EVENTS, SNAPSHOTS_NEWEST_MIN

@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 from perdure import limits
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import ConfigurationError, PerdureError
 from perdure.migration.transfer.pasts import Pasts
 from perdure.migration.transfer.records import identity

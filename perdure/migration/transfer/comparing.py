@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.engine.cells import split
 from perdure.engine.digest import FollowingDigest, canonical
-from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent, to_microseconds
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent, to_microseconds
 from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.sides import Side

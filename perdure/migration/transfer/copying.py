@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.chain import check_chain
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, SealedEvent
 from perdure.engine.log.log import read_pages
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, SealedEvent
 from perdure.errors import IntegrityError
 from perdure.migration.transfer.inheritance import carry_large
 from perdure.migration.transfer.sides import Side

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.marks import MOVED, mark_of
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import Conflict, NotFound
 from perdure.limits import SNAPSHOTS_PER_AGENT_MAX, TRANSFER_LIST_PAGE
 from perdure.migration.transfer.records import TransferRecord, keep, record_of

@@ -16,7 +16,7 @@ import msgspec
 
 from perdure.engine import blobs
 from perdure.engine.log.codec import decode_payload, event_context
-from perdure.engine.log.contract import AgentName, AgentRecord, SealedEvent
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
 from perdure.errors import Conflict, IntegrityError
 from perdure.limits import CONTROL_WRITE_ATTEMPTS_MAX
 from perdure.migration.transfer.sides import Side, row_of

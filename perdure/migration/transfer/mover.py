@@ -27,8 +27,8 @@ from perdure import limits
 from perdure.engine import steps
 from perdure.engine.log.arrival_rows import Swap
 from perdure.engine.log.chain import EMPTY_CHAIN
-from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.marks import LEAVING, MOVED, owner_of, refusal
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.errors import DictionaryNotFound, IntegrityError, KeyUnavailable
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots, check_same, standing_of
 from perdure.migration.transfer.comparing import Comparing

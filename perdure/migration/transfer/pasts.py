@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter
-from perdure.engine.log.fork_rows import Past, has_own_floor, line_from
+from perdure.engine.log.fork_rows import has_own_floor, line_from
 from perdure.engine.log.marks import LEFT_OVER, PAST, STAGED, mark_of, owner_of
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Past
 from perdure.errors import AlreadyExists, Compacted, Conflict, KeyUnavailable
 from perdure.identifiers import partition_of
 from perdure.migration.transfer.anchors import carry_floor, carry_snapshots, check_same, standing_of

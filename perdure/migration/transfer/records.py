@@ -12,7 +12,8 @@ from typing import Final, Literal
 import msgspec
 
 from perdure.engine.log.arrival_rows import ARRIVALS
-from perdure.engine.log.contract import AgentName, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName
 from perdure.engine.moves import OUT, document_name
 from perdure.errors import Conflict, IntegrityError
 from perdure.identifiers import uuid7

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from perdure.engine.log.arrival_rows import Swap
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.floor_rows import Floor
+from perdure.engine.log.records import AgentRecord
 from perdure.migration.transfer.clocks import Clock
 from perdure.migration.transfer.grouped import Grouped
 from perdure.migration.transfer.inheritance import Inheritance

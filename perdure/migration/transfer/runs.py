@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord
 from perdure.engine.log.marks import LEAVING, mark_of, owner_of
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import Conflict, InvalidInput, LimitExceeded
 from perdure.identifiers import uuid7
 from perdure.migration.transfer.checks import Checks, Plan

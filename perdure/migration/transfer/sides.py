@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.engine.vault import Vault
 from perdure.errors import AgentNotFound
 from perdure.projections.contract import StateCache

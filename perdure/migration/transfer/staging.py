@@ -12,8 +12,8 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentRecord
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of, owner_of
+from perdure.engine.log.records import AgentRecord
 from perdure.errors import AlreadyExists, Conflict, IntegrityError, Unavailable
 from perdure.identifiers import partition_of
 from perdure.migration.transfer.records import Arrival, TransferRecord, arrival, keep_arrival

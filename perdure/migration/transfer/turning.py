@@ -18,9 +18,9 @@ from perdure.engine.log import decide
 from perdure.engine.log.arrival_rows import Settling
 from perdure.engine.log.chain import chain_hash
 from perdure.engine.log.codec import Draft, encode_payload, event_context
-from perdure.engine.log.contract import AgentRecord, EventFilter, Head, SealedEvent
 from perdure.engine.log.expected import ANY
 from perdure.engine.log.marks import LEAVING, STAGED, owner_of
+from perdure.engine.log.records import AgentRecord, EventFilter, Head, SealedEvent
 from perdure.errors import Conflict, Fenced
 from perdure.migration.transfer.clocks import Clock
 from perdure.migration.transfer.records import TransferRecord

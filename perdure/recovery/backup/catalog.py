@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 import msgspec
 
 from perdure.engine.log.chain import EMPTY_CHAIN, check_chain
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore
+from perdure.engine.log.contract import LogStore
+from perdure.engine.log.records import AgentName, AgentRecord
 from perdure.errors import IntegrityError, InvalidInput, NotFound, ObjectNotFound, PerdureError
 from perdure.limits import STORE_OBJECT_BYTES_MAX
 from perdure.recovery.backup.manifest import BackupManifest, Proof, Segment, manifest_object, proof_object

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import msgspec
 
 from perdure.engine.digest import digest
-from perdure.engine.log.contract import AgentName, AgentRecord, EventFilter, LogStore
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.paging import agent_pages
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter
 from perdure.engine.replay import fold_log
 from perdure.engine.vault import Vault
 from perdure.errors import Compacted, PerdureError

@@ -16,10 +16,11 @@ from uuid import UUID
 import msgspec
 
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentRecord, LogStore, Position, SealedEvent
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.fork_rows import has_own_floor
 from perdure.engine.log.paging import agent_pages
+from perdure.engine.log.records import AgentRecord, Position, SealedEvent
 from perdure.errors import IntegrityError
 from perdure.identifiers import uuid7
 from perdure.recovery.backup.manifest import FORMAT, BackupManifest, Part, Segment, manifest_object

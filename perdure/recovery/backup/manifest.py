@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from perdure.engine.log.contract import Position
+from perdure.engine.log.records import Position
 
 __all__ = ["FORMAT", "BackupManifest", "Part", "Proof", "Segment", "manifest_object", "proof_object"]
 

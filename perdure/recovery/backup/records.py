@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from perdure.engine.log.contract import AgentRecord, SealedEvent
 from perdure.engine.log.floor_rows import Floor
+from perdure.engine.log.records import AgentRecord, SealedEvent
 
 __all__ = ["BlobEntry", "DocumentEntry", "FloorEntry", "KeyEntry", "StoredEvent"]
 

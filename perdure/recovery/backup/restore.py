@@ -18,8 +18,9 @@ import msgspec
 
 from perdure import limits
 from perdure.engine import steps
-from perdure.engine.log.contract import AgentName, AgentRecord, LogStore, to_microseconds
+from perdure.engine.log.contract import LogStore
 from perdure.engine.log.marks import RESERVED
+from perdure.engine.log.records import AgentName, AgentRecord, to_microseconds
 from perdure.engine.log.snapshot_rows import SnapshotRow
 from perdure.errors import AlreadyExists, ConfigurationError, IntegrityError, InvalidInput, ObjectNotFound
 from perdure.limits import STORE_OBJECT_BYTES_MAX

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.engine.log.contract import AgentRecord, SealedEvent
+from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.errors import IntegrityError
 from perdure.recovery.backup.manifest import BackupManifest, Segment
 from perdure.recovery.backup.objects import Vessel
