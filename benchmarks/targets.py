@@ -72,6 +72,10 @@ _REPLAY = (
     "One thread folds, and a COPY neither opens nor checks anything: of 3.8 µs an event more than half are spent in libraries (SHA-256 0.4, AES-GCM "
     "0.5, zstd 0.45, msgpack 0.4, libpq 0.3), the rest in the interpreter and in no one place (docs/adr/0017-replay.md)."
 )
+_MIGRATION = (
+    "Two processors carry two nodes, Postgres, the coordinator and a thousand commands a second, and are silent for as long as `gap_without` says "
+    "when nothing moves. A flip adds six steps of one round trip each; of the longest silences only every third is one (docs/adr/0013-migration.md)."
+)
 REASONS: dict[tuple[str, str], str] = {
     **{("append", f"ratios.{name}"): _FULL for name in ("eventsourcing", "langgraph", "emmett")},
     **{("append", f"ratios.{name}_alone"): _ALONE for name in ("eventsourcing", "langgraph", "emmett")},
@@ -81,6 +85,15 @@ REASONS: dict[tuple[str, str], str] = {
         "wait for the disk: 136 µs of processor time, where a bare row takes 42 (docs/adr/0002-append.md)."
     ),
     **{("embedded", f"ratios.{name}_sqlite"): _EMBEDDED_ALONE for name in ("openai", "eventsourcing")},
+    ("transfer", "figures.gb_per_min"): (
+        "An agent of 2 MB costs the coordinator 15 to 18 ms of processor time and the servers 14: opening, sealing again, chain, fold and digest "
+        "on both sides. Two processors are full with that; a small agent's 17 round trips are waited for besides (docs/adr/0014-between-engines.md)."
+    ),
+    **{("migration", f"figures.downtime_{part}_ms"): _MIGRATION for part in ("p50", "p99")},
+    ("migration", "ratios.bystander_p99"): (
+        "Copying an agent and comparing the copy, before it is held, take source and target some 40 ms of processor time a move, in pieces of a few "
+        "milliseconds, for which others in the same processes wait (docs/adr/0013-migration.md)."
+    ),
     **{("replay", key): _REPLAY for key in ("figures.replay_per_s", "ratios.replay_vs_copy")},
 }
 """Only causes that were looked for and found, in a profile or a plan; a page says of all others that none is known."""
