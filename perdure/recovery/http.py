@@ -1,8 +1,8 @@
 """An agent host's commands over HTTP: for callers of the same machine, or behind whatever guards the way to it.
 
 `POST /v1/tenants/{tenant}/agents/{agent}/commands` takes `{"id": …, "body": …}`; `GET …/state` and `GET /v1/node` read; `POST /v1/where` tells
-where many agents are. Errors are problem
-details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves the agent.
+where many agents are. Errors are problem details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves
+the agent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -28,7 +27,6 @@ from perdure.recovery.wire import AGENT_ROUTE, NODE_ROUTE, WHERE_ROUTE, Where, s
 __all__ = ["bind", "serving"]
 
 PROBLEM: Final = "application/problem+json"
-TARGETS_REMEMBERED_MAX: Final = 16_384
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -63,7 +61,6 @@ _NOBODY: Final = AgentName("", "")
 _HINTS: Final = {"commands": 'send {"id": a UUIDv7, "body": any JSON}', "where": 'send {"agents": [[tenant, agent], …]}'}
 
 
-@lru_cache(TARGETS_REMEMBERED_MAX)
 def _route(method: bytes, target: bytes) -> _Route | None:
     """None: there is no such route."""
     path = target.partition(b"?")[0]
