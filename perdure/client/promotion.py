@@ -31,12 +31,11 @@ async def promote(settings: config.Settings, *, dry_run: bool = False, progress:
         cache = None if isinstance(engine.cache, MemoryCache) else engine.cache
         done = await Promoter(engine.log, bus, cache, progress=progress).run(dry_run=dry_run)
         if not dry_run:
-            assert engine.log.reader is not None
             # Written afterwards: an entry before would stand where the topic's next event belongs.
             id = uuid7().hex
             facts = {"actor": who, "generation": done.generation, "brought": done.brought, "lost_events": done.lost_events}
-            await Journal(engine.log, engine.log.reader).ended(id, "promoted", facts)
-            await AuditTrail(engine.log, engine.log.reader).tell("operation_completed", id, {"operation": "log.promote", **facts})
+            await Journal(engine.log, engine.states.reader).ended(id, "promoted", facts)
+            await AuditTrail(engine.log, engine.states.reader).tell("operation_completed", id, {"operation": "log.promote", **facts})
         return done
     finally:
         await engine.close()
