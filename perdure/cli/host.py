@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from perdure.cli.failures import report
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit_line
 from perdure.cli.run import calm_collector, stop_signals
@@ -40,7 +41,7 @@ async def host(
     from perdure.recovery.handlers import load_handler
 
     function = load_handler(handler)
-    by_force = threading.Timer(END_LOST_S, _end, (node,))
+    by_force = threading.Timer(END_LOST_S, _end, (node, options.json))
     by_force.daemon = True
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(by_force.cancel)
@@ -56,15 +57,18 @@ async def host(
                 if lost:
                     by_force.start()
         if lost:
-            raise Unavailable(
-                f"node {node!r} lost its lease", hint="the log was away for too long, or the process stood still; start it again"
-            )
+            raise _lost(node)
 
 
-def _end(node: str) -> None:
+def _lost(node: str) -> Unavailable:
+    return Unavailable(f"node {node!r} lost its lease", hint="the log was away for too long, or the process stood still; start it again")
+
+
+def _end(node: str, as_json: bool) -> None:
     """As a node that is killed: the log may say nothing for long, and who cannot ask it must not seem to serve."""
-    print(f"error: node {node!r} lost its lease; what it had asked the log is still not answered", file=sys.stderr, flush=True)
-    os._exit(Unavailable.exit_code)
+    exit_code = report(_lost(node), as_json=as_json)
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 async def _first(stopped: object, lost: object) -> bool:
