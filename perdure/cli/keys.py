@@ -79,10 +79,7 @@ async def _rotate_tenants(engine: Engine, tenants: list[str], only_rewrap: bool,
             if len(tenants) == 1:
                 raise
             failed[tenant] = problem.message
-    lines = [
-        f"tenant {one.tenant}: version {one.previous} -> {one.version}, the keys of {amount(one.rewrapped, 'agent')} wrapped anew"
-        for one in done
-    ]
+    lines = [_wrapped(one) for one in done]
     lines += [f"tenant {one.tenant}: the key of {agent} could not be: {why}" for one in done for agent, why in one.left.items()]
     lines += [f"tenant {tenant}: {why}" for tenant, why in failed.items()]
     facts: dict[str, Any] = {"rotated": [plain(one) for one in done], "failed": failed}
