@@ -8,10 +8,10 @@ from cyclopts import App, Parameter
 
 from perdure.cli.chosen import Actor
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso, plain, table
+from perdure.cli.output import emit, plain, table
 from perdure.cli.render import excerpt, pretty
 from perdure.client.approval_rules import OPERATIONS, Approval, needed
-from perdure.engine.log.records import from_microseconds
+from perdure.engine.log.records import from_microseconds, rfc3339
 from perdure.errors import InvalidInput
 
 __all__ = ["app", "approve", "audit"]
@@ -100,4 +100,4 @@ def _said(data: dict[str, object]) -> dict[str, object]:
 
 
 def _row(each: Approval) -> tuple[str, ...]:
-    return each.id, each.operation, each.state, each.asked_by, iso(from_microseconds(each.expires_us)), excerpt(each.arguments)
+    return each.id, each.operation, each.state, each.asked_by, rfc3339(from_microseconds(each.expires_us)), excerpt(each.arguments)

@@ -11,10 +11,10 @@ from cyclopts import App, Parameter
 
 from perdure.cli.chosen import ApprovalId
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, amount, count, emit, emit_line, iso, plain, size, table
+from perdure.cli.output import Progress, amount, count, emit, emit_line, plain, size, table
 from perdure.cli.run import stop_signals
 from perdure.config import masked
-from perdure.engine.log.records import from_microseconds
+from perdure.engine.log.records import from_microseconds, rfc3339
 from perdure.errors import InvalidInput
 from perdure.recovery.backup.manifest import BackupManifest
 
@@ -59,7 +59,7 @@ def _told(done: BackupManifest | Exception, options: Options, stop: asyncio.Even
 def _tell(manifest: BackupManifest, options: Options) -> None:
     facts = {
         "id": manifest.id,
-        "created": iso(from_microseconds(manifest.created_us)),
+        "created": rfc3339(from_microseconds(manifest.created_us)),
         "events": manifest.events,
         "stored_bytes": manifest.stored_bytes,
         "written_bytes": manifest.written_bytes,
@@ -77,7 +77,7 @@ async def list_(*, to: To, options: Options = DEFAULTS) -> None:
     rows = [
         (
             each.id,
-            iso(from_microseconds(each.created_us)),
+            rfc3339(from_microseconds(each.created_us)),
             count(each.events),
             size(each.stored_bytes),
             "proven" if each.proven else "unproven",

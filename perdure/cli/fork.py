@@ -6,10 +6,10 @@ from cyclopts import App
 
 from perdure.cli.chosen import Actor
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso, plain, table
+from perdure.cli.output import emit, plain, table
 from perdure.cli.times import parse_time
 from perdure.client.approvals import acting
-from perdure.engine.log.records import AgentName
+from perdure.engine.log.records import AgentName, rfc3339
 from perdure.errors import InvalidInput
 
 __all__ = ["app"]
@@ -69,7 +69,7 @@ async def list_(agent: str, /, *, after: str = "", limit: int = 100, options: Op
     """
     async with session(options) as engine:
         forks = await engine.recovery.forks(AgentName(options.tenant_name, agent), after=after, limit=limit)
-    cells = ((fork.agent, fork.version, iso(fork.time), fork.actor, fork.reason) for fork in forks)
+    cells = ((fork.agent, fork.version, rfc3339(fork.time), fork.actor, fork.reason) for fork in forks)
     text = table(("AGENT", "FROM VERSION", "TIME", "ACTOR", "REASON"), cells) if forks else "no forks"
     next_after = forks[-1].agent if len(forks) == limit else None
     emit({"agent": agent, "forks": plain(forks), "next_after": next_after}, as_json=options.json, text=text)

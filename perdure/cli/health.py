@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso, plain, table
+from perdure.cli.output import emit, plain, table
 from perdure.cli.times import parse_time
+from perdure.engine.log.records import rfc3339
 
 __all__ = ["health"]
 
@@ -27,6 +28,6 @@ async def health(agent: str, /, *, since: str | None = None, limit: int = 20, op
         said = await engine.health.history(name, since=None if since is None else parse_time(since), limit=limit)
     silent = "no event yet" if now.silent_s is None else f"silent for {now.silent_s:.0f} s"
     head = f"{agent}: {now.status or 'no status'}, version {now.version}, {silent}" + (f", at work on {now.task}" if now.task else "")
-    rows = [(iso(entry.time), entry.version, entry.type, entry.status or "", entry.detail) for entry in said]
+    rows = [(rfc3339(entry.time), entry.version, entry.type, entry.status or "", entry.detail) for entry in said]
     text = f"{head}\n{table(('TIME', 'VERSION', 'EVENT', 'STATUS', 'DETAIL'), rows)}" if rows else head
     emit({**plain(now), "history": plain(said)}, as_json=options.json, text=text)

@@ -7,11 +7,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
+
+from perdure.engine.log.records import rfc3339
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -24,7 +26,6 @@ __all__ = [
     "cut",
     "emit",
     "emit_line",
-    "iso",
     "plain",
     "room",
     "share_saved",
@@ -52,11 +53,6 @@ def emit(value: object, *, as_json: bool, text: str) -> None:
 def emit_line(value: object, *, as_json: bool, text: str) -> None:
     """As `emit`, for one of many; it is flushed so that who follows sees it at once."""
     print(to_json(value) if as_json else text, flush=True)
-
-
-def iso(time_: datetime) -> str:
-    """RFC 3339, UTC, microseconds."""
-    return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def count(number: float) -> str:
@@ -160,7 +156,7 @@ def plain(value: object) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
-        return iso(value)
+        return rfc3339(value)
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from perdure.cli.append import parsed
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso
+from perdure.cli.output import emit
 from perdure.cli.render import change_fields, change_lines
+from perdure.engine.log.records import rfc3339
 
 __all__ = ["patch"]
 
@@ -50,7 +51,7 @@ async def patch(
         "version": done.version,
         "changes": [change_fields(change) for change in done.changes],
         "checksum": done.checksum,
-        "time": iso(done.time),
+        "time": rfc3339(done.time),
         "id": done.events[0].id,
     }
     emit(facts, as_json=options.json, text=f"{change_lines(done.changes)}\nversion {done.version}")

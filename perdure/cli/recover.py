@@ -30,13 +30,13 @@ async def watch(*, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def nodes(*, options: Options = DEFAULTS) -> None:
-    """Every node that has announced itself, whether it lives, and how many agents belong to it."""
+    """Every node that has announced itself: alive, ended in order, or lost; and how many agents belong to it."""
     async with session(options) as engine:
         rows = [
-            {**plain(node), "alive": alive, "agents": await engine.log.store.count_owned(node.name)}
-            for node, alive in await engine.recovery.nodes()
+            {**plain(each.node), "alive": each.alive, "state": each.word, "agents": await engine.log.store.count_owned(each.node.name)}
+            for each in await engine.recovery.nodes()
         ]
-    lines = [(row["name"], "alive" if row["alive"] else "lost", row["agents"], row["address"]) for row in rows]
+    lines = [(row["name"], row["state"], row["agents"], row["address"]) for row in rows]
     text = table(("NODE", "STATE", "AGENTS", "ADDRESS"), lines) if rows else "no node has announced itself"
     emit({"nodes": rows}, as_json=options.json, text=text)
 

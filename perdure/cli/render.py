@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from perdure.cli.output import cut, iso, plain, room
+from perdure.cli.output import cut, plain, room
+from perdure.engine.log.records import rfc3339
 
 if TYPE_CHECKING:
     from perdure.engine.changes import Change
@@ -57,5 +58,5 @@ def event_fields(event: RecordedEvent) -> dict[str, Any]:
 def event_line(event: RecordedEvent) -> str:
     """version, time, type, and the beginning of what it says."""
     said = event.data if event.data is not None else {change.pointer: change.value for change in event.changes}
-    head = f"{event.version:>6}  {iso(event.time)}  {event.type:<23} "
+    head = f"{event.version:>6}  {rfc3339(event.time)}  {event.type:<23} "
     return head + excerpt(said, room(len(head), EXCERPT_CHARACTERS))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import emit, iso, plain
+from perdure.cli.output import emit, plain
 from perdure.cli.render import pretty
 from perdure.cli.times import parse_time
-from perdure.engine.log.records import AgentName
+from perdure.engine.log.records import AgentName, rfc3339
 from perdure.errors import InvalidInput
 
 __all__ = ["show"]
@@ -46,7 +46,7 @@ async def show(
         handle = engine.agent(agent, tenant=options.tenant_name)
         state = await handle.state(at_version=at_version, at_time=time, consistency=consistency, at_least=at_least)
         origin = await engine.recovery.origin(AgentName(state.tenant, state.agent))
-    head = f"# {state.tenant}/{state.agent} version {state.version}" + (f", {iso(state.time)}" if state.time else "")
+    head = f"# {state.tenant}/{state.agent} version {state.version}" + (f", {rfc3339(state.time)}" if state.time else "")
     if origin is not None:
         head += f"; goes on from version {origin.version} of {origin.agent}"
     facts = {**plain(state), "digest": state.digest.hex(), "forked_from": plain(origin)}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from perdure.cli.output import amount, count, iso, size
+from perdure.cli.output import amount, count, size
 from perdure.client.verify import VerifyReport
 from perdure.client.verify_order import Looked
-from perdure.engine.log.records import from_microseconds
+from perdure.engine.log.records import from_microseconds, rfc3339
 
 __all__ = ["looked_at", "told"]
 
@@ -34,8 +34,8 @@ def looked_at(looked: Looked) -> str:
         words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
     if looked.resumed:
         words += f"; gone on with {looked.resumed} times"
-    words += f"; begun {iso(from_microseconds(looked.started_us))}"
-    return words + (f", over {iso(from_microseconds(looked.ended_us))}" if looked.ended_us else "")
+    words += f"; begun {rfc3339(from_microseconds(looked.started_us))}"
+    return words + (f", over {rfc3339(from_microseconds(looked.ended_us))}" if looked.ended_us else "")
 
 
 def _verdict(report: VerifyReport) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +9,7 @@ import msgspec
 from perdure.engine.changes import Change, delete, set_value
 from perdure.engine.event import Event
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, EventFilter
+from perdure.engine.log.records import AgentName, EventFilter, rfc3339
 from perdure.errors import AgentNotFound
 from perdure.projections.reader import StateReader
 from perdure.recovery.journal import SYSTEM_TENANT
@@ -66,12 +65,8 @@ class AuditTrail:
         except AgentNotFound:
             return []
         return [
-            AuditEntry(event.version, _rfc3339(event.time), event.type, event.correlation_id or "", event.data or {}) for event in events
+            AuditEntry(event.version, rfc3339(event.time), event.type, event.correlation_id or "", event.data or {}) for event in events
         ]
 
     async def _write(self, type: str, id: str, data: dict[str, Any], *changes: Change) -> None:
         await self._log.append_event(AUDIT, Event(type, changes=changes, data=data, correlation_id=id, actor=data["actor"]))
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -15,6 +15,7 @@ from perdure.engine.changes import Change
 from perdure.engine.diff import diff
 from perdure.engine.event import Event
 from perdure.engine.fold import apply
+from perdure.engine.log.records import rfc3339
 from perdure.errors import InvalidInput
 from perdure.identifiers import uuid7
 
@@ -122,8 +123,8 @@ class Batch:
             data={
                 "events": len(self.events),
                 "types": dict(Counter(event.type for event in self.events)),
-                "first": _text(self._times[0]),
-                "last": _text(self._times[1]),
+                "first": rfc3339(self._times[0]),
+                "last": rfc3339(self._times[1]),
             },
             id=self.id,
             source=_common([event.source for event in self.events]) or "",
@@ -142,7 +143,3 @@ class Batch:
 def _common(values: list[Value]) -> Value | None:
     """What all have in common."""
     return values[0] if all(value == values[0] for value in values) else None
-
-
-def _text(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")

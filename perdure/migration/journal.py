@@ -12,7 +12,7 @@ import msgspec
 from perdure.engine.changes import delete, set_value
 from perdure.engine.event import Event
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, EventFilter
+from perdure.engine.log.records import AgentName, EventFilter, rfc3339
 from perdure.errors import AgentNotFound
 from perdure.migration.records import Migration, event_id
 from perdure.recovery.journal import SYSTEM_TENANT, Entry
@@ -58,7 +58,7 @@ class MigrationJournal:
             events = await self._log.get_events(JOURNAL, EventFilter(correlation_id=migration), limit=limit, descending=True)
         except AgentNotFound:
             return []
-        return [Entry(event.version, event.time.isoformat(), event.type, event.correlation_id or "", event.data or {}) for event in events]
+        return [Entry(event.version, rfc3339(event.time), event.type, event.correlation_id or "", event.data or {}) for event in events]
 
     async def _write(self, migration: Migration, type: str, number: int, data: Any, changes: tuple[Any, ...]) -> None:
         event = Event(type, changes=changes, data=data, id=event_id(migration.id, number), correlation_id=migration.id)

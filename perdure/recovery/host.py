@@ -32,7 +32,7 @@ from perdure.recovery.handing import HandsOver
 from perdure.recovery.handover import Coming, Leaving
 from perdure.recovery.leases import LEASE_S, KeptLease
 from perdure.recovery.loading import StateLoader
-from perdure.recovery.nodes import Node, announce, check_node_name, node_lease
+from perdure.recovery.nodes import Node, announce, announce_end, check_node_name, node_lease
 from perdure.recovery.serving import Loaded, ServedAgent
 from perdure.recovery.taking import TakeOvers
 from perdure.recovery.whereabouts import Whereabouts
@@ -113,7 +113,7 @@ class AgentHost(HandsOver):
         ]
 
     async def stop(self) -> None:
-        """Answer what is being appended, give every agent back, then the lease."""
+        """Answer what is being appended, give every agent back, tell of the end, then give the lease back."""
         self.end_waits()
         for task in self._following:
             task.cancel()
@@ -125,6 +125,8 @@ class AgentHost(HandsOver):
         if self._lease is not None:
             if self._lease.holds():
                 await asyncio.gather(*(self._give_back(name, epoch) for name, epoch in epochs.items()))
+                with contextlib.suppress(Fenced, Unavailable):
+                    await announce_end(self._log.store, self.name, self._lease.epoch)
             await self._lease.close()
 
     @property

@@ -9,7 +9,7 @@ import msgspec
 from perdure.engine.changes import delete, set_value
 from perdure.engine.event import Event
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, EventFilter
+from perdure.engine.log.records import AgentName, EventFilter, rfc3339
 from perdure.errors import AgentNotFound
 from perdure.projections.reader import StateReader
 
@@ -21,7 +21,7 @@ JOURNAL: Final = AgentName(SYSTEM_TENANT, "recovery")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One thing that happened. time: ISO 8601, of the log. data: what the kind of entry tells."""
+    """One thing that happened. time: RFC 3339 in UTC, of the log. data: what the kind of entry tells."""
 
     version: int
     time: str
@@ -64,7 +64,7 @@ class Journal:
             events = await self._log.get_events(JOURNAL, EventFilter(correlation_id=recovery), limit=limit, descending=True)
         except AgentNotFound:
             return []
-        return [Entry(event.version, event.time.isoformat(), event.type, event.correlation_id or "", event.data or {}) for event in events]
+        return [Entry(event.version, rfc3339(event.time), event.type, event.correlation_id or "", event.data or {}) for event in events]
 
     async def _write(self, type: str, recovery: str, data: dict[str, Any], *, open_value: Any = None) -> None:
         changes = () if open_value is None else (set_value(f"/open/{recovery}", open_value),)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import time
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -12,7 +13,7 @@ from perdure.identifiers import uuid7
 from perdure.limits import AGENT_ID_LENGTH_MAX
 from perdure.recovery.leases import LEASE_S, KeptLease
 
-__all__ = ["LEASE_PREFIX", "Node", "NodeState", "announce", "check_node_name", "list_nodes", "node_lease"]
+__all__ = ["LEASE_PREFIX", "Node", "NodeState", "announce", "announce_end", "check_node_name", "list_nodes", "node_lease"]
 
 SCOPE: Final = "nodes"
 LEASE_PREFIX: Final = "node/"
@@ -23,7 +24,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Node(msgspec.Struct, frozen=True):
     """What a node tells of itself. address: URL of its commands ('' where it serves none). agents_max: how many agents it takes.
 
-    session: the epoch of its lease; a node that was started again has a newer one. started_us: unix microseconds.
+    session: the epoch of its lease; a node that was started again has a newer one. started_us, ended_us: unix microseconds; ended_us is 0 for one
+    that has not told of its end: it lives, or was lost.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Node(msgspec.Struct, frozen=True):
     started_us: int
     version: str
     pid: int = 0
+    ended_us: int = 0
 
 
 class NodeState(NamedTuple):
@@ -40,6 +43,11 @@ class NodeState(NamedTuple):
 
     node: Node
     alive: bool
+
+    @property
+    def word(self) -> Literal["alive", "ended", "lost"]:
+        """In one word. ended: it stopped in order, so nobody has to find out what became of it; lost: it did not."""
+        return "alive" if self.alive else "ended" if self.node.ended_us else "lost"
 
 
 _decode = msgspec.msgpack.Decoder(Node).decode
@@ -60,6 +68,15 @@ async def node_lease(store: LogStore, name: str, duration_s: float = LEASE_S) ->
 async def announce(store: LogStore, node: Node) -> None:
     """Tell, or tell anew."""
     await store.put_document(SCOPE, node.name, _encode(node), expected=None)
+
+
+async def announce_end(store: LogStore, name: str, session: int) -> None:
+    """Tell that this session of the node ends in order; nothing where a newer one has announced itself since."""
+    document = await store.get_document(SCOPE, name)
+    if document is None or (node := _decode(document.value)).session != session:
+        return
+    ended = msgspec.structs.replace(node, ended_us=time.time_ns() // 1000)
+    await store.put_document(SCOPE, name, _encode(ended), expected=document.revision)
 
 
 async def list_nodes(store: LogStore) -> list[NodeState]:

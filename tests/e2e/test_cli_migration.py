@@ -68,5 +68,6 @@ def test_agents_are_moved_back_and_drained_by_the_command(perdure_command: Perdu
     assert perdure_command("migrate", "abort", done["id"], "--json", code=4).error["code"] == "conflict"
     drained = perdure_command("migrate", "drain", "north", "--json").json
     assert (drained["moved"], drained["left"], drained["ok"]) == (2, 0, True)
+    assert [row["state"] for row in perdure_command("recover", "nodes", "--json").json["nodes"]] == ["alive"] * 2
     assert {row["target"] for row in perdure_command("migrate", "list", "--json").json["migrations"]} == {"south"}
     assert perdure_command("verify", "--json").json["ok"] is True

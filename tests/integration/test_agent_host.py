@@ -23,7 +23,7 @@ from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.handover import moved_to
 from perdure.recovery.host import AgentHost
 from perdure.recovery.journal import Journal
-from perdure.recovery.nodes import Node, announce, list_nodes, node_lease
+from perdure.recovery.nodes import Node, announce, announce_end, list_nodes, node_lease
 from perdure.recovery.supervisor import Supervisor
 
 LEASE_S = 2.5
@@ -150,8 +150,23 @@ async def test_agents_of_a_lost_node_are_served_by_the_others_and_the_journal_te
             assert [entry.type for entry in await journal.entries()][-1] == "recovery_started"
             stop.set()
             await running
-        assert [state.alive for state in await list_nodes(engine.log.store)] == [False] * 3
+        assert [(state.node.name, state.word) for state in await list_nodes(engine.log.store)] == [
+            ("a", "ended"),
+            ("b", "ended"),
+            ("lost", "lost"),
+        ]
+        assert {entry.time[-1] for entry in await journal.entries()} == {"Z"}
         await lost.stop()
+
+
+async def test_a_node_that_ends_late_tells_nothing_of_the_one_that_came_after_it(tmp_path: Path) -> None:
+    async with engine_in(tmp_path) as engine:
+        async with host_of(engine, "a") as first:
+            older = first.session
+        async with host_of(engine, "a") as second:
+            await announce_end(engine.log.store, "a", older)
+            assert [(state.node.session, state.word) for state in await list_nodes(engine.log.store)] == [(second.session, "alive")]
+        assert [state.word for state in await list_nodes(engine.log.store)] == ["ended"]
 
 
 async def test_agents_that_were_written_to_most_lately_are_given_away_first(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ async def test_an_agent_moves_to_and_fro_while_it_is_talked_to(anywhere: World) 
     assert [len(node.names()) for node in anywhere.nodes] == [0, 1]
     entries = await anywhere.migrations.journal()
     assert [entry.type for entry in entries] == ["migration_committed", "migration_started"] * 3
+    assert {entry.time[-1] for entry in entries} == {"Z"}
     assert await anywhere.migrations.monitor_migration(done.id) == done
     await anywhere.check()
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from datetime import UTC
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from perdure.engine.checks import check_event
 from perdure.engine.event import Event, RecordedEvent
 from perdure.engine.importing.naming import event_id
 from perdure.engine.importing.text import decode_text, parse
+from perdure.engine.log.records import rfc3339
 from perdure.engine.values import check_value
 from perdure.errors import InvalidEvent, InvalidInput
 from perdure.limits import AGENT_ID_LENGTH_MAX
@@ -44,7 +44,7 @@ def encode_line(event: RecordedEvent) -> bytes:
         "version": event.version,
         "type": event.type,
         "id": str(event.id),
-        "time": event.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "time": rfc3339(event.time),
         "changes": [_encode_change(change) for change in event.changes],
         "data": _marked(event.data),
         "metadata": _marked(event.metadata),

@@ -24,6 +24,7 @@ __all__ = [
     "SealedEvent",
     "TailEvent",
     "from_microseconds",
+    "rfc3339",
     "to_microseconds",
 ]
 
@@ -39,6 +40,11 @@ def from_microseconds(time_us: int) -> datetime:
 def to_microseconds(time: datetime) -> int:
     """An aware datetime as unix microseconds."""
     return (time - _UNIX) // _MICROSECOND
+
+
+def rfc3339(time: datetime) -> str:
+    """An aware datetime as people and JSON have it: UTC, six decimals, `Z`."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class AgentName(NamedTuple):
