@@ -12,6 +12,7 @@ import pytest
 from perdure.engine.log import migrations
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_open import SCHEMA
+from perdure.engine.log.records import EventFilter
 from perdure.errors import ConfigurationError
 from perdure.testing.log_kit import LOG_CASES, STORE_CASES, TAIL_CASES, Case, log_under_test, name_of
 from perdure.testing.log_rows import agent_of
@@ -131,3 +132,18 @@ async def test_a_reader_of_a_tenant_sees_that_tenants_snapshots_alone(fresh_data
         assert await (await connection.execute("SELECT agent_key FROM snapshots")).fetchall() == [(agents[1].agent_key,)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute("UPDATE snapshots SET damage = 'x'")
+
+
+async def test_a_new_generation_ends_this_process_s_own_connections_without_a_warning(
+    fresh_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await PostgresStore.open(fresh_database, partitions=PARTITIONS)
+    try:
+        agent = await agent_of(store, "a")
+        await store.read_agent(agent, EventFilter(), 1)
+        await store.set_generation(store.generation + 1)
+        assert await store.read_agent(agent, EventFilter(), 1) == []
+        assert await store.tenants() != []
+    finally:
+        await store.close()
+    assert [record.getMessage() for record in caplog.records if record.name == "psycopg.pool"] == []

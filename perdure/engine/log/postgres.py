@@ -248,8 +248,9 @@ class PostgresStore(PostgresArrivals, PostgresArchive, PostgresMany):
         # Who is connected is told by losing the connection: the next one shows the generation.
         async with self._answering(self._pool, limits.COMMIT_TIMEOUT_S) as connection:
             await end_sessions(connection)
-        await self._pool.check()
-        await self._tenant_pool.check()
+        # Of what these pools hold nothing lives any more, so nothing is asked whether it does.
+        await self._pool.drain()
+        await self._tenant_pool.drain()
 
     async def _greet(self, connection: AsyncConnection[Any]) -> None:
         """A new connection may lead to another log than the one before: a copy that was promoted. What this process knows is then of no use."""
