@@ -32,6 +32,7 @@ _NEEDED: Final = {
     "vault": ("hvac", "pip install 'perdure[vault]'"),
 }
 OPEN_TIMEOUT_S: Final = 20.0
+TENANTS_TRIED_MAX: Final = 20
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ async def _opens(options: Options, backup: str | None) -> list[Finding]:
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S), session(options) as engine:
             findings.append(await _asked("engine", engine.tenants(), lambda tenants: f"opens; {amount(len(tenants), 'tenant')}"))
+            findings += await _keys(engine)
             if not str(engine.settings.bus.value).startswith("memory:"):
                 findings.append(await _asked("bus", engine.bus.mark(0), lambda _: "answers, and has its topic"))
                 findings += await _ahead(engine)
@@ -133,6 +135,15 @@ async def _opens(options: Options, backup: str | None) -> list[Finding]:
     except TimeoutError:
         findings.append(Finding("engine", False, f"no answer within {OPEN_TIMEOUT_S:.0f} s", "is a server of the URLs above down?"))
     return findings
+
+
+async def _keys(engine: Engine) -> list[Finding]:
+    """Whether the keys of the first tenants can be had. What was destroyed on purpose is not missing."""
+    for tenant in (await engine.tenants())[:TENANTS_TRIED_MAX]:
+        (facts,) = await engine.keys.list(tenant)
+        if facts.state not in ("ok", "destroyed"):
+            return [Finding("keys", False, f"tenant {tenant!r}: {facts.reason}", "docs/keys.md: without its root key nothing can be read")]
+    return []
 
 
 async def _ahead(engine: Engine) -> list[Finding]:

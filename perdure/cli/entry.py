@@ -25,7 +25,7 @@ EXIT_CODES: Final = {
     4: "conflict: the agent is not at the expected version",
     5: "integrity: stored data is not what was written",
     6: "unavailable: a server or a program that is needed",
-    7: "denied",
+    7: "denied: a key is missing, or another person must approve it first",
     130: "interrupted",
 }
 _FAILED, _INTERRUPTED = 1, 130

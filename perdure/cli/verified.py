@@ -11,7 +11,7 @@ from perdure.client.verify import VerifyReport
 from perdure.client.verify_order import Looked
 from perdure.engine.log.records import from_microseconds, rfc3339
 
-__all__ = ["looked_at", "told"]
+__all__ = ["looked_at", "told", "verdict"]
 
 PROBLEMS_SHOWN_MAX: Final = 20
 _NOT_COMPARED: Final = "none to compare"
@@ -38,9 +38,17 @@ def looked_at(looked: Looked) -> str:
     return words + (f", over {rfc3339(from_microseconds(looked.ended_us))}" if looked.ended_us else "")
 
 
+def verdict(ok: bool, damaged: bool, *, whole: bool = True) -> str:
+    """What came of it. whole: everything was looked at, no sample."""
+    if damaged:
+        return "SOMETHING DOES NOT HOLD"
+    if not ok:
+        return "KEYS ARE MISSING; what could be read holds"
+    return "everything holds" if whole else "what was looked at holds"
+
+
 def _verdict(report: VerifyReport) -> str:
-    holds = "everything holds" if report.looked.sample == 1 else "what was looked at holds"
-    words = holds if report.ok else "SOMETHING DOES NOT HOLD"
+    words = verdict(report.ok, report.damaged, whole=report.looked.sample == 1)
     lag = report.lag
     if lag.relay_events:
         words += f"; the topic is {amount(lag.relay_events, 'event')} behind"
@@ -51,7 +59,8 @@ def _verdict(report: VerifyReport) -> str:
 
 def _places(report: VerifyReport) -> Iterator[str]:
     log, topic, cache, snapshots = report.log, report.topic, report.cache, report.snapshots
-    yield f"  log        {amount(log.events, 'event')} of {amount(log.agents, 'agent')}"
+    unread = f", {amount(log.agents_unread, 'agent')} not opened" if log.agents_unread else ""
+    yield f"  log        {amount(log.events, 'event')} of {amount(log.agents, 'agent')}{unread}"
     if topic is None:
         yield f"  topic      {_NOT_COMPARED}"
     else:
@@ -74,6 +83,7 @@ def _places(report: VerifyReport) -> Iterator[str]:
 
 def _problems(report: VerifyReport) -> Iterator[str]:
     yield from (f"  log: {problem}" for problem in report.log.problems)
+    yield from (f"  keys: {reason}" for reason in report.log.missing_keys)
     if report.topic is not None:
         yield from (f"  topic: {problem}" for each in report.topic.partitions for problem in each.problems)
     if report.cache is not None:

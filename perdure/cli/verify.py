@@ -9,14 +9,15 @@ from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import Progress, emit, plain
-from perdure.cli.verified import looked_at, told
+from perdure.cli.verified import looked_at, told, verdict
 from perdure.client.verify_order import VerifyOrder, load_checkpoint, parse_sample
 from perdure.engine.log.contract import LogStore
-from perdure.errors import NotFound
+from perdure.errors import IntegrityError, KeyUnavailable, NotFound
 
 __all__ = ["verify"]
 
-_INTEGRITY: Final = 5
+_INTEGRITY: Final = IntegrityError.exit_code
+_KEYS_MISSING: Final = KeyUnavailable.exit_code
 
 
 async def verify(
@@ -30,7 +31,8 @@ async def verify(
     last: Annotated[bool, Parameter(help="Look at nothing: tell what was looked at last, and when.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> int:
-    """Check every chain and seal, and that log, topic, cache and snapshots agree event by event. Exit code 5 when something does not hold.
+    """Check every chain and seal, and that log, topic, cache and snapshots agree event by event. Exit code 5 when something does not hold, 7
+    when all that could be read holds and keys are missing.
 
     A relay or projector that is merely behind is no fault: `current` is false then, and `lag` says by how much."""
     part = parse_sample(sample)
@@ -41,7 +43,11 @@ async def verify(
         with Progress("verifying", quiet=options.json) as progress:
             report = await engine.verify(progress, order)
     emit(plain(report), as_json=options.json, text=told(report))
-    return 0 if report.ok else _INTEGRITY
+    return _exit_code(report.ok, report.damaged)
+
+
+def _exit_code(ok: bool, damaged: bool) -> int:
+    return 0 if ok else _INTEGRITY if damaged else _KEYS_MISSING
 
 
 def _seed(part: float, seed: int | None) -> int:
@@ -56,6 +62,6 @@ async def _tell_last(store: LogStore, options: Options) -> int:
         raise NotFound("nothing was verified yet", hint="perdure verify")
     looked = point.looked(store.partitions, (point.log or {}).get("agents", 0))
     facts = {"ok": point.ok if point.ended_us else None, "over": bool(point.ended_us), "looked": plain(looked)}
-    words = ("everything held" if point.ok else "something did not hold") if point.ended_us else "it was interrupted: --resume goes on"
+    words = verdict(point.ok, point.damaged) if point.ended_us else "it was interrupted: --resume goes on"
     emit(facts, as_json=options.json, text=f"{words}\n{looked_at(looked)}")
-    return 0 if point.ok or not point.ended_us else _INTEGRITY
+    return _exit_code(point.ok, point.damaged) if point.ended_us else 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure import limits
+from perdure.client.verify_log import LogReport, check_agent, check_offsets
 from perdure.client.verify_order import (
     Checkpoint,
     Looked,
@@ -22,16 +23,12 @@ from perdure.client.verify_order import (
 )
 from perdure.client.verify_snapshots import SnapshotsReport, verify_snapshots_of
 from perdure.engine.bus.contract import Bus
-from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import LogStore
-from perdure.engine.log.fork_rows import begins_at, owner_of
-from perdure.engine.log.log import EventLog, read_pages
-from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Position
-from perdure.engine.moves import arrived
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentRecord
 from perdure.engine.steps import reach
 from perdure.engine.topic_check import TopicReport, check_topic
 from perdure.engine.vault import Vault
-from perdure.errors import PerdureError
 from perdure.projections.cache_check import CacheReport, check_cached
 from perdure.projections.contract import StateCache
 from perdure.projections.fill import Base
@@ -39,31 +36,9 @@ from perdure.snapshots.shelf import SnapshotShelf
 
 __all__ = ["Lag", "LogReport", "Verification", "VerifyReport", "verify"]
 
-PROBLEMS_KEPT_MAX = 1_000
 
 Progress = Callable[[int, int], None]
 """progress(events read, events to read, about)"""
-Read = Callable[[int], Awaitable[None]]
-
-
-class LogReport(msgspec.Struct):
-    """agents, events: looked at. problems: what does not hold, the first ones, each one line. problem_count: all of them."""
-
-    agents: int = 0
-    events: int = 0
-    problem_count: int = 0
-    problems: list[str] = msgspec.field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every chain, seal and offset holds."""
-        return self.problem_count == 0
-
-    def note(self, problem: str) -> None:
-        """Keep a problem."""
-        self.problem_count += 1
-        if len(self.problems) < PROBLEMS_KEPT_MAX:
-            self.problems.append(problem)
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -76,10 +51,11 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct):
-    """ok: everything that was compared holds. current: and nothing is behind; lag: by how much it is. topic, cache, snapshots: None where there
-    is none to compare (an embedded log, no store). looked: at what."""
+    """ok: everything could be read, and holds. damaged: something does not hold; neither: keys are missing (`log.missing_keys`). current: nothing
+    is behind; lag: by how much it is. topic, cache, snapshots: None where there is none to compare (an embedded log, no store). looked: at what."""
 
     ok: bool
+    damaged: bool
     current: bool
     lag: Lag
     log: LogReport
@@ -130,7 +106,7 @@ class Verification:
             await self._note()
         await self._partitions()
         report = self._report()
-        self._point = replace(self._point, ended_us=time.time_ns() // 1_000, ok=report.ok)
+        self._point = replace(self._point, ended_us=time.time_ns() // 1_000, ok=report.ok, damaged=report.damaged)
         await self._note(at_once=True)
         report.looked = self._looked()
         return report
@@ -153,12 +129,14 @@ class Verification:
     async def _agents(self) -> None:
         async for page in self._pages():
             sampled = [record for record in page if is_sampled(record, self._point.sample, self._point.seed)]
-            for record in sampled:
-                await _check_agent(self._store, self._log.vault, record, self._report_of_log, self._read)
-                if self._shelf is not None:
+            opened = [
+                record for record in sampled if await check_agent(self._store, self._log.vault, record, self._report_of_log, self._read)
+            ]
+            if self._shelf is not None:
+                for record in opened:
                     await verify_snapshots_of(self._log, self._shelf, record, self._snapshots)
-            if self._cache is not None and sampled:
-                await check_cached(self._store, self._cache, self._log.vault, sampled, self._cached, base=self._base)
+            if self._cache is not None and opened:
+                await check_cached(self._store, self._cache, self._log.vault, opened, self._cached, base=self._base)
             last = page[-1]
             self._point = replace(self._point, after=(last.tenant, last.agent), agents_total=self._point.agents_total + len(page))
             await self._note()
@@ -176,7 +154,7 @@ class Verification:
         for partition in sampled_partitions(self._store.partitions, point.sample, point.seed):
             if partition in point.partitions_done:
                 continue
-            counted = await _check_offsets(self._store, partition, self._report_of_log, self._read)
+            counted = await check_offsets(self._store, partition, self._report_of_log, self._read)
             if self._bus is not None:
                 found = await check_topic(self._store, self._bus, partitions=[partition], read=self._read)
                 self._topic.partitions += found.partitions
@@ -213,9 +191,9 @@ class Verification:
         topic = None if self._bus is None else self._topic
         cached = None if self._cache is None else self._cached
         snapshots = None if self._shelf is None else self._snapshots
-        ok = log.ok and (topic is None or topic.sound) and (cached is None or cached.sound) and (snapshots is None or snapshots.ok)
+        sound = log.ok and (topic is None or topic.sound) and (cached is None or cached.sound) and (snapshots is None or snapshots.ok)
         lag = Lag(topic.behind if topic else 0, cached.behind if cached else 0, cached.behind_events if cached else 0)
-        return VerifyReport(ok, lag == Lag(), lag, log, topic, cached, snapshots)
+        return VerifyReport(sound and not log.agents_unread, not sound, lag == Lag(), lag, log, topic, cached, snapshots)
 
 
 async def verify(
@@ -225,46 +203,3 @@ async def verify(
 
     A topic or cache that says nothing wrong and lacks the newest is no fault; it shows in the report's `lag`."""
     return await Verification(EventLog(store, vault), bus=bus, cache=cache, base=base).run()
-
-
-async def _check_agent(store: LogStore, vault: Vault, record: AgentRecord, report: LogReport, read: Read) -> None:
-    report.agents += 1
-    (floor,) = await store.floors([record])
-    version, chain = floor.version - 1, floor.chain
-    if version:
-        anchor = await store.snapshots(owner_of(record, version), to_version=version, limit=1, good=True)
-        if not anchor or (anchor[0].version, anchor[0].chain) != (version, chain):
-            report.note(f"{record.tenant}/{record.agent} version {version}: no whole snapshot stands for the events that were removed")
-    try:
-        async for page in read_pages(store, record, EventFilter(from_version=floor.version)):
-            version, chain = check_chain(page, version=version, chain=chain)
-            if record.data_key:  # of one that was erased the chain tells, which needs no key
-                await vault.open_all(page)
-            # What a fork shares is counted with the agents that wrote it.
-            report.events += sum(event.version > begins_at(record) for event in page)
-            await read(len(page))
-    except PerdureError as problem:
-        if problem.retryable:
-            raise
-        report.note(f"{record.tenant}/{record.agent} version {problem.version}: {problem.message}")
-
-
-async def _check_offsets(store: LogStore, partition: int, report: LogReport, read: Read) -> int:
-    """How many events a partition holds, each after the one before it."""
-    counted = after = time_us = 0
-    floor = (await store.partition_floors())[partition]
-    end = (await store.positions()).get(partition, Position(0, 0))
-    arrivals = await arrived(store)
-    while after < end.offset and (page := await store.read(partition, after, 1_000, sparse=after < floor)):
-        for event in page:
-            # Up to the floor offsets may have been removed.
-            if event.offset <= after or (event.offset != after + 1 and event.offset > floor + 1):
-                report.note(f"partition {partition}: offset {event.offset} follows offset {after}")
-            # An agent that came from another engine brought its times along.
-            came = bool(arrivals) and AgentName(event.tenant, event.agent) in arrivals
-            if event.time_us < time_us and not came:
-                report.note(f"partition {partition}: time goes back at offset {event.offset}")
-            after, time_us = event.offset, time_us if came else event.time_us
-        counted += len(page)
-        await read(len(page))
-    return counted

@@ -85,6 +85,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     resumed: int = 0
     ended_us: int = 0
     ok: bool = False
+    damaged: bool = False
     log: Any = None
     topic: Any = None
     cache: Any = None

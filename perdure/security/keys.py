@@ -76,10 +76,12 @@ class FileKeyProvider:
     def __init__(self, path: Path | str) -> None:
         self._file = KeyFile(Path(path))
         self._keys: RootKeys | None = None
+        self._missed = ""
+        """The id of a root key that was needed when there was no file."""
 
     @property
     def key_id(self) -> str:
-        """The id of the current root key."""
+        """The id of the current root key. Raises KeyUnavailable where the file is gone."""
         return self._loaded().current
 
     async def wrap(self, plaintext: bytes, context: bytes) -> bytes:
@@ -94,9 +96,8 @@ class FileKeyProvider:
         if self._keys is None or id not in self._keys.keys:
             await asyncio.to_thread(self._look_again)
         if self._keys is None or id not in self._keys.keys:
-            where = f"is not in {self._file.path}" if self._keys is not None else f"is not there: there is no file {self._file.path}"
-            hint = "name the right key file by --keys or PERDURE_KEYS, or restore it from its backup"
-            raise KeyUnavailable(f"the root key {id} {where}", hint=hint, key_id=id)
+            self._missed = id
+            raise self._unavailable(id)
         return _unwrap(id, self._keys.keys[id], wrapped, context)
 
     async def add_key(self) -> str:
@@ -111,9 +112,16 @@ class FileKeyProvider:
             self._keys = self._file.load()
 
     def _loaded(self) -> RootKeys:
+        if self._keys is None and self._missed and not self._file.path.exists():
+            raise self._unavailable(self._missed)  # a new one beside it would hide that it is gone
         if self._keys is None:
             self._keys = self._file.load_or_create(os.urandom(KEY_BYTES))
         return self._keys
+
+    def _unavailable(self, id: str) -> KeyUnavailable:
+        where = f"is not in {self._file.path}" if self._keys is not None else f"is not there: there is no file {self._file.path}"
+        hint = "name the right key file by --keys or PERDURE_KEYS, or restore it from its backup"
+        return KeyUnavailable(f"the root key {id} {where}", hint=hint, key_id=id)
 
 
 class EnvironmentKeyProvider:
