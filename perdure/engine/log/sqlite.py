@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from perdure.engine.log import sqlite_append, sqlite_control, sqlite_many, sqlite_rows
+from perdure.engine.log import sqlite_agents, sqlite_append, sqlite_control, sqlite_events, sqlite_many
 from perdure.engine.log.contract import Propose
 from perdure.engine.log.lone import Inserted
 from perdure.engine.log.records import AgentName, AgentRecord, Document, EventFilter, Head, Lease, Position, SealedEvent
@@ -128,47 +128,47 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def agents(self, names: Sequence[AgentName]) -> list[AgentRecord | None]:
         """See `LogStore.agents`."""
-        return await self._read(sqlite_rows.get_agents, names)
+        return await self._read(sqlite_agents.get_agents, names)
 
     async def create_agents(self, records: Sequence[AgentRecord]) -> list[AgentRecord]:
         """See `LogStore.create_agents`."""
-        return await self._commit(sqlite_rows.create_agents, records)
+        return await self._commit(sqlite_agents.create_agents, records)
 
     async def heads(self, agents: Sequence[AgentRecord]) -> list[Head]:
         """See `LogStore.heads`."""
-        return await self._read(sqlite_rows.heads, agents)
+        return await self._read(sqlite_agents.heads, agents)
 
     async def list_agents(
         self, tenant: str, *, type: str | None = None, labels: Mapping[str, str] | None = None, after: str = "", limit: int = 100
     ) -> list[AgentRecord]:
         """See `LogStore.list_agents`."""
-        return await self._read(sqlite_rows.list_agents, tenant, type, labels or {}, after, limit)
+        return await self._read(sqlite_agents.list_agents, tenant, type, labels or {}, after, limit)
 
     async def tenants(self) -> list[str]:
         """See `LogStore.tenants`."""
-        return await self._read(sqlite_rows.tenants)
+        return await self._read(sqlite_agents.tenants)
 
     async def list_owned(self, owner: str, *, after: int = 0, limit: int = 1_000) -> list[AgentRecord]:
         """See `LogStore.list_owned`."""
-        return await self._read(sqlite_rows.list_owned, owner, after, limit)
+        return await self._read(sqlite_agents.list_owned, owner, after, limit)
 
     async def count_owned(self, owner: str) -> int:
         """See `LogStore.count_owned`."""
-        return await self._read(sqlite_rows.count_owned, owner)
+        return await self._read(sqlite_agents.count_owned, owner)
 
     async def describe_agent(self, agent: AgentRecord, *, type: str, labels: Mapping[str, str]) -> None:
         """See `LogStore.describe_agent`."""
-        await self._commit(sqlite_rows.describe_agent, agent, type, labels)
+        await self._commit(sqlite_agents.describe_agent, agent, type, labels)
 
     async def swap_data_keys(self, agents: Sequence[AgentRecord], data_keys: Sequence[bytes]) -> int:
         """See `LogStore.swap_data_keys`."""
-        return await self._commit(sqlite_rows.swap_data_keys, agents, data_keys)
+        return await self._commit(sqlite_agents.swap_data_keys, agents, data_keys)
 
     # --- events ---
 
     async def positions(self) -> dict[int, Position]:
         """See `LogStore.positions`."""
-        return await self._read(sqlite_rows.positions, self.partitions)
+        return await self._read(sqlite_events.positions, self.partitions)
 
     async def append(self, known: Mapping[int, Position], propose: Propose) -> dict[int, Position]:
         """See `LogStore.append`. `propose` is called on the writer's thread."""
@@ -197,15 +197,15 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def read(self, partition: int, after: int, limit: int, *, sparse: bool = False) -> list[SealedEvent]:
         """See `LogStore.read`."""
-        return await self._read(sqlite_rows.read, partition, after, limit, sparse)
+        return await self._read(sqlite_events.read, partition, after, limit, sparse)
 
     async def read_tails(self, after: Mapping[int, int], limit: int) -> list[SealedEvent]:
         """See `LogStore.read_tails`."""
-        return await self._read(sqlite_rows.read_tails, after, limit)
+        return await self._read(sqlite_events.read_tails, after, limit)
 
     async def read_agent(self, agent: AgentRecord, where: EventFilter, limit: int, *, descending: bool = False) -> list[SealedEvent]:
         """See `LogStore.read_agent`."""
-        return await self._read(sqlite_rows.read_agent, agent, where, limit, descending)
+        return await self._read(sqlite_events.read_agent, agent, where, limit, descending)
 
     async def read_many(self, wanted: Sequence[tuple[AgentRecord, int, int]]) -> list[list[SealedEvent]]:
         """See `LogStore.read_many`."""
@@ -213,15 +213,15 @@ class SqliteStore(SqliteSnapshots, SqliteFloors, SqliteForks, SqliteArchive, Sql
 
     async def read_tenant(self, tenant: str, partition: int, after: int, where: EventFilter, limit: int) -> list[SealedEvent]:
         """See `LogStore.read_tenant`."""
-        return await self._read(sqlite_rows.read_tenant, tenant, partition, after, where, limit)
+        return await self._read(sqlite_events.read_tenant, tenant, partition, after, where, limit)
 
     async def find(self, agent: AgentRecord, ids: Sequence[UUID]) -> list[SealedEvent]:
         """See `LogStore.find`."""
-        return await self._read(sqlite_rows.find, agent, ids)
+        return await self._read(sqlite_events.find, agent, ids)
 
     async def version_at(self, agent: AgentRecord, time_us: int) -> int:
         """See `LogStore.version_at`."""
-        return await self._read(sqlite_rows.version_at, agent, time_us)
+        return await self._read(sqlite_events.version_at, agent, time_us)
 
     def look_before_ms(self, partition: int, offset: int, count: int) -> int:  # noqa: ARG002
         """See `LogStore.look_before_ms`: 0, for one index holds all ids of the log."""

@@ -11,8 +11,8 @@ from uuid import UUID
 from perdure.engine.log.contract import Proposal, Propose, StaleWriter
 from perdure.engine.log.records import Position, SealedEvent, TailEvent
 from perdure.engine.log.sqlite_connection import patiently, transaction
+from perdure.engine.log.sqlite_events import position
 from perdure.engine.log.sqlite_floors import partition_floor
-from perdure.engine.log.sqlite_rows import position
 from perdure.errors import IntegrityError
 from perdure.limits import TAIL_EVENTS_MAX
 

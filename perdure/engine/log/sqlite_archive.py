@@ -11,7 +11,7 @@ from perdure.engine.log import sqlite_append
 from perdure.engine.log.archive_rows import check_follows, lower_generation
 from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.records import AgentRecord, SealedEvent
-from perdure.engine.log.sqlite_rows import has_arrivals, position
+from perdure.engine.log.sqlite_events import has_arrivals, position
 
 __all__ = ["SqliteArchive"]
 

@@ -13,7 +13,7 @@ from perdure.engine.log import sqlite_append
 from perdure.engine.log.arrival_rows import Room, Settling, Swap, check_runs, other_owner, placed
 from perdure.engine.log.records import AgentRecord, SealedEvent
 from perdure.engine.log.signal import SignalHub
-from perdure.engine.log.sqlite_rows import position
+from perdure.engine.log.sqlite_events import position
 
 __all__ = ["SqliteArrivals"]
 

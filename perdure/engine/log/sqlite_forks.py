@@ -11,8 +11,9 @@ import msgspec
 from perdure.engine.log.floor_rows import compacted
 from perdure.engine.log.fork_rows import NOTHING_SHARED, check_depth, line_from
 from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, Parent
+from perdure.engine.log.sqlite_agents import agents_of, get_agents
+from perdure.engine.log.sqlite_events import read_agent
 from perdure.engine.log.sqlite_floors import first_forked, floor_of
-from perdure.engine.log.sqlite_rows import agents_of, get_agents, read_agent
 from perdure.engine.log.versions import no_version
 from perdure.errors import IntegrityError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from perdure.engine.log import sqlite_rows
+from perdure.engine.log import sqlite_events
 from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent
 from perdure.errors import Compacted
 
@@ -20,6 +20,6 @@ def read_many(connection: sqlite3.Connection, wanted: Sequence[tuple[AgentRecord
 def _read(connection: sqlite3.Connection, record: AgentRecord, first: int, last: int) -> list[SealedEvent]:
     where = EventFilter(from_version=first, to_version=last)
     try:
-        return sqlite_rows.read_agent(connection, record, where, max(0, last - first + 1), False)
+        return sqlite_events.read_agent(connection, record, where, max(0, last - first + 1), False)
     except Compacted:
         return []  # who needs them is told by `read_agent`
