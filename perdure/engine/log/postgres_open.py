@@ -62,8 +62,12 @@ def check_url(url: str) -> None:
 
 
 async def connect(url: str) -> AsyncConnection[Any]:
-    """One connection, for the writer."""
-    connection = await AsyncConnection.connect(url, **_OPTIONS)
+    """One connection, for a writer or who reads tails: what they ask again and again is planned once.
+
+    That may be while a segment is empty, and the plan is kept while it fills. So it takes an index wherever there is one.
+    """
+    options = _OPTIONS | {"options": _OPTIONS["options"] + " -c enable_seqscan=off -c enable_bitmapscan=off"}
+    connection = await AsyncConnection.connect(url, **options)
     register(connection)
     return connection
 

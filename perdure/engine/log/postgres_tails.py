@@ -27,7 +27,7 @@ LEARN_INTERVAL_S: Final = 0.2
 """How often it is asked whether a segment that lies ahead has been made."""
 ANSWER_TIMEOUT_S: Final = 5.0
 """How long the server may be silent; a relay that is not answered stands still with all its partitions."""
-_SETTINGS: Final = ("SET plan_cache_mode = force_generic_plan", "SET enable_seqscan = off", "SET enable_bitmapscan = off")
+_SETTING: Final = "SET plan_cache_mode = force_generic_plan"
 _SQL = """SELECT t.name, a.agent, {columns} FROM ({tails}) e,
           LATERAL (SELECT a.agent FROM agents a WHERE a.agent_key = e.agent_key LIMIT 1) a,
           LATERAL (SELECT t.name FROM tenants t WHERE t.tenant_key = e.tenant_key LIMIT 1) t
@@ -75,8 +75,7 @@ class Tails:
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             connection = await connect(self._url)
-            for setting in _SETTINGS:
-                await connection.execute(setting)
+            await connection.execute(_SETTING)
             self._connection = connection
         return self._connection
 
