@@ -16,6 +16,7 @@ class Command(NamedTuple):
     group: str
 
 
+MEANING_LEAST: Final = 30
 _START, _WRITE, _READ, _OPERATE = "Start", "Write", "Read", "Operate"
 
 COMMANDS: Final = (
@@ -81,9 +82,25 @@ GLOBAL_FLAGS: Final = (
 
 def overview() -> str:
     """The help of `perdure` itself. Written out here because making the parser for it would take longer than reading it."""
-    lines = ["Usage: perdure COMMAND [OPTIONS]", "", "The state engine under AI agents: an event log with a time machine."]
+    import shutil
+    import textwrap
+
+    columns = shutil.get_terminal_size().columns
+
+    def row(name: str, meaning: str) -> str:
+        """A name and what it means, wrapped where the terminal ends."""
+        indent = " " * (width + 2)
+        return textwrap.fill(
+            f"  {name:<{width}}{meaning}", max(columns, len(indent) + MEANING_LEAST), subsequent_indent=indent, break_on_hyphens=False
+        )
+
+    lines = [
+        "Usage: perdure COMMAND [OPTIONS]",
+        "",
+        textwrap.fill("The state engine under AI agents: an event log with a time machine.", columns),
+    ]
     width = max(len(command.name) for command in COMMANDS) + 2
     for group in dict.fromkeys(command.group for command in COMMANDS):
-        lines += ["", f"{group}:", *(f"  {c.name:<{width}}{c.help}" for c in COMMANDS if c.group == group)]
-    lines += ["", "Options of every command:", *(f"  {flag:<{width}}{text}" for flag, text in GLOBAL_FLAGS)]
+        lines += ["", f"{group}:", *(row(each.name, each.help) for each in COMMANDS if each.group == group)]
+    lines += ["", "Options of every command:", *(row(flag, text) for flag, text in GLOBAL_FLAGS)]
     return "\n".join([*lines, "", "perdure COMMAND --help says more about one of them.", ""])

@@ -23,10 +23,22 @@ for _many in (drain, undrain, rebalance, pin, unpin, pins):
 _FAILED = 1
 
 To = Annotated[str, Parameter(name="--to", help="The node that shall have it.")]
+How = Annotated[
+    Strategy,
+    Parameter(
+        help="live: copied beside its work; blue_green: and compared for longer; cold: stopped first; emergency: the source is lost."
+    ),
+]
+By = Annotated[
+    Transfer,
+    Parameter(help="streaming: snapshot, then the log, round by round; incremental: from the cache; snapshot: once, for quiet agents."),
+]
+Reason = Annotated[str, Parameter(help="Why; is recorded with it.", show_default=False)]
+_FLAG = Parameter(negative=())
 
 
 @app.command
-async def plan(agent: str, /, *, to: To, strategy: Strategy = "live", transfer: Transfer = "streaming", options: Options = DEFAULTS) -> int:
+async def plan(agent: str, /, *, to: To, strategy: How = "live", transfer: By = "streaming", options: Options = DEFAULTS) -> int:
     """What moving an agent would do and cost, and what speaks against it; nothing is changed. Exit code 1 when something does."""
     async with session(options) as engine:
         made = await engine.migrations.plan_migration(AgentName(options.tenant_name, agent), to, strategy=strategy, transfer=transfer)
@@ -53,9 +65,9 @@ async def run(
     /,
     *,
     to: To,
-    strategy: Strategy = "live",
-    transfer: Transfer = "streaming",
-    reason: str = "",
+    strategy: How = "live",
+    transfer: By = "streaming",
+    reason: Reason = "",
     actor: Actor = None,
     options: Options = DEFAULTS,
 ) -> int:
@@ -77,7 +89,7 @@ async def watch(migration: str, /, *, options: Options = DEFAULTS) -> int:
 
 
 @app.command
-async def abort(migration: str, /, *, reason: str = "aborted by an operator", options: Options = DEFAULTS) -> None:
+async def abort(migration: str, /, *, reason: Reason = "aborted by an operator", options: Options = DEFAULTS) -> None:
     """End a migration before its commit, wherever it is: the source goes on."""
     async with session(options) as engine:
         done = await engine.migrations.abort_migration(migration, reason=reason)
@@ -85,7 +97,9 @@ async def abort(migration: str, /, *, reason: str = "aborted by an operator", op
 
 
 @app.command
-async def rollback(migration: str, /, *, reason: str = "", actor: Actor = None, check: bool = False, options: Options = DEFAULTS) -> int:
+async def rollback(
+    migration: str, /, *, reason: Reason = "", actor: Actor = None, check: Annotated[bool, _FLAG] = False, options: Options = DEFAULTS
+) -> int:
     """Bring an agent back to where a completed migration took it from; what was written since stays. --check: only say whether it can be."""
     async with session(options) as engine:
         if check:
@@ -98,7 +112,7 @@ async def rollback(migration: str, /, *, reason: str = "", actor: Actor = None, 
 
 
 @app.command(name="list")
-async def list_(*, open_only: bool = False, limit: int = 50, options: Options = DEFAULTS) -> None:
+async def list_(*, open_only: Annotated[bool, _FLAG] = False, limit: int = 50, options: Options = DEFAULTS) -> None:
     """Every agent's newest migration, newest first. --open-only: those under way."""
     async with session(options) as engine:
         found = await engine.migrations.list_migrations(open_only=open_only, limit=limit)

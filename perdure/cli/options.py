@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Group, Parameter
 
+from perdure.errors import InvalidInput
+
 if TYPE_CHECKING:
     from perdure.client.engine import Engine
     from perdure.config import Settings
@@ -49,7 +51,9 @@ class Options:
 
     @property
     def tenant_given(self) -> str | None:
-        """The tenant that somebody has named."""
+        """The tenant that somebody has named. Raises InvalidInput for an empty name: a variable of the shell that is not set names no tenant."""
+        if self.tenant == "":
+            raise InvalidInput("--tenant is empty", hint="name a tenant, or leave the flag out")
         return self.tenant or os.environ.get("PERDURE_TENANT") or None
 
     @property

@@ -93,11 +93,11 @@ async def run(
 @app.command
 async def auto(
     agent: str,
-    what: str = "show",
+    what: Annotated[str, Parameter(help="show, on or off.")] = "show",
     /,
     *,
-    retries: int = 5,
-    backoff_s: float = 1.0,
+    retries: Annotated[int, Parameter(help="Further tries after the first.")] = 5,
+    backoff_s: Annotated[float, Parameter(help="Seconds before the second try; they double with each.")] = 1.0,
     options: Options = DEFAULTS,
 ) -> None:
     """Show an agent's auto-recovery, or turn it `on` (with retries and backoff) or `off`."""

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import amount, emit, plain
-from perdure.errors import InvalidInput
+from perdure.errors import ConfigurationError, InvalidInput
 
 if TYPE_CHECKING:
     from perdure.projections.lag import PartitionLag
@@ -47,25 +47,38 @@ async def run(
     options: Options = DEFAULTS,
 ) -> None:
     """Relay, projector, supervisor and, where there is a store, snapshotter and backups in one process, until it is told to end (Ctrl-C,
-    SIGTERM)."""
+    SIGTERM). Where bus and cache are memory://, there is nothing to relay or to project: they live in the processes that open the log."""
     if backup_every <= 0:
         raise InvalidInput(f"--backup-every {backup_every:g}", hint="seconds, above 0")
     running = Beside(supervise and not until_drained, None if until_drained else backup_to, backup_every)
-    await _work(options, relay=True, projector=True, until_drained=until_drained, beside=running)
+    shared = not (_is_memory(options, "bus") and _is_memory(options, "cache"))
+    await _work(options, relay=shared, projector=shared, until_drained=until_drained, beside=running)
 
 
 async def relay(*, until_drained: Drained = False, options: Options = DEFAULTS) -> None:
     """Publish the log to the bus; several relays share the partitions."""
+    _check_bus(options)
     await _work(options, relay=True, projector=False, until_drained=until_drained)
 
 
 async def project(*, until_drained: Drained = False, options: Options = DEFAULTS) -> None:
     """Keep the cache up to date from the bus; several projectors share the partitions."""
+    _check_bus(options)
     await _work(options, relay=False, projector=True, until_drained=until_drained)
 
 
+def _check_bus(options: Options) -> None:
+    if _is_memory(options, "bus"):
+        hint = "name Kafka by --bus or PERDURE_BUS; perdure run does all that an embedded log needs"
+        raise ConfigurationError("the bus is memory://, which no other process reaches", hint=hint)
+
+
+def _is_memory(options: Options, setting: str) -> bool:
+    return str(getattr(options.settings(), setting).value).startswith("memory:")
+
+
 async def _work(options: Options, *, relay: bool, projector: bool, until_drained: bool, beside: Beside | None = None) -> None:
-    beside = beside or Beside(False, None, 0)
+    whole, beside = beside is not None, beside or Beside(False, None, 0)
     async with session(options, create=True) as engine:
         calm_collector()
 
@@ -77,10 +90,17 @@ async def _work(options: Options, *, relay: bool, projector: bool, until_drained
             if not until_drained:
                 print("running; Ctrl-C ends it", file=sys.stderr, flush=True)
             await engine.run(
-                relay=relay, projector=projector, supervisor=beside.supervise, backup=taking, until_drained=until_drained, stop=stop
+                relay=relay,
+                projector=projector,
+                snapshotter=whole and engine.snapshots.base is not None,
+                supervisor=beside.supervise,
+                backup=taking,
+                until_drained=until_drained,
+                stop=stop,
             )
-        lags = await engine.lags()
-    emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done; {_behind(lags['relay'])}")
+        lags = await engine.lags() if relay or projector else {}
+    behind = f"; {_behind(lags['relay'])}" if lags else ""
+    emit({"drained": until_drained, "lags": plain(lags)}, as_json=options.json, text=f"done{behind}")
 
 
 def _behind(lags: list[PartitionLag]) -> str:

@@ -60,7 +60,9 @@ def status(*, root: Root = None, options: Options = DEFAULTS) -> int:
 
 
 @app.command
-def logs(name: Name, /, *, lines: int = 100, root: Root = None, options: Options = DEFAULTS) -> None:
+def logs(
+    name: Name, /, *, lines: Annotated[int, Parameter(help="How many lines of it.")] = 100, root: Root = None, options: Options = DEFAULTS
+) -> None:
     """The end of a server's log."""
     text = library.logs(root, name, lines)
     emit({"name": name, "log": text}, as_json=options.json, text=text)

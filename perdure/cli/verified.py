@@ -20,22 +20,22 @@ _NOT_COMPARED: Final = "none to compare"
 def told(report: VerifyReport) -> str:
     """The whole report."""
     problems = list(islice(_problems(report), PROBLEMS_SHOWN_MAX + 1))
-    lines = [_verdict(report), looked_at(report.looked), *_places(report), *problems[:PROBLEMS_SHOWN_MAX]]
+    lines = [_verdict(report), *_places(report), looked_at(report.looked), *problems[:PROBLEMS_SHOWN_MAX]]
     if len(problems) > PROBLEMS_SHOWN_MAX:
         lines.append("  … and more: --json lists them")
     return "\n".join(lines)
 
 
 def looked_at(looked: Looked) -> str:
-    """How much was looked at, and when."""
-    words = f"looked at {count(looked.agents)} of {amount(looked.agents_total, 'agent')}"
-    words += f" and {len(looked.partitions)} of {looked.partitions_total} partitions, {amount(looked.events, 'event')} read"
+    """How much was looked at, and when: two lines."""
+    words = f"  looked at  {count(looked.agents)} of {amount(looked.agents_total, 'agent')}"
+    words += f", {len(looked.partitions)} of {looked.partitions_total} partitions"
     if looked.sample < 1:
         words += f"; sample {looked.sample:.4g}, seed {looked.seed}"
+    words += f"\n  begun      {rfc3339(from_microseconds(looked.started_us))}"
     if looked.resumed:
-        words += f"; gone on with {looked.resumed} times"
-    words += f"; begun {rfc3339(from_microseconds(looked.started_us))}"
-    return words + (f", over {rfc3339(from_microseconds(looked.ended_us))}" if looked.ended_us else "")
+        words += f", resumed {looked.resumed} times"
+    return words + (f", ended {rfc3339(from_microseconds(looked.ended_us))}" if looked.ended_us else ", not ended")
 
 
 def verdict(ok: bool, damaged: bool, *, whole: bool = True) -> str:

@@ -30,7 +30,7 @@ def train(samples: Sequence[bytes], size_bytes: int | None = None) -> bytes:
     if len(samples) < limits.TRAINING_SAMPLES_MIN or total_bytes < limits.TRAINING_BYTES_MIN:
         raise InvalidInput(
             f"{len(samples)} samples of {total_bytes} bytes are too few to train a dictionary",
-            hint=f"hand in at least {limits.TRAINING_SAMPLES_MIN} samples of {limits.TRAINING_BYTES_MIN} bytes together",
+            hint=f"it takes {limits.TRAINING_SAMPLES_MIN} samples, and {limits.TRAINING_BYTES_MIN} bytes in all",
         )
     chosen = _thin(samples, total_bytes)
     if size_bytes is not None:

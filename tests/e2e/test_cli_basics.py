@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from perdure.cli import main
-from perdure.cli.commands import COMMANDS
+from perdure.cli.commands import COMMANDS, overview
 from tests.fix_command import Perdure
 
 
@@ -79,6 +79,13 @@ def test_help_stays_within_the_terminal_and_keeps_its_columns(
     assert [line for line in lines if len(line.rstrip()) > max(columns, 44)] == []
 
 
+def test_the_overview_ends_where_the_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = overview().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith("  doctor ") for line in lines)
+
+
 def test_an_agent_that_is_not_there_has_a_hint_where_to_look(perdure_command: Perdure) -> None:
     perdure_command("append", "here", "--type", "noted", "--tenant", "acme")
     lines = perdure_command("show", "here", code=3).err.splitlines()
@@ -136,3 +143,18 @@ def test_a_reader_that_leaves_ends_the_command_quietly(perdure_command: Perdure)
     assert process.wait(120) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_an_embedded_log_has_nothing_to_relay_and_says_so(perdure_command: Perdure) -> None:
+    perdure_command("append", "a", "--set", "/n=1")
+    for _ in range(2):
+        done = perdure_command("run", "--until-drained", "--json")
+        assert (done.json, done.err) == ({"drained": True, "lags": {}}, "")
+    for alone in ("relay", "project"):
+        assert perdure_command(alone, "--until-drained", "--json", code=2).error["code"] == "configuration"
+
+
+def test_an_empty_tenant_is_no_tenant(perdure_command: Perdure) -> None:
+    perdure_command("init")
+    assert perdure_command("append", "a", "--set", "/n=1", "--tenant", "", "--json", code=2).error["code"] == "invalid_input"
+    perdure_command("show", "a", code=3)
