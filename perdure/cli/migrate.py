@@ -12,7 +12,7 @@ from perdure.cli.migrate_many import drain, pin, pins, rebalance, undrain, unpin
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit, plain, table
 from perdure.client.approvals import acting
-from perdure.engine.log.records import AgentName
+from perdure.engine.log.records import AgentName, from_microseconds, rfc3339
 from perdure.migration.records import Migration, Strategy, Transfer
 
 __all__ = ["app"]
@@ -130,9 +130,15 @@ async def show(migration: str, /, *, options: Options = DEFAULTS) -> None:
         found = await engine.migrations.monitor_migration(migration)
     facts = {name: value for name, value in plain(found).items() if value not in ("", 0, 0.0, None, [], False) and name != "marks"}
     start = found.marks[0].at_us if found.marks else 0
-    lines = [f"  {name:<22}{value}" for name, value in facts.items()]
+    lines = [f"  {name:<22}{value}" for name, value in map(_moment, facts.items())]
     lines += [f"  {(mark.at_us - start) / 1000:>10.1f} ms  {mark.phase}" for mark in found.marks]
     emit({"migration": plain(found)}, as_json=options.json, text="\n".join([found.id, *lines]))
+
+
+def _moment(fact: tuple[str, Any]) -> tuple[str, Any]:
+    """For people: a fact that is unix microseconds as a time."""
+    name, value = fact
+    return (name.removesuffix("_us"), rfc3339(from_microseconds(value))) if name.endswith("_us") else fact
 
 
 def _seen(options: Options) -> Any:

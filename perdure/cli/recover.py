@@ -65,7 +65,7 @@ async def diagnose(agent: str, /, *, options: Options = DEFAULTS) -> int:
     report = plan.report
     wrong = [f"  {failure.kind}: {failure.evidence}" for failure in report.failures]
     steps = [f"  {number}. {step}" for number, step in enumerate(plan.steps, 1)]
-    text = "\n".join([f"{agent}: wrong are", *wrong, f"strategy {plan.strategy}:", *steps]) if wrong else f"{agent} is well"
+    text = "\n".join([f"{agent} is not well:", *wrong, f"strategy {plan.strategy}:", *steps]) if wrong else f"{agent} is well"
     emit(plain(plan), as_json=options.json, text=text)
     return 1 if wrong else 0
 
