@@ -110,6 +110,8 @@ TRANSFER_AGENTS_AT_ONCE_MAX: Final = 64
 TRANSFER_AGENTS_AT_ONCE_DEFAULT: Final = 4
 TRANSFER_AGENTS_AHEAD: Final = 32
 """Agents whose rows are marked before it is their turn, or whose move is being written down after it."""
+TRANSFER_GROUP_AGENTS: Final = 8
+"""Agents that begin to move together, and whose moves are written down together."""
 TRANSFER_AHEAD_BYTES: Final = 64 * MIB
 """What those have that are copied and wait until every process knows that they go."""
 TRANSFER_PAGE_BYTES: Final = 8 * MIB

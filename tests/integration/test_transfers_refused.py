@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 import perdure
+from perdure import config
 from perdure.client.engine import Engine
 from perdure.engine import replay, steps
 from perdure.engine.changes import set_value
@@ -43,6 +45,25 @@ async def test_nothing_is_begun_where_it_could_not_be_finished(pair: Pair) -> No
     assert (await source.log.append_event(BOB, Event("on"))).version == 2
     with pytest.raises(AgentNotFound):
         await target.log.version(BOB)
+
+
+async def test_no_second_root_key_comes_into_a_log(pair: Pair, tmp_path: Path) -> None:
+    """The target's log has tenants under its own root key; whoever names another one, or none, would give a new tenant's key to that."""
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 2)
+    await put(target, AgentName("there", "first"), 1)
+    other = tmp_path / "other.key"
+    flags = {"log": str(target.settings.log.value), "keys": f"file://{other}"}
+    async with perdure.open(settings=config.load(flags, {})) as misnamed:
+        for begin in (source.transfers.plan, source.transfers.run):
+            with pytest.raises(ConfigurationError, match="another root key") as refusal:
+                await begin(misnamed, [ALICE])
+            assert "--to-keys" in str(refusal.value.hint)
+        assert await misnamed.log.vault.ring.tenants() == ["there"]
+    assert not other.exists()
+    assert await source.transfers.list() == []
+    assert (await source.transfers.run(target, [ALICE])).moved == 1
+    await assert_sound(source, target)
 
 
 async def test_an_agent_that_cannot_be_moved_holds_up_none_of_those_that_go_with_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

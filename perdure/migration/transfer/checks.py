@@ -12,7 +12,7 @@ from perdure.engine.log.floor_rows import Floor
 from perdure.engine.log.fork_rows import begins_at
 from perdure.engine.log.marks import LEAVING, LEFT_OVER, MOVED, PAST, STAGED, mark_of
 from perdure.engine.log.records import AgentName, AgentRecord
-from perdure.errors import ConfigurationError, PerdureError
+from perdure.errors import ConfigurationError, KeyUnavailable, PerdureError, SealBroken
 from perdure.migration.transfer.pasts import Pasts
 from perdure.migration.transfer.records import identity
 from perdure.migration.transfer.sides import Side
@@ -51,8 +51,9 @@ class Checks:
         self._pasts = pasts
 
     async def plan(self, names: Sequence[AgentName]) -> Plan:
-        """Look at all of it. Raises ConfigurationError (the two are one log; their clocks), Unavailable."""
+        """Look at all of it. Raises ConfigurationError (the two are one log; their clocks; the target's root key is another one), Unavailable."""
         await self._check_ends()
+        await self._check_root_key({name.tenant for name in names})
         problems: list[str] = []
         coming = frozenset(names)
         events = 0
@@ -80,6 +81,23 @@ class Checks:
         apart_s = max(before_us - there_us, there_us - after_us) / 1e6
         if apart_s > limits.TRANSFER_CLOCKS_APART_S:
             raise ConfigurationError(f"the clocks of the two engines are {apart_s:.1f} s apart", hint="set them, e.g. with NTP")
+
+    async def _check_root_key(self, coming: Collection[str]) -> None:
+        """A log's tenants are under one root key. A tenant that is new there would get its key under whichever root key was named, or under the
+        default one, which is made where it is missing: so that key must open what is there already."""
+        ring = self._target.vault.ring
+        standing = await ring.tenants()
+        for tenant in [each for each in standing if each in coming] or standing:
+            try:
+                await ring.tenant_key(tenant)
+            except (KeyUnavailable, SealBroken) as problem:
+                if problem.details.get("reason") == "destroyed":
+                    continue  # it says nothing of the root key
+                message = f"the target's log is under another root key than the one that was named: {problem.message}"
+                hint = "name the target's own root key: --to-keys URL, or --to-config FILE"
+                raise ConfigurationError(message, hint=hint, tenant=tenant) from problem
+            if tenant not in coming:
+                return
 
     async def _room(self, events: int, problems: list[str]) -> tuple[int, int | None]:
         """Whether the target has room for it, and what its own recovery log takes meanwhile."""

@@ -1,8 +1,9 @@
 """Many agents on their way at once.
 
-A small agent costs statements, not bytes. So what is done before its events are copied (its row at the target is marked) and after they are in
-(both ends write down that it has moved) is done for a group of agents in lockstep, and what they ask for goes as one statement. A group is whoever
-has come while the one before it was on its way: an agent alone waits for nobody. Only what lies between has turns.
+A small agent costs statements, not bytes, and each that writes waits for the disk. So what is done before its events are copied (its row at the
+target is marked) and after they are in (both ends write down that it has moved) is done for a group of agents in lockstep, and what they ask for
+goes as one statement. Agents begin by `limits.TRANSFER_GROUP_AGENTS`; what is written down at last waits for as many, for a moment: by then the
+agent is served by the target, and its row at the source says where it is. An agent alone waits for nobody. Only what lies between has turns.
 
 Bounds: `at_once` agents are copied, compared or shut at a time, each with two pages in hand and its state of both ends in memory. Beside these at
 most `limits.TRANSFER_AGENTS_AHEAD` have their row marked, are being written down, or wait, compared, until every process knows that they go; of
@@ -20,7 +21,7 @@ import msgspec
 from perdure import limits
 from perdure.errors import Compacted, PerdureError
 from perdure.migration.transfer.clocks import Clock
-from perdure.migration.transfer.grouped import Grouped
+from perdure.migration.transfer.grouped import Grouped, Patience
 from perdure.migration.transfer.inheritance import Inheritance
 from perdure.migration.transfer.mover import Mover
 from perdure.migration.transfer.pasts import Pasts
@@ -33,6 +34,7 @@ __all__ = ["Crossing", "Turn"]
 
 RETRIES_MAX = 5
 RETRY_PAUSE_S = 1.0
+PATIENCE_S = 0.25
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -57,6 +59,8 @@ class Crossing:
         self._turn = asyncio.Semaphore(at_once)
         self._begin = Grouped(_begin_all, group)
         self._end = Grouped(_end_all, group)
+        self._others = Patience(lambda: min(limits.TRANSFER_GROUP_AGENTS, self._left), PATIENCE_S)
+        self._left = 0
         self._ahead_bytes = 0
         self._told_s = 0.0
 
@@ -67,14 +71,22 @@ class Crossing:
     async def move(self, turns: Sequence[Turn]) -> None:
         """Move the agents, of which every process has just been told. What goes wrong with one is in its record, and holds up no other."""
         self._told_s = time.monotonic()
+        self._left = len(turns)
         try:
             async with asyncio.TaskGroup() as group:
-                for turn in turns:
-                    await self._room.acquire()
-                    group.create_task(self._one(turn)).add_done_callback(lambda _: self._room.release())
+                for start in range(0, len(turns), limits.TRANSFER_GROUP_AGENTS):
+                    together = turns[start : start + limits.TRANSFER_GROUP_AGENTS]
+                    for _ in together:
+                        await self._room.acquire()
+                    for turn in together:
+                        group.create_task(self._one(turn)).add_done_callback(self._over)
         finally:
             for each in (self._begin, self._end, self._route):
                 await each.close()
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        self._left -= 1
+        self._room.release()
 
     async def _one(self, turn: Turn) -> None:
         for each in turn.after:
@@ -104,6 +116,9 @@ class Crossing:
         if await (mover.begin() if turn.is_fork else self._begin(mover)):
             async with self._turn:
                 await mover.move()
+        await mover.forward()
+        turn.over.set()  # it is there, whatever is still to be written down
+        await self._others()
         return await self._end(mover)
 
     async def _give_up(self, record: TransferRecord, problem: PerdureError) -> TransferRecord:

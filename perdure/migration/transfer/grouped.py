@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from perdure.engine.log.together import Together
 
-__all__ = ["Grouped"]
+__all__ = ["Grouped", "Patience"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -42,3 +43,31 @@ class Grouped(Generic[A, B]):
     async def close(self) -> None:
         """Wait until nothing is on its way."""
         await self._together.close()
+
+
+class Patience:
+    """What is not urgent waits for others, so that all go as one: until so many wait as `enough` says, or the first has waited for `limit_s`."""
+
+    def __init__(self, enough: Callable[[], int], limit_s: float) -> None:
+        self._enough = enough
+        self._limit_s = limit_s
+        self._gate: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = 0
+
+    async def __call__(self) -> None:
+        """Wait for the others."""
+        if self._gate is None:
+            self._gate = asyncio.Event()
+            self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._open)
+        gate = self._gate
+        self._waiting += 1
+        if self._waiting >= self._enough():
+            self._open()
+        await gate.wait()
+
+    def _open(self) -> None:
+        if self._gate is not None and self._timer is not None:
+            self._gate.set()
+            self._timer.cancel()
+        self._gate, self._timer, self._waiting = None, None, 0

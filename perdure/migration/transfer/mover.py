@@ -198,13 +198,18 @@ class Mover:
                 self._progress(len(rest), sum(len(event.payload) for event in rest))
 
     # --- after: the target serves ---
-    async def end(self) -> TransferRecord:
-        """Write down that the agent has moved, after `move`, or where `begin` found nothing to move; the record then."""
+    async def forward(self) -> None:
+        """Let the source's row say that the agent has moved: who asks there is told where to.
+
+        After `move`, or where `begin` found nothing to move."""
         assert self._row is not None, "it has begun"
         if self._row.owner != owner_of(MOVED, self._record.id):
             await self._route.swap(Swap(self._row, owner_of(LEAVING, self._record.id), owner_of(MOVED, self._record.id)))
             steps.reach("transfer.forwarded")
         self._source.vault.forget(self._name)
+
+    async def end(self) -> TransferRecord:
+        """Write down that the agent has moved, after `forward`; nobody waits for it. The record then."""
         now_us = time.time_ns() // 1000
         await self._staging.note_committed(now_us)
         noted = self._staging.noted

@@ -45,12 +45,13 @@ async def leave(source: Side, record: TransferRecord, row: AgentRecord) -> Left:
         cipher = await source.vault.cipher(*record.name)
         draft = _draft(cipher.seal, Event(decide.LEAVING, data={"transfer": record.id, "to": record.address}))
         outcome = await source.log.writer.append([decide.Item(row, ANY, None, [draft], mark, over_fence=False)])
-        source.vault.forget(record.name)
         if isinstance(outcome, decide.Written):
             ((version, offset, time_us, epoch, chain),) = outcome.places
+            source.vault.owned(record.name, mark, epoch)  # whose key opens what is compared next
             written = _placed(row, draft, offset, version, epoch, time_us, chain)
             left = msgspec.structs.replace(row, owner=mark, epoch=epoch)
             return Left(left, decide.head_after(version, epoch, draft.type, chain), written)
+        source.vault.forget(record.name)
         row = await source.vault.record(*record.name)
         if row.owner != mark:
             if isinstance(outcome, decide.Shut):
