@@ -25,7 +25,8 @@ async def status(*, options: Options = DEFAULTS) -> None:
     async with session(options) as engine:
         facts = await engine.cache.statistics()
     bound = "no bound" if facts.bytes_max is None else f"at most {size(facts.bytes_max)}"
-    text = f"{count(facts.entries)} {'entry' if facts.entries == 1 else 'entries'}, {size(facts.bytes)} ({bound}), {count(facts.evicted)} evicted, {count(facts.expired)} expired"
+    entries = "1 entry" if facts.entries == 1 else f"{count(facts.entries)} entries"
+    text = f"{entries}, {size(facts.bytes)} ({bound}), {count(facts.evicted)} evicted, {count(facts.expired)} expired"
     emit(plain(facts), as_json=options.json, text=text)
 
 
