@@ -18,6 +18,7 @@ from perdure.engine.log.heads import KnownHeads, first_head
 from perdure.engine.log.marks import RESERVED, refusal
 from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
 from perdure.engine.moves import Moves
+from perdure.engine.remembering import forget_oldest
 from perdure.errors import AgentNotFound, DictionaryNotFound, IntegrityError, KeyUnavailable, PerdureError, SealBroken
 from perdure.security.cipher import Cipher
 from perdure.security.dictionaries import DictionaryBook
@@ -308,7 +309,6 @@ class Vault(Births):
         return cipher_for(record.tenant, record.agent, material, dictionaries, versions=versions)
 
     def _keep(self, record: AgentRecord, cipher: Cipher) -> tuple[AgentRecord, Cipher]:
-        while len(self._known) >= AGENTS_MAX:
-            del self._known[next(iter(self._known))]
         known = self._known[AgentName(record.tenant, record.agent)] = (record, cipher)
+        forget_oldest(self._known, AGENTS_MAX)
         return known

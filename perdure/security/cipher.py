@@ -80,12 +80,15 @@ class Cipher:
     dictionaries: the tenant's set, shared by its ciphers. plaintext_bytes_max: larger plaintexts are refused on both ways.
     """
 
+    # The key of the version that was the newest when this was made stands by itself: hardly a cipher ever needs another, and what one append has to
+    # fetch of its agent from memory is what grows dear where very many agents are at work.
     __slots__ = (
-        "_aeads",
+        "_aead",
         "_bound",
         "_data_key",
         "_dictionaries",
         "_key_version",
+        "_others",
         "_plaintext_bytes_max",
         "_versions",
         "agent",
@@ -109,10 +112,12 @@ class Cipher:
         self.agent = agent
         self._data_key = data_key
         self._versions = versions
-        self._aeads: dict[int, AESGCM] = {}
+        self._aead: AESGCM | None = None
+        self._others: dict[int, AESGCM] | None = None
         self._bound = join_fields(_DOMAIN, tenant.encode(), agent.encode())
         self._dictionaries = dictionaries
-        self._key_version = key_version
+        # Never changed, so that threads always find the key that belongs to it.
+        self._key_version = key_version if versions is None else versions.version
         self._plaintext_bytes_max = plaintext_bytes_max
 
     def seal(self, context: bytes, plaintext: bytes) -> bytes:
@@ -123,7 +128,7 @@ class Cipher:
                 f"{size} bytes are to be sealed, the limit is {self._plaintext_bytes_max}", tenant=self.tenant, agent=self.agent
             )
         version = self._key_version if self._versions is None else self._versions.version
-        aead = self._aeads.get(version) or self._make_aead(version)
+        aead = (self._aead if version == self._key_version else None) or self._find_aead(version)
         dictionary = self._dictionaries.newest if size <= limits.DICTIONARY_PLAINTEXT_BYTES_MAX else NO_DICTIONARY
         content = dictionary.compress(plaintext)
         if len(content) < size:
@@ -188,7 +193,7 @@ class Cipher:
             raise self._broken(f"its format {sealed[0]:#04x} is unknown to this release")
         # Under the data key alone the byte says nothing: a changed one is noticed as a part of the header.
         version = self._key_version if self._versions is None else sealed[1]
-        return (self._aeads.get(version) or self._make_aead(version), *read_varint(sealed, 2))
+        return (self._find_aead(version), *read_varint(sealed, 2))
 
     def _plaintexts(self, flags: int, id: int, contents: Sequence[bytes]) -> Sequence[bytes]:
         if not flags & _COMPRESSED:
@@ -210,10 +215,19 @@ class Cipher:
         except FrameBroken as error:
             raise self._broken(f"its content does not decompress: {error}") from error
 
+    def _find_aead(self, version: int) -> AESGCM:
+        """What seals and opens under a version of the tenant's key. Raises KeyUnavailable."""
+        if version == self._key_version:
+            if self._aead is None:
+                self._aead = self._make_aead(version)
+            return self._aead
+        others = self._others
+        if others is None:
+            others = self._others = {}
+        return others.get(version) or others.setdefault(version, self._make_aead(version))
+
     def _make_aead(self, version: int) -> AESGCM:
-        key = self._data_key if self._versions is None else self._versions.agent_key(version, self._data_key)
-        aead = self._aeads[version] = AESGCM(key)
-        return aead
+        return AESGCM(self._data_key if self._versions is None else self._versions.agent_key(version, self._data_key))
 
     def _associated(self, context: bytes, header: bytes) -> bytes:
         # The header comes last and the fields before it carry their lengths, so the whole is unambiguous.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -66,6 +67,22 @@ def test_a_cipher_seals_under_the_new_version_as_soon_as_its_tenants_key_has_it(
     assert (old[1], new[1]) == (1, 2)
     assert [working.open(b"event", sealed) for sealed in (old, new)] == [b"before", b"after"]
     assert [cipher(TenantKey("acme", KEYS)).open(b"event", sealed) for sealed in (old, new)] == [b"before", b"after"]
+
+
+def test_what_threads_seal_during_a_rotation_opens_under_the_version_that_it_names() -> None:
+    key = TenantKey("acme", {1: KEYS[1]})
+    shared, whole = [cipher(key) for _ in range(40)], cipher(TenantKey("acme", KEYS))
+
+    def work(number: int) -> tuple[int, bool]:
+        if number == 20:
+            key.learn({1: KEYS[1], 2: KEYS[2]})
+        sealed = [each.seal(b"event", b"%d" % number) for each in shared]
+        return max(each[1] for each in sealed), all(whole.open(b"event", each) == b"%d" % number for each in sealed)
+
+    with ThreadPoolExecutor(8) as pool:
+        versions, right = zip(*pool.map(work, range(60)), strict=True)
+    assert all(right)
+    assert (min(versions), max(versions)) == (1, 2)
 
 
 def test_who_has_the_data_key_and_the_old_version_cannot_open_what_is_new() -> None:

@@ -12,6 +12,7 @@ from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.decide import head_after
 from perdure.engine.log.records import AgentRecord, Head, Position, TailEvent
+from perdure.engine.remembering import forget_oldest
 
 __all__ = ["NOTHING", "KnownHeads", "first_head"]
 
@@ -91,9 +92,8 @@ class KnownHeads:
                 self._partition[agent] = partitions[agent]
             known[agent] = head
         self.positions.update(positions)
-        while len(self._heads) > self._limit:
-            agent = next(iter(self._heads))
-            del self._heads[agent], self._partition[agent]
+        for agent in forget_oldest(known, self._limit):
+            del self._partition[agent]
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Drop all that is known of these partitions."""

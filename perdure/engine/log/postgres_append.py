@@ -19,6 +19,7 @@ from perdure import limits
 from perdure.engine.log.contract import Proposal, Propose, StaleWriter
 from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers, texts
 from perdure.engine.log.postgres_call import PreparedCall
+from perdure.engine.log.postgres_hints import SegmentHints
 from perdure.engine.log.postgres_ids import look_up
 from perdure.engine.log.postgres_rows import packed_row, packed_rows
 from perdure.engine.log.postgres_segments import Segments
@@ -66,7 +67,7 @@ class Appender:
         self._clock_ahead_us = 0
         self._crowded = 0.0
         self._locks_first = False
-        self._last_segment: dict[int, int] = {}
+        self._hints = SegmentHints(segments)
 
     @classmethod
     async def open(cls, connection: AsyncConnection[Any], lock_space: int, segments: Segments) -> Self:
@@ -154,12 +155,12 @@ class Appender:
         return _APPEND_OWNED, [*values, bigints(list(last)), owners, integers([epoch for _, epoch in last.values()])]
 
     def _values_of_one(self, row: SealedEvent) -> list[bytes | None]:
-        hints = self._hints((row,))
+        hints = self._hints.of((row,))
         place = integer(self._lock_space), integer(row.partition), bigint(row.time_us), bigint(PATIENCE_US)
         return [*(value.data for value in place), *packed_row(row, hints[0][1] if hints else None)]
 
     def _values(self, partitions: Sequence[int], rows: Sequence[SealedEvent]) -> list[Packed]:
-        hints = self._hints(rows)
+        hints = self._hints.of(rows)
         return [
             integer(self._lock_space),
             integers(partitions),
@@ -171,25 +172,9 @@ class Appender:
             bigints([version for _, _, version in hints]),
         ]
 
-    def _hints(self, rows: Sequence[SealedEvent]) -> list[tuple[int, int, int]]:
-        hints: dict[tuple[int, int], int] = {}
-        for row in self._later(rows):
-            segment = self._segments.of(row.offset)
-            if self._last_segment.get(row.agent_key) != segment:
-                hints.setdefault((row.agent_key, segment), row.version)
-        return [(agent, segment, version) for (agent, segment), version in hints.items()]
-
-    def _later(self, rows: Sequence[SealedEvent]) -> list[SealedEvent]:
-        # Segment 0 needs no hint: readers always look there for an agent that was made while it was the newest.
-        size = self._segments.size
-        return [row for row in rows if row.offset > size]
-
     def _note(self, rows: Sequence[SealedEvent], clock_us: int) -> None:
         self._clock_ahead_us = clock_us - time.time_ns() // 1000
-        for row in self._later(rows):
-            self._last_segment[row.agent_key] = self._segments.of(row.offset)
-        if len(self._last_segment) > limits.WRITER_HEADS_MAX:
-            self._last_segment.clear()
+        self._hints.stand()
         self._segments.note(rows, clock_us)
 
     async def _append_locked(
