@@ -34,21 +34,38 @@ def lines(title: str, across: str, up: str, series: Mapping[str, Sequence[tuple[
 
 
 def bars(title: str, values: Mapping[str, float], *, mark: float | None = None) -> str:
-    """A bar per name, by decades. mark: a value that all are to be seen beside."""
-    height = TOP + 22 * len(values) + 20
+    """A bar per name; the axis goes by decades and says so. mark: a value that all are to be seen beside."""
+    height = TOP + 22 * len(values) + 40
     low, high = _decades([*values.values(), *([mark] if mark else [])])
     x_of = _Place(low, high, RIGHT, WIDTH - LEFT)
-    parts = []
+    parts = _columns(low, high, x_of, height - 36)
     for number, (name, value) in enumerate(values.items()):
         y = TOP + 22 * number
         width = max(1.0, x_of(value) - RIGHT)
         parts.append(
             f'<rect x="{RIGHT}" y="{y}" width="{width:.1f}" height="14" fill="{COLOURS[0] if name.startswith("perdure") else COLOURS[6]}"/>'
         )
-        parts += [_text(RIGHT - 8, y + 11, name, "end"), _text(RIGHT + width + 6, y + 11, f"{value:,.3g}")]
+        parts += [_text(RIGHT - 8, y + 11, name, "end"), _text(RIGHT + width + 6, y + 11, _figure(value))]
     if mark:
-        parts.append(f'<line x1="{x_of(mark):.1f}" x2="{x_of(mark):.1f}" y1="{TOP - 6}" y2="{height - 16}" stroke="{COLOURS[1]}"/>')
+        parts.append(f'<line x1="{x_of(mark):.1f}" x2="{x_of(mark):.1f}" y1="{TOP - 6}" y2="{height - 36}" stroke="{COLOURS[1]}"/>')
     return _svg(title, height, parts)
+
+
+def _columns(low: float, high: float, x_of: _Place, bottom: float) -> list[str]:
+    """A line down for every decade: bars by decades begin where the first one does, not at nothing."""
+    parts = []
+    for decade in range(round(math.log10(low)), round(math.log10(high)) + 1):
+        x = x_of(10.0**decade)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}"/>')
+        parts.append(_text(x, bottom + 16, _figure(10.0**decade), "middle"))
+    return [*parts, _text(16, bottom + 16, "logarithmic")]
+
+
+def _figure(value: float) -> str:
+    """Three digits: 25 200, 1.41, 0.0123."""
+    if value >= 1000:
+        return f"{round(value, 2 - math.floor(math.log10(value))):,.0f}".replace(",", "\u202f")
+    return f"{value:.3g}"
 
 
 def _rows(low: float, high: float, y_of: _Place, up: str) -> list[str]:
@@ -57,7 +74,7 @@ def _rows(low: float, high: float, y_of: _Place, up: str) -> list[str]:
     for decade in range(round(math.log10(low)), round(math.log10(high)) + 1):
         y = y_of(10.0**decade)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{10.0**decade:,g}", "end"))
+        parts.append(_text(LEFT - 8, y + 4, _figure(10.0**decade), "end"))
     return parts
 
 
