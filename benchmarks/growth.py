@@ -30,7 +30,7 @@ from perdure.projections.reader import StateReader
 __all__ = ["KEYS", "measure"]
 
 KEYS = (
-    *("ratios.append_at_end", "ratios.load_at_end", "ratios.eventsourcing_at_end"),
+    *("ratios.append_at_end", "ratios.append_at_end_to_few", "ratios.load_at_end", "ratios.eventsourcing_at_end"),
     *("ratios.append_at_1000_segments", "ratios.append_at_1000_young_segments"),
     *("figures.append_start_per_s", "figures.append_end_per_s", "figures.load_end_ms", "figures.events", "figures.segments"),
 )
@@ -49,8 +49,18 @@ PEER = SIDES["eventsourcing"]
 _FILL_AGENTS, _FILL_EVENTS = 512, 10
 
 
+class _Agent:
+    """An agent as its caller has it: who it is, and at which version it stands."""
+
+    __slots__ = ("name", "version")
+
+    def __init__(self, number: int) -> None:
+        self.name = AgentName("grown", f"agent-{number}")
+        self.version = 0
+
+
 class _Log:
-    """A log that grows: its agents, and at which version each stands."""
+    """A log that grows, and its agents."""
 
     def __init__(self, engine: Engine, messages: list[dict[str, Any]], agents_max: int) -> None:
         self._engine = engine
@@ -58,7 +68,7 @@ class _Log:
         self._agents_max = agents_max
         self._next = 0
         self._chance = random.Random(1)
-        self.versions: dict[AgentName, int] = {}
+        self.agents: list[_Agent] = []
         self.events = 0
 
     def _event(self) -> Event:
@@ -68,13 +78,13 @@ class _Log:
         """Write until it holds so many: new agents up to the most, then all in turns."""
         while self.events < events:
             first = self._next % self._agents_max
-            names = [AgentName("grown", f"agent-{number}") for number in range(first, min(first + _FILL_AGENTS, self._agents_max))]
-            await asyncio.gather(*(self._fill(name) for name in names))
-            self._next = first + len(names)
+            after = min(first + _FILL_AGENTS, self._agents_max)
+            self.agents += map(_Agent, range(len(self.agents), after))
+            await asyncio.gather(*map(self._fill, self.agents[first:after]))
+            self._next = after
 
-    async def _fill(self, name: AgentName) -> None:
-        done = await self._engine.log.append_events(name, [self._event() for _ in range(_FILL_EVENTS)])
-        self.versions[name] = done.version
+    async def _fill(self, agent: _Agent) -> None:
+        agent.version = (await self._engine.log.append_events(agent.name, [self._event() for _ in range(_FILL_EVENTS)])).version
         self.events += _FILL_EVENTS
 
     async def spare(self, segments: int) -> None:
@@ -99,15 +109,15 @@ class _Log:
             assert state.version == PROBE_MESSAGES
         return median(took)
 
-    async def rate(self, duration_s: float, callers: int = CALLERS) -> float:
-        """Appends per second of callers at agents taken by chance out of all, at the versions these have."""
-        names = list(self.versions)
-        callers = min(callers, len(names))
+    async def rate(self, duration_s: float, callers: int = CALLERS, agents_max: int | None = None) -> float:
+        """Appends per second of callers at agents taken by chance, at the versions these have. agents_max: only the first ones, else all."""
+        agents = self.agents[:agents_max]
+        callers = min(callers, len(agents))
 
         async def step(caller: int) -> None:
             # A caller has its own share of the agents: no two append to one at once.
-            name = names[self._chance.randrange(len(names) // callers) * callers + caller]
-            self.versions[name] = (await self._engine.log.append_event(name, self._event(), expected=self.versions[name])).version
+            agent = agents[self._chance.randrange(len(agents) // callers) * callers + caller]
+            agent.version = (await self._engine.log.append_event(agent.name, self._event(), expected=agent.version)).version
             self.events += 1
 
         return (await closed_load(callers, duration_s, step))[0]
@@ -134,34 +144,46 @@ async def measure(settings: Settings) -> dict[str, Any]:
     sizes += [] if settings.quick else [settings.count(0, 10_000_000)]
     async with sides(settings, server) as beside:
         agents = settings.count(25_000, 100_000, least=100)
+        details: dict[str, Any] = {}
         async with _log(beside, agents) as small:
             await small.grow(sizes[0])
             await small.probe()
             await small.rate(settings.seconds(0.3, 2))
-            curve = await _grown(beside, small, agents, sizes)
+            curve = await _grown(beside, small, agents, sizes, details)
             await _segments(beside, small)
-        details: dict[str, Any] = {"curve": {"perdure": curve}, "agents": agents}
-        details["small_events"] = small.events
+        details |= {"curve": {"perdure": curve}, "agents": agents}
         await beside.peers([PEER], lambda peer: _peer(beside, peer, details))
     return shape(beside.found, KEYS, details, machine(server), beside)
 
 
-async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int]) -> list[tuple[int, float]]:
-    """The rate at each size, beside the small log's in the same seconds."""
+async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int], details: dict[str, Any]) -> list[tuple[int, float]]:
+    """The rate at each size, beside that of a log of the first size in the same seconds."""
     duration_s = beside.settings.seconds(1, 10)
     curve: list[tuple[int, float]] = []
+
+    async def at_start() -> float:
+        # Made anew each time: a log that was measured is not small any more.
+        async with _log(beside, agents) as fresh:
+            await fresh.grow(sizes[0])
+            await fresh.rate(duration_s / 5)
+            details.setdefault("small_events", fresh.events)
+            details["small_agents"] = len(fresh.agents)
+            return await fresh.rate(duration_s)
+
     async with _log(beside, agents) as large:
         await large.probe()
         for size in sizes[1:]:
             note(f"growth: {size} events")
             await large.grow(size)
             await large.rate(duration_s / 2)
-            pairs = await rounds(PAIRS, lambda: large.rate(duration_s), lambda: small.rate(duration_s))
+            pairs = await rounds(PAIRS, lambda: large.rate(duration_s), at_start)
             curve = [*(curve or [(sizes[0], pairs.theirs)]), (size, pairs.ours)]
+        # What comes of the events alone: the same log, but as few agents are at work as in the small one.
+        few = await rounds(PAIRS, lambda: large.rate(duration_s, agents_max=details["small_agents"]), at_start)
         loads = Pairs.of([(await large.load_s(), await small.load_s()) for _ in range(PAIRS)])
         beside.found |= {"ratios.append_at_end": pairs.ratio, "ratios.load_at_end": loads.ratio, "figures.events": large.events}
         beside.found |= {"figures.append_start_per_s": pairs.theirs, "figures.append_end_per_s": pairs.ours}
-        beside.found["figures.load_end_ms"] = loads.ours * 1000
+        beside.found |= {"ratios.append_at_end_to_few": few.ratio, "figures.load_end_ms": loads.ours * 1000}
     return [(size, float(f"{rate:.4g}")) for size, rate in curve]
 
 
