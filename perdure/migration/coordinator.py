@@ -85,7 +85,7 @@ class Coordinator:
         self, name: AgentName, id: str, *, until: Callable[[Migration], bool] | None = None, seen: Callable[[Migration], None] | None = None
     ) -> Migration:
         """Wait for its end (or until it is as wanted), settling it when its target is gone. seen: is told of every change."""
-        revision = -1
+        revision, began_at = -1, time.monotonic()
         while True:
             kept = await self.ledger.get(name)
             if kept is None or kept.migration.id != id:
@@ -97,7 +97,7 @@ class Coordinator:
             if not kept.migration.open or (until is not None and until(kept.migration)):
                 steps.reach("migration.coordinator.watched")
                 return kept.migration
-            if time.monotonic() - self._kept_at > KEEP_S:
+            if time.monotonic() - max(self._kept_at, began_at) > KEEP_S:
                 self._kept_at = time.monotonic()  # of all that watch through this coordinator, one looks
                 await self._keeper.look()
             await asyncio.sleep(LOOK_S - time.monotonic() % LOOK_S)  # all that watch look at the same moments, and so together

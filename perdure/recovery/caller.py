@@ -14,10 +14,11 @@ import msgspec
 
 from perdure.engine.log.records import AgentName
 from perdure.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
+from perdure.recovery.channels import Channels
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.connections import Connections
 from perdure.recovery.searching import Addresses, Search
-from perdure.recovery.wire import error_of, path_of
+from perdure.recovery.wire import error_of
 
 __all__ = ["Caller"]
 
@@ -31,6 +32,7 @@ ROUTES_MAX: Final = 100_000
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _result = msgspec.json.Decoder(CommandResult).decode
+_problem = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Caller:
@@ -42,6 +44,7 @@ class Caller:
         self._timeout_s = timeout_s
         self._routes: dict[AgentName, str] = {}
         self._connections = Connections(REQUEST_TIMEOUT_S)
+        self._channels = Channels(REQUEST_TIMEOUT_S)
         self._addresses = Addresses(addresses)
         self._search = Search(self._addresses, self._connections)
 
@@ -50,6 +53,7 @@ class Caller:
 
     async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         await self._search.close()
+        await self._channels.close()
         await self._connections.close()
 
     async def command(self, name: AgentName, body: Any, command: Command | None = None) -> CommandResult:
@@ -85,15 +89,19 @@ class Caller:
 
     async def _send(self, address: str, name: AgentName, content: bytes) -> CommandResult:
         try:
-            answer = await self._connections.post(address, path_of(name, "commands"), content)
+            answer = await self._channels.ask(address, name, content)
         except Unavailable:
             self._addresses.fell_silent(address)
             raise
         self._addresses.answered(address)
-        if answer.status == HTTPStatus.OK:
-            self._remember(name, address)
-            return _result(answer.content)
-        facts = msgspec.json.decode(answer.content) if answer.content_type.startswith("application/problem") else {}
+        try:
+            if answer.status == HTTPStatus.OK:
+                result = _result(answer.content)
+                self._remember(name, address)
+                return result
+            facts = _problem(answer.content)
+        except msgspec.MsgspecError as problem:
+            raise Unavailable(f"node {address} answers what nobody understands: {problem}") from problem
         detail = facts.get("detail") or f"node {address} answered {answer.status}"
         where = {"address": facts["address"]} if "address" in facts else {}
         raise error_of(answer.status)(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)

@@ -9,7 +9,7 @@ from yarl import URL
 
 from perdure.errors import InvalidInput, Unavailable
 
-__all__ = ["ANSWER_BYTES_MAX", "Answer", "Connections"]
+__all__ = ["ANSWER_BYTES_MAX", "Answer", "Connections", "url_of"]
 
 CONNECTIONS_MAX: Final = 128
 """To one address at once; more requests wait for one of them."""
@@ -35,9 +35,7 @@ class Connections:
 
     async def post(self, address: str, path: str, content: bytes) -> Answer:
         """Send JSON and wait for the answer. path: quoted as it is sent. Raises InvalidInput; Unavailable: whether it arrived is not known."""
-        url = URL(address.rstrip("/") + path, encoded=True)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise InvalidInput(f"{address!r} is no address of a node", hint="http://HOST:PORT")
+        url = url_of(address, path)
         try:
             try:
                 return await self._ask(url, content)
@@ -75,3 +73,11 @@ class Connections:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+
+
+def url_of(address: str, path: str) -> URL:
+    """Of a node's route; path: quoted as it is sent. Raises InvalidInput."""
+    url = URL(address.rstrip("/") + path, encoded=True)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(f"{address!r} is no address of a node", hint="http://HOST:PORT")
+    return url

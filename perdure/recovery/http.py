@@ -1,8 +1,10 @@
 """An agent host's commands over HTTP: for callers of the same machine, or behind whatever guards the way to it.
 
 `POST /v1/tenants/{tenant}/agents/{agent}/commands` takes `{"id": …, "body": …}`; `GET …/state` and `GET /v1/node` read; `POST /v1/where` tells
-where many agents are. Errors are problem details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves
-the agent.
+where many agents are. A WebSocket on `/v1/channel` takes the same commands, of any number of agents (`perdure.recovery.wire.Asked`).
+
+Errors are problem details (RFC 9457) with the code of the error; 421 (misdirected) carries the address of the node that serves the agent. Pages in
+a browser are refused: whoever guards the way to a node guards nothing from a page that is shown beside it.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from uuid import UUID
 import msgspec
 
 from perdure.engine.log.records import AgentName
-from perdure.errors import InvalidInput, LimitExceeded, NotFound, PerdureError
+from perdure.errors import Denied, InvalidInput, LimitExceeded, NotFound, PerdureError
 from perdure.identifiers import uuid7
 from perdure.recovery.commands import COMMAND_BYTES_MAX, Command
 from perdure.recovery.host import AgentHost
 from perdure.recovery.http_server import Reply, Request, Server, bind
-from perdure.recovery.wire import AGENT_ROUTE, NODE_ROUTE, WHERE_ROUTE, Where, status_of
+from perdure.recovery.wire import AGENT_ROUTE, CHANNEL_ROUTE, NODE_ROUTE, WHERE_ROUTE, Answered, Asked, Where, status_of
 
 __all__ = ["bind", "serving"]
 
@@ -53,6 +55,7 @@ class _Route(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_asked = msgspec.json.Decoder(Asked).decode
 _decode_where = msgspec.json.Decoder(Where).decode
 _decode_hand_over = msgspec.json.Decoder(_HandOver).decode
 _METHODS: Final = {"commands": b"POST", "hand-over": b"POST", "where": b"POST", "state": b"GET", "node": b"GET"}
@@ -88,12 +91,13 @@ class _Routes:
     async def answer(self, request: Request) -> Reply:
         route: _Route | None = None
         try:
+            if request.origin:
+                raise Denied("a node takes nothing from pages in a browser", hint="send it without an Origin header")
             route = _route(request.method, request.target)
             if route is None:
                 raise NotFound("there is no such route")
             if route.what == "commands":
-                asked = _decode(request.content)
-                return Reply(200, _encode(await self._host.command(route.name, Command(asked.body, asked.id or uuid7()))))
+                return Reply(200, await self._command(route.name, request.content))
             return await self._by_what[route.what](route.name, request.content)
         except msgspec.MsgspecError as problem:
             return _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS.get(route.what, "") if route else ""))
@@ -101,6 +105,26 @@ class _Routes:
             return _problem(InvalidInput("the path is not quoted UTF-8"))
         except PerdureError as problem:
             return _problem(problem)
+
+    async def answer_message(self, content: bytes) -> bytes | None:
+        """One command on a channel, and its answer."""
+        try:
+            number, tenant, agent, command = msgspec.structs.astuple(_decode_asked(content))
+        except msgspec.MsgspecError:
+            return None
+        try:
+            answered = Answered(number, 200, msgspec.Raw(await self._command(AgentName(tenant, agent), command)))
+        except msgspec.MsgspecError as problem:
+            refused = _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS["commands"]))
+            answered = Answered(number, refused.status, msgspec.Raw(refused.content))
+        except PerdureError as problem:
+            refused = _problem(problem)
+            answered = Answered(number, refused.status, msgspec.Raw(refused.content))
+        return _encode(answered)
+
+    async def _command(self, name: AgentName, content: bytes | msgspec.Raw) -> bytes:
+        asked = _decode(content)
+        return _encode(await self._host.command(name, Command(asked.body, asked.id or uuid7())))
 
     async def _hand_over(self, name: AgentName, content: bytes) -> Reply:
         asked, host = _decode_hand_over(content), self._host
@@ -138,7 +162,8 @@ def _unquoted(part: bytes) -> str:
 async def serving(host: AgentHost, listening: socket.socket) -> AsyncIterator[None]:
     """Serve the host's commands on the socket inside the block; requests under way are finished at its end."""
     too_long = _problem(LimitExceeded(f"a command has more than {COMMAND_BYTES_MAX} bytes"))
-    server = Server(_Routes(host).answer, body_bytes_max=COMMAND_BYTES_MAX, too_long=too_long)
+    routes = _Routes(host)
+    server = Server(routes.answer, body_bytes_max=COMMAND_BYTES_MAX, too_long=too_long, channel=(CHANNEL_ROUTE, routes.answer_message))
     server.start(listening)
     try:
         yield

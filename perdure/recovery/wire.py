@@ -23,12 +23,28 @@ from perdure.errors import (
     Unavailable,
 )
 
-__all__ = ["AGENT_ROUTE", "NODE_ROUTE", "WHERE_ROUTE", "Where", "error_of", "path_of", "status_of"]
+__all__ = [
+    "AGENT_ROUTE",
+    "CHANNEL_MESSAGE_MORE_BYTES",
+    "CHANNEL_ROUTE",
+    "NODE_ROUTE",
+    "WHERE_ROUTE",
+    "Answered",
+    "Asked",
+    "Where",
+    "error_of",
+    "path_of",
+    "status_of",
+]
 
 AGENT_ROUTE: Final = re.compile(rb"/v1/tenants/(?P<tenant>[^/]+)/agents/(?P<agent>.+)/(?P<what>commands|hand-over|state)")
 """As it is sent; tenant and agent are quoted in it."""
 NODE_ROUTE: Final = "/v1/node"
 WHERE_ROUTE: Final = "/v1/where"
+CHANNEL_ROUTE: Final = "/v1/channel"
+"""A WebSocket. Each message is one command, and each command is answered by one message with its number."""
+CHANNEL_MESSAGE_MORE_BYTES: Final = 16 * 1024
+"""By how much a message may be longer than a command: it says for which agent it is."""
 _STATUS: Final[dict[type[PerdureError], int]] = {
     InvalidInput: 400,
     Denied: 403,
@@ -51,6 +67,23 @@ class Where(msgspec.Struct):
     agents: list[tuple[str, str]]
     silent: list[str] = []
     wait_s: float = 0.0
+
+
+class Asked(msgspec.Struct, array_like=True):
+    """A command on a channel: `[1, "acme", "a", {"id": …, "body": …}]`. number: of this channel, the caller's choice."""
+
+    number: int
+    tenant: str
+    agent: str
+    command: msgspec.Raw
+
+
+class Answered(msgspec.Struct, array_like=True):
+    """What a command came to: `[1, 200, {"version": …}]`, or a problem with the status that it would have over HTTP."""
+
+    number: int
+    status: int
+    content: msgspec.Raw
 
 
 def path_of(name: AgentName, what: str) -> str:
