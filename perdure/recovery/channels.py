@@ -5,7 +5,7 @@ A request of HTTP for each command costs its caller twice as much processor time
 Invariants:
 
 1. A command that was sent is answered, or its caller is told that this is not known (Unavailable). It may be sent again: it is known by its id.
-2. An agent that takes long delays no other one's answer.
+2. An agent that takes long delays no other one's answer, as long as fewer commands are under way than a node reads (`http_channel.UNDER_WAY_MAX`).
 """
 
 from __future__ import annotations
