@@ -152,10 +152,22 @@ def _find(name: str, flags: Mapping[str, str | None], environment: Mapping[str, 
     if environment.get(variable):
         return Setting(environment[variable], f"environment {variable}")
     if environment.get(f"{variable}_FILE"):
-        return Setting(Path(environment[f"{variable}_FILE"]).read_text().strip(), f"environment {variable}_FILE")
+        return Setting(_content(f"{variable}_FILE", Path(environment[f"{variable}_FILE"])), f"environment {variable}_FILE")
     if name in file:
         return Setting(str(file[name]), "file")
     return Setting(None, "default")
+
+
+def _content(variable: str, path: Path) -> str:
+    """The value that a file holds."""
+    try:
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is no text"
+        raise ConfigurationError(f"{variable} names {path}: {reason}", hint="name a file that holds the value and nothing else") from problem
+    if not value:
+        raise ConfigurationError(f"{variable} names {path}, which is empty", hint="name a file that holds the value and nothing else")
+    return value
 
 
 def _check(name: str, setting: Setting) -> None:

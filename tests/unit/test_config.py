@@ -67,3 +67,19 @@ def test_what_is_being_opened_shows_no_password_and_says_how_it_is_opened() -> N
     assert repr(opening) == "<perdure.open of postgresql://me:***@127.0.0.1/x: async with it, or await it>"
     with pytest.raises(TypeError, match=r"perdure\.sync\.open"), opening:
         pass
+
+
+def test_a_value_may_come_from_a_file_below_the_variable_itself(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("postgresql://me:geheim@db/agents\n")
+    named = {"PERDURE_LOG_FILE": f"{tmp_path}/secret"}
+    assert config.load({}, named).log == config.Setting("postgresql://me:geheim@db/agents", "environment PERDURE_LOG_FILE")
+    assert config.load({}, {**named, "PERDURE_LOG": "sqlite:///./x"}).log.value == "sqlite:///./x"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"])
+def test_a_file_that_holds_no_value_is_a_typed_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="PERDURE_KEYS_FILE names") as caught:
+        config.load({}, {"PERDURE_KEYS_FILE": f"{tmp_path}/secret"})
+    assert caught.value.hint
