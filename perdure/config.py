@@ -164,7 +164,9 @@ def _content(variable: str, path: Path) -> str:
         value = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "it is no text"
-        raise ConfigurationError(f"{variable} names {path}: {reason}", hint="name a file that holds the value and nothing else") from problem
+        raise ConfigurationError(
+            f"{variable} names {path}: {reason}", hint="name a file that holds the value and nothing else"
+        ) from problem
     if not value:
         raise ConfigurationError(f"{variable} names {path}, which is empty", hint="name a file that holds the value and nothing else")
     return value
