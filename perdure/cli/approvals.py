@@ -16,7 +16,7 @@ from perdure.errors import InvalidInput
 
 __all__ = ["app", "approve", "audit"]
 
-app = App(name="approvals", help="What waits for the approval of another person; `approvals policy`: which operations need one.")
+app = App(name="approvals", help="Pending approvals; `approvals policy`: which operations need one.")
 
 AUDIT_ENTRIES_MAX = 10_000
 
@@ -30,7 +30,7 @@ async def approve(
     actor: Actor = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Let an operation through that somebody else asked for: once, with exactly its arguments, before it expires."""
+    """Approve an operation that somebody else asked for: once, with exactly its arguments, before it expires."""
     async with session(options) as engine:
         decided = await engine.approvals.approve(id, actor=actor, deny=deny, reason=reason)
     words = f"{decided.id} is {decided.state}: {decided.operation} by {decided.asked_by}, with\n{pretty(decided.arguments)}"
@@ -80,7 +80,7 @@ async def audit(
     unfinished: Annotated[bool, Parameter(help="Only operations that began and have not ended.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """Who did what to the log and its copies, with which arguments, and what came of it; newest first."""
+    """Who did what to the log and its copies, with which arguments and result; newest first."""
     if not 1 <= limit <= AUDIT_ENTRIES_MAX:
         raise InvalidInput(f"--limit {limit}", hint=f"1 to {AUDIT_ENTRIES_MAX}")
     async with session(options) as engine:

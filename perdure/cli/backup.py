@@ -34,7 +34,7 @@ async def create(
     every: Annotated[float | None, Parameter(help="Take one every so many seconds until it is told to end.")] = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Take what is new since the last backup."""
+    """Back up what is new since the last backup."""
     async with session(options) as engine:
         if every is None:
             with Progress("backup", quiet=options.json) as progress:
@@ -90,7 +90,7 @@ async def list_(*, to: To, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def status(*, to: To, options: Options = DEFAULTS) -> int:
-    """What would be lost if the log were lost now. Exit code 1 when that is too much."""
+    """What would be lost if the log were lost now. Exit code 1 if that is too much."""
     async with session(options) as engine:
         fresh = await engine.backups.freshness(to)
     age = "there is no backup" if fresh.lag_s is None else f"the newest backup is {fresh.lag_s:.0f} s old"
@@ -128,7 +128,7 @@ async def restore(
     to_time: Annotated[datetime | None, Parameter(help="Only what the log had at this moment (with a time zone).")] = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Restore into a new place; the living log is never touched. The root key is the one of --keys."""
+    """Restore to a new location; the live log is never touched. --keys names the root key."""
     from perdure.client.backups import restore_backup
     from perdure.config import load
 
@@ -153,7 +153,7 @@ async def drill(
     scratch: Annotated[str | None, Parameter(help="URL of an empty log to restore into, kept [default: a temporary folder].")] = None,
     options: Options = DEFAULTS,
 ) -> int:
-    """Restore into a scratch place, compare with the living log, and mark the backup proven."""
+    """Restore to a scratch location, compare with the live log, and mark the backup proven."""
     if not 0 < fraction <= 1:
         raise InvalidInput(f"--fraction {fraction:g}", hint="above 0, up to 1")
     async with session(options) as engine:
@@ -178,7 +178,7 @@ async def prune(
     approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Forget old backups and what nothing needs any more."""
+    """Remove old backups and objects that nothing needs any more."""
     if (yes or approval is not None) == dry_run:
         raise InvalidInput("prune takes backups away", hint="give --dry-run to see which, --yes to do it")
     async with session(options) as engine:

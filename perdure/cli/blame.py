@@ -11,7 +11,7 @@ __all__ = ["blame"]
 
 
 async def blame(agent: str, path: str, /, *, options: Options = DEFAULTS) -> None:
-    """The newest event that made the path of the state what it is.
+    """The newest event that set the value at a path of the state.
 
     Parameters
     ----------

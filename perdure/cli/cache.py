@@ -32,7 +32,7 @@ async def status(*, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def warm(*agents: str, every: Every = False, parallel: Parallel = 8, options: Options = DEFAULTS) -> None:
-    """Put into the cache what it lacks, and bring forward what is behind."""
+    """Fill the cache with missing states, and update those that are behind."""
     names = _names(agents, every, options)
     async with session(options) as engine:
         with Progress("warming", quiet=options.json, unit="agents") as progress:
@@ -43,7 +43,7 @@ async def warm(*agents: str, every: Every = False, parallel: Parallel = 8, optio
 
 @app.command
 async def invalidate(*agents: str, every: Every = False, options: Options = DEFAULTS) -> None:
-    """Let every process forget these agents' cached states; reads fold them anew."""
+    """Drop these agents' cached states in every process; reads fold them again."""
     names = _names(agents, every, options)
     async with session(options) as engine:
         asked = await engine.state_cache.invalidate(names, tenant=options.tenant_name)

@@ -12,7 +12,7 @@ from perdure.config import masked
 
 __all__ = ["app"]
 
-app = App(name="config", help="The settings in force, and where each comes from.")
+app = App(name="config", help="The effective settings, and where each comes from.")
 _SETTINGS: Final = ("log", "bus", "cache", "store", "keys", "training")
 
 

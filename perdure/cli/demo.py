@@ -20,7 +20,7 @@ _INTEGRITY = 5
 
 app = App(
     name="demo",
-    help="Many agents, a real crash and a look into the past; `demo recovery`: a node is killed, another goes on; `demo migration`: an agent moves.",
+    help="Many agents, a real crash and time travel. `demo recovery`: a node is killed, another takes over; `demo migration`: an agent moves.",
 )
 
 
@@ -48,7 +48,7 @@ async def demo(*files: str, agents: int = 120, seed: int = 1, folder: Path | Non
 
 @app.command
 async def recovery(*, agents: int = 40, folder: Path | None = None, options: Options = DEFAULTS) -> int:
-    """Two nodes serve agents that somebody talks to all the time; one is killed; the other serves its agents, and nothing is lost.
+    """Two nodes serve busy agents; one node is killed, the other takes over its agents, and nothing is lost.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ async def recovery(*, agents: int = 40, folder: Path | None = None, options: Opt
 
 @app.command
 async def migration(*, moves: int = 4, folder: Path | None = None, options: Options = DEFAULTS) -> int:
-    """Two nodes and an agent that somebody talks to all the time; it moves to and fro, and the longest silence is told.
+    """Two nodes and a busy agent that moves between them; the longest gap is measured.
 
     Parameters
     ----------

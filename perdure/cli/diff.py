@@ -10,7 +10,7 @@ __all__ = ["diff"]
 
 
 async def diff(agent: str, from_version: int, to_version: int | None = None, /, *, options: Options = DEFAULTS) -> None:
-    """What changed between two versions of an agent, as the changes that lead from one to the other.
+    """What changed between two versions of an agent, as a list of changes.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from perdure.errors import InvalidInput
 
 __all__ = ["app"]
 
-app = App(name="fork", help="Make a new agent that goes on from another one's version, in constant time; or list those that were made.")
+app = App(name="fork", help="Create an agent that continues from another one's version, in constant time; or list an agent's forks.")
 
 
 @app.default
@@ -56,7 +56,7 @@ async def fork(
 
 @app.command(name="list")
 async def list_(agent: str, /, *, after: str = "", limit: int = 100, options: Options = DEFAULTS) -> None:
-    """The agents that were forked from one, in order of their ids.
+    """An agent's forks, in order of their ids.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ __all__ = ["health"]
 
 
 async def health(agent: str, /, *, since: str | None = None, limit: int = 20, options: Options = DEFAULTS) -> None:
-    """How an agent is, and what it said of itself: its status changes and errors, the newest first.
+    """An agent's status, and its status changes and errors, newest first.
 
     Parameters
     ----------

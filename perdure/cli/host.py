@@ -33,7 +33,7 @@ async def host(
     lease_s: Annotated[float, Parameter(help="For how long it is trusted without a sign of life.")] = 2.5,
     options: Options = DEFAULTS,
 ) -> None:
-    """A node: owns agents, applies commands to them, and serves them over HTTP until it is told to end (Ctrl-C, SIGTERM)."""
+    """A node: owns agents, applies commands to them, and serves them over HTTP until it is stopped (Ctrl-C, SIGTERM)."""
     try:
         from perdure.recovery.http import bind, serving
     except ImportError as problem:

@@ -27,7 +27,7 @@ async def import_(
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
     options: Options = DEFAULTS,
 ) -> int:
-    """Turn conversations in files into agents: every message, action, observation and tool call is an event. The same file again adds nothing.
+    """Import conversations as agents: every message, action, observation and tool call becomes an event. Importing a file again adds nothing.
 
     Parameters
     ----------

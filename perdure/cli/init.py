@@ -10,7 +10,7 @@ __all__ = ["init"]
 
 
 async def init(*, options: Options = DEFAULTS) -> None:
-    """Make what is missing: the log's tables, the root key, the topic. What is there already stays as it is."""
+    """Create what is missing: the log's tables, the root key, the topic. What exists stays as it is."""
     settings = options.settings()
     async with session(options, create=True) as engine:
         # Opening with rights to do so applies the migrations and makes the key.

@@ -39,7 +39,7 @@ _FLAG = Parameter(negative=())
 
 @app.command
 async def plan(agent: str, /, *, to: To, strategy: How = "live", transfer: By = "streaming", options: Options = DEFAULTS) -> int:
-    """What moving an agent would do and cost, and what speaks against it; nothing is changed. Exit code 1 when something does."""
+    """What moving an agent would do and cost, and what prevents it; nothing is changed. Exit code 1 if something does."""
     async with session(options) as engine:
         made = await engine.migrations.plan_migration(AgentName(options.tenant_name, agent), to, strategy=strategy, transfer=transfer)
         against = await engine.migrations.validate_migration_plan(made)
@@ -71,7 +71,7 @@ async def run(
     actor: Actor = None,
     options: Options = DEFAULTS,
 ) -> int:
-    """Move an agent to a node. Exit code 1 when it was aborted; the source then goes on."""
+    """Move an agent to a node. Exit code 1 if it was aborted; the source then continues."""
     async with session(options) as engine:
         migrations = engine.migrations
         name = AgentName(options.tenant_name, agent)
@@ -82,7 +82,7 @@ async def run(
 
 @app.command
 async def watch(migration: str, /, *, options: Options = DEFAULTS) -> int:
-    """Follow a migration that others have begun, to its end; one whose target is lost is ended. Exit code 1 when it was aborted."""
+    """Follow a migration to its end; it is ended if its target is lost. Exit code 1 if it was aborted."""
     async with session(options) as engine:
         done = await engine.migrations.watch_migration(migration, seen=_seen(options))
     return _end(done, options)
@@ -90,7 +90,7 @@ async def watch(migration: str, /, *, options: Options = DEFAULTS) -> int:
 
 @app.command
 async def abort(migration: str, /, *, reason: Reason = "aborted by an operator", options: Options = DEFAULTS) -> None:
-    """End a migration before its commit, wherever it is: the source goes on."""
+    """Abort a migration in any phase before its commit: the source continues."""
     async with session(options) as engine:
         done = await engine.migrations.abort_migration(migration, reason=reason)
     emit({"migration": plain(done)}, as_json=options.json, text=_told(done))
@@ -100,7 +100,7 @@ async def abort(migration: str, /, *, reason: Reason = "aborted by an operator",
 async def rollback(
     migration: str, /, *, reason: Reason = "", actor: Actor = None, check: Annotated[bool, _FLAG] = False, options: Options = DEFAULTS
 ) -> int:
-    """Bring an agent back to where a completed migration took it from; what was written since stays. --check: only say whether it can be."""
+    """Move an agent back to the source of a completed migration; later writes are kept. --check: only say whether that is possible."""
     async with session(options) as engine:
         if check:
             found = await engine.migrations.validate_rollback(migration)
@@ -113,7 +113,7 @@ async def rollback(
 
 @app.command(name="list")
 async def list_(*, open_only: Annotated[bool, _FLAG] = False, limit: int = 50, options: Options = DEFAULTS) -> None:
-    """Every agent's newest migration, newest first. --open-only: those under way."""
+    """Each agent's newest migration, newest first. --open-only: only running ones."""
     async with session(options) as engine:
         found = await engine.migrations.list_migrations(open_only=open_only, limit=limit)
     rows = [
@@ -125,7 +125,7 @@ async def list_(*, open_only: Annotated[bool, _FLAG] = False, limit: int = 50, o
 
 @app.command
 async def show(migration: str, /, *, options: Options = DEFAULTS) -> None:
-    """One migration with its phases, times and what it cost."""
+    """One migration with its phases, times and costs."""
     async with session(options) as engine:
         found = await engine.migrations.monitor_migration(migration)
     facts = {name: value for name, value in plain(found).items() if value not in ("", 0, 0.0, None, [], False) and name != "marks"}

@@ -35,7 +35,7 @@ async def drain(
 
 
 async def undrain(node: str, /, *, options: Options = DEFAULTS) -> None:
-    """A node that was drained takes agents again."""
+    """Let a drained node take agents again."""
     async with session(options) as engine:
         await engine.migrations.fleet.undrain_node(node)
     emit({"node": node, "drained": False}, as_json=options.json, text=f"{node} takes agents again")
@@ -49,7 +49,7 @@ async def rebalance(
     dry_run: Annotated[bool, Parameter(help="Say what would be moved.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> int:
-    """Bring the living nodes to carry alike. Pinned agents, and those that were moved within the last minute, stay."""
+    """Balance agents between live nodes. Pinned agents, and those moved within the last minute, stay."""
     async with session(options) as engine:
         if dry_run:
             planned = await engine.migrations.fleet.plan_rebalance(by=by, moves_max=moves_max)
@@ -60,21 +60,21 @@ async def rebalance(
 
 
 async def pin(agent: str, /, *, reason: str = "", options: Options = DEFAULTS) -> None:
-    """An agent stays where it is: neither `rebalance` nor `drain` moves it."""
+    """Keep an agent on its node: neither `rebalance` nor `drain` moves it."""
     async with session(options) as engine:
         await engine.migrations.fleet.pin(AgentName(options.tenant_name, agent), reason=reason)
     emit({"agent": agent, "pinned": True}, as_json=options.json, text=f"{agent} stays where it is")
 
 
 async def unpin(agent: str, /, *, options: Options = DEFAULTS) -> None:
-    """An agent may be moved again."""
+    """Let a pinned agent be moved again."""
     async with session(options) as engine:
         await engine.migrations.fleet.unpin(AgentName(options.tenant_name, agent))
     emit({"agent": agent, "pinned": False}, as_json=options.json, text=f"{agent} may be moved")
 
 
 async def pins(*, options: Options = DEFAULTS) -> None:
-    """The agents that are pinned."""
+    """The pinned agents."""
     async with session(options) as engine:
         found = await engine.migrations.fleet.pins()
     rows = [(each.tenant, each.agent, each.reason) for each in found]

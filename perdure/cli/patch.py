@@ -26,7 +26,7 @@ async def patch(
     actor: str = "",
     options: Options = DEFAULTS,
 ) -> None:
-    """Change an agent's state, decided on the state that it changes; prints the changes and the new version.
+    """Change an agent's state; prints the changes and the new version.
 
     Parameters
     ----------

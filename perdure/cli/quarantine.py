@@ -12,12 +12,12 @@ from perdure.cli.output import emit, plain, table
 
 __all__ = ["app"]
 
-app = App(name="quarantine", help="Agents whose projection stands still: list, resolve.")
+app = App(name="quarantine", help="Agents whose projection is halted: list, resolve.")
 
 
 @app.command(name="list")
 async def list_(*, options: Options = DEFAULTS) -> None:
-    """The agents that stand still, each with the reason."""
+    """The halted agents, each with the reason."""
     async with session(options) as engine:
         entries = await engine.quarantine.list(options.tenant)
     rows: list[dict[str, Any]] = [plain(entry) for entry in entries]
@@ -30,7 +30,7 @@ async def list_(*, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def resolve(agent: str, /, *, approval: ApprovalId = None, options: Options = DEFAULTS) -> None:
-    """Let the agent's projection go on, from the log."""
+    """Resume an agent's projection, from the log."""
     told = {"tenant": options.tenant_name, "agents": [agent]}
     async with session(options) as engine, engine.approvals.guard("quarantine.resolve", told, yes=True, approval=approval) as passage:
         version = await engine.quarantine.resolve(options.tenant_name, agent)

@@ -56,7 +56,7 @@ async def status(
     watch: Annotated[bool, Parameter(help="Go on until it has ended.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """How far the newest rebuild is, its rate, and how long it will take."""
+    """Progress, rate and remaining time of the newest rebuild."""
     async with session(options) as engine:
         while True:
             found = await engine.rebuilds.status()
@@ -69,7 +69,7 @@ async def status(
 
 @app.command
 async def abort(*, options: Options = DEFAULTS) -> None:
-    """End the rebuild that is under way; reads have noticed nothing of it."""
+    """Abort the running rebuild; reads have not been affected."""
     async with session(options) as engine:
         build = await engine.rebuilds.abort()
     emit(_facts(build), as_json=options.json, text=f"build {build.number} is aborted; what was read before goes on to be read")

@@ -15,12 +15,12 @@ from perdure.errors import InvalidInput
 
 __all__ = ["app"]
 
-app = App(name="recover", help="Nodes, failures and what is done about them: watch, nodes, list, show, diagnose, run, auto, promote.")
+app = App(name="recover", help="Nodes and failures: watch, nodes, list, show, diagnose, run, auto, promote.")
 
 
 @app.command
 async def watch(*, options: Options = DEFAULTS) -> None:
-    """Give the agents of lost nodes to others, until it is told to end. Several may watch; one leads."""
+    """Reassign the agents of lost nodes, until it is stopped. Several may watch; one leads."""
     async with session(options) as engine:
         with stop_signals() as stop:
             print("watching; Ctrl-C ends it", file=sys.stderr, flush=True)
@@ -30,7 +30,7 @@ async def watch(*, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def nodes(*, options: Options = DEFAULTS) -> None:
-    """Every node that has announced itself: alive, ended in order, or lost; and how many agents belong to it."""
+    """All nodes, their state (alive, ended in order, or lost), and how many agents each owns."""
     async with session(options) as engine:
         rows = [
             {**plain(each.node), "alive": each.alive, "state": each.word, "agents": await engine.log.store.count_owned(each.node.name)}
@@ -43,7 +43,7 @@ async def nodes(*, options: Options = DEFAULTS) -> None:
 
 @app.command(name="list")
 async def list_(*, limit: int = 50, options: Options = DEFAULTS) -> None:
-    """The newest entries of the journal, newest first."""
+    """The newest entries of the recovery journal, newest first."""
     async with session(options) as engine:
         entries = [plain(entry) for entry in await engine.recovery.journal(limit=limit)]
     emit({"entries": entries}, as_json=options.json, text=_lines(entries) or "nothing was recovered yet")
@@ -51,7 +51,7 @@ async def list_(*, limit: int = 50, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def show(recovery: str, /, *, options: Options = DEFAULTS) -> None:
-    """Everything that the journal tells of one recovery."""
+    """All journal entries of one recovery."""
     async with session(options) as engine:
         entries = [plain(entry) for entry in await engine.recovery.monitor_recovery(recovery)]
     emit({"entries": entries}, as_json=options.json, text=_lines(entries))
@@ -59,7 +59,7 @@ async def show(recovery: str, /, *, options: Options = DEFAULTS) -> None:
 
 @app.command
 async def diagnose(agent: str, /, *, options: Options = DEFAULTS) -> int:
-    """What is wrong with an agent, and what would be done; nothing is changed. Exit code 1 when something is wrong."""
+    """What is wrong with an agent, and what would be done; nothing is changed. Exit code 1 if something is wrong."""
     async with session(options) as engine:
         plan = await engine.recovery.plan_recovery(AgentName(options.tenant_name, agent))
     report = plan.report
@@ -78,7 +78,7 @@ async def run(
     dry_run: Annotated[bool, Parameter(help="Say what would be done.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """Find out what is wrong with an agent and do something about it."""
+    """Diagnose an agent and repair what is wrong."""
     async with session(options) as engine:
         plan = await engine.recovery.plan_recovery(AgentName(options.tenant_name, agent))
         if dry_run:

@@ -44,7 +44,7 @@ async def replay(
     approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> int:
-    """Go to a version or a moment; or, with --speed, watch events as they happened. A replay is a read: nothing is sent anywhere.
+    """The state at a version or time; or, with --speed, events replayed in real time. A replay only reads.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ async def rollback(
     approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Lead an agent back to a version, by an event; its history stays as it is. --dry-run shows the state that it would have."""
+    """Return an agent to an earlier version, by an event; its history is kept. --dry-run shows the resulting state."""
     must_mean_it(yes, dry_run, "this leads the agent back by an event", approval)
     who, told = acting(actor), {"tenant": options.tenant_name, "agents": [agent], "version": version, "time": None}
     async with session(options) as engine:

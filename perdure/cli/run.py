@@ -46,8 +46,8 @@ async def run(
     backup_every: Annotated[float, Parameter(help="Seconds between two backups.")] = 30.0,
     options: Options = DEFAULTS,
 ) -> None:
-    """Relay, projector, supervisor and, where there is a store, snapshotter and backups in one process, until it is told to end (Ctrl-C,
-    SIGTERM). Where bus and cache are memory://, there is nothing to relay or to project: they live in the processes that open the log."""
+    """Relay, projector, supervisor and, where there is a store, snapshotter and backups in one process, until it is stopped (Ctrl-C,
+    SIGTERM). If bus and cache are memory://, it neither relays nor projects: they live in the processes that open the log."""
     if backup_every <= 0:
         raise InvalidInput(f"--backup-every {backup_every:g}", hint="seconds, above 0")
     running = Beside(supervise and not until_drained, None if until_drained else backup_to, backup_every)

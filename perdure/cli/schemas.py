@@ -37,7 +37,7 @@ async def publish(
     replace: Annotated[bool, Parameter(negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """Check states of an agent type from now on; what is stored already stays as it is.
+    """Validate states of an agent type from now on; stored events stay as they are.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ async def publish(
 
 @app.command
 async def withdraw(type: str, /, *, options: Options = DEFAULTS) -> None:
-    """Check states of an agent type no longer.
+    """Stop validating states of an agent type.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ _UNAVAILABLE: Final = 6
 
 @app.command
 def up(*, only: tuple[Name, ...] = (), kafka_brokers: Literal[1, 3] = 1, root: Root = None, options: Options = DEFAULTS) -> None:
-    """Start what does not run yet, wait until it answers, and print the URLs.
+    """Start the servers that are not running, wait until they answer, and print their URLs.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def down(*, wipe: Annotated[bool, Parameter(negative=())] = False, root: Root = 
 
 @app.command
 def status(*, root: Root = None, options: Options = DEFAULTS) -> int:
-    """What runs, and where. Exit code 6 unless all that was started runs."""
+    """Which servers run, and where. Exit code 6 unless all that were started run."""
     found = library.status(root)
     _show(found, options)
     return 0 if found.all() and all(service.running for service in found.all()) else _UNAVAILABLE

@@ -119,7 +119,7 @@ def _report_made(done: Done, options: Options) -> int:
 
 @app.command(name="list")
 async def list_(agent: str | None = None, /, *, limit: int = 100, options: Options = DEFAULTS) -> None:
-    """The snapshots of an agent, newest version first, or of the whole tenant, about as they were made.
+    """The snapshots of an agent, newest version first, or of the whole tenant, roughly in order of creation.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def _facts(snapshot: Snapshot) -> dict[str, Any]:
 
 @app.command
 async def show(id: UUID, /, *, options: Options = DEFAULTS) -> None:
-    """Everything that is registered of a snapshot."""
+    """Everything registered about a snapshot."""
     async with session(options) as engine:
         snapshot = await engine.snapshots.get_snapshot(options.tenant_name, id)
     emit(_facts(snapshot), as_json=options.json, text=pretty(_facts(snapshot)))

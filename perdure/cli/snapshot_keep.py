@@ -103,7 +103,7 @@ async def delete(
     approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Forget snapshots; their objects are removed by a later sweep. An agent's newest three stay.
+    """Unregister snapshots; a later sweep removes their objects. An agent's newest three are kept.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ async def clean(
     parallel: Parallel = PARALLEL,
     options: Options = DEFAULTS,
 ) -> int:
-    """Forget snapshots that neither a promise nor the retention policy keeps.
+    """Unregister snapshots that neither an expiry nor the retention policy keeps.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ async def compress(
 async def sweep(
     *, grace: str = "1d", dry_run: DryRun = False, yes: Yes = False, approval: ApprovalId = None, options: Options = DEFAULTS
 ) -> None:
-    """Remove objects of the store that no snapshot names any more, of all tenants.
+    """Remove objects that no snapshot names any more, of all tenants.
 
     Parameters
     ----------

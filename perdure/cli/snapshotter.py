@@ -25,7 +25,7 @@ async def snapshotter(
     until_drained: Annotated[bool, Parameter(help="End when everything that is in the log now was looked at.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """Make snapshots of agents that are due, until it is told to end (Ctrl-C, SIGTERM); several share the partitions.
+    """Make snapshots of agents that are due, until it is stopped (Ctrl-C, SIGTERM); several share the partitions.
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ def _chosen(agents: str | None, all_tenants: bool, options: Options) -> tuple[li
 
 @app.command
 async def plan(*, agents: Agents = None, all_tenants: AllTenants = False, to: Target = NOWHERE, options: Options = DEFAULTS) -> int:
-    """What would move, and what stands in the way. Exit code 1 when something does."""
+    """What would move, and what prevents it. Exit code 1 if something does."""
     names, tenant = _chosen(agents, all_tenants, options)
     async with _both(options, to) as (source, there):
         made = await source.transfers.plan(there, names, tenant=tenant)
@@ -113,7 +113,7 @@ async def run(
     to: Target = NOWHERE,
     options: Options = DEFAULTS,
 ) -> int:
-    """Move agents with all of their history. Exit code 1 when one of them stayed."""
+    """Move agents with their whole history. Exit code 1 if one of them stayed."""
     names, tenant = _chosen(agents, all_tenants, options)
     async with _both(options, to) as (source, there):
         with Progress("transfer", quiet=options.json) as progress:
@@ -125,7 +125,7 @@ async def run(
 
 @app.command
 async def resume(*, at_once: AtOnce = TRANSFER_AGENTS_AT_ONCE_DEFAULT, to: Target = NOWHERE, options: Options = DEFAULTS) -> int:
-    """Finish what was interrupted on the way to this target, from where it was."""
+    """Finish interrupted transfers to this target, from where they stopped."""
     async with _both(options, to) as (source, there):
         with Progress("transfer", quiet=options.json) as progress:
             done = await source.transfers.resume(there, at_once=at_once, progress=lambda report: progress(report.events))
@@ -134,7 +134,7 @@ async def resume(*, at_once: AtOnce = TRANSFER_AGENTS_AT_ONCE_DEFAULT, to: Targe
 
 @app.command
 async def abort(*, agents: Agents = None, to: Target = NOWHERE, options: Options = DEFAULTS) -> None:
-    """Take back what is not committed; these agents are served here again."""
+    """Abort transfers that are not committed; these agents are served here again."""
     names = None if agents is None else _chosen(agents, False, options)[0]
     async with _both(options, to) as (source, there):
         done = await source.transfers.abort(there, names)
@@ -179,7 +179,7 @@ async def erase(
     approval: ApprovalId = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Destroy this engine's keys of agents that have moved away. Nothing brings back what it has of them."""
+    """Destroy this engine's keys of agents that have moved away. Its copy of them can never be read again."""
     names, _ = _chosen(agents, False, options)
     told = {"tenant": options.tenant_name, "agents": [name.agent for name in names or []]}
     async with session(options) as engine, engine.approvals.guard("transfers.erase", told, yes=yes, approval=approval) as passage:
