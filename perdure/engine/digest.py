@@ -52,6 +52,14 @@ class IncrementalDigest:
         for name, value in put.items():
             self._hashes[name] = sha256(_encoder.encode(value)).digest()
 
+    def put(self, name: bytes, encoded: bytes) -> None:
+        """Take over a cell by its canonical encoding."""
+        self._hashes[name] = sha256(encoded).digest()
+
+    def remove(self, name: bytes) -> None:
+        """A cell that is not there any more."""
+        self._hashes.pop(name, None)
+
     def digest(self) -> bytes:
         """The digest as of now, 32 bytes; the same as `digest(document)`."""
         parts = [_DOMAIN]

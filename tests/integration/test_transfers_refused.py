@@ -13,7 +13,7 @@ import perdure
 from perdure import config
 from perdure.client.engine import Engine
 from perdure.engine import replay, steps
-from perdure.engine.changes import set_value
+from perdure.engine.changes import delete, set_value
 from perdure.engine.event import Event
 from perdure.engine.log.arrival_rows import Room
 from perdure.engine.log.marks import STAGED, owner_of
@@ -192,6 +192,25 @@ async def test_a_target_that_folds_otherwise_never_gets_the_agent(pair: Pair, mo
     await source.log.append_event(ALICE, Event("on"))
     await refused(target, ALICE, NotServed)
     await assert_sound(source)
+
+
+async def test_the_digest_that_is_kept_is_of_the_state_that_went(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pair.source, pair.target
+    await put(source, ALICE, 5, size=700_000)  # others have their turn while it is compared
+    settle = source.log.settle
+
+    async def write_after_the_first_look(name: AgentName) -> None:
+        changes = set_value("/note1", "other"), set_value("/more", {"is": "new"}), delete("/note2")
+        await source.log.append_event(name, Event("noted", changes=changes))
+        await settle(name)
+
+    monkeypatch.setattr(source.log, "settle", write_after_the_first_look)
+    (record,) = (await source.transfers.run(target, [ALICE])).records
+    monkeypatch.undo()
+    document = (await target.states.get_current_state(ALICE)).document
+    assert (record.phase, document["note1"], document["more"], "note2" in document) == ("moved", "other", {"is": "new"}, False)
+    assert record.digest == (await digest_of(target, ALICE)).hex()
+    await assert_sound(source, target)
 
 
 @pytest.mark.parametrize("pair", ["sqlite-sqlite", "postgres-sqlite", "sqlite-postgres"], indirect=True)

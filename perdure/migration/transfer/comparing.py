@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from perdure.engine.cells import split
-from perdure.engine.digest import FollowingDigest, canonical
+from perdure.engine.digest import IncrementalDigest, canonical
 from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent, to_microseconds
 from perdure.engine.replay import Folded, fold_log, fold_page
 from perdure.errors import IntegrityError
@@ -20,6 +20,10 @@ from perdure.migration.transfer.sides import Side
 from perdure.projections.fill import fold_on, fold_whole
 
 __all__ = ["Comparing"]
+
+BYTES_AT_ONCE: Final = 1024 * 1024
+"""Of encoded cells, until others on the loop have their turn. A thread would take the interpreter's lock anew for each cell: that cost more than it
+gave, and held up the loop as well."""
 
 
 class _End:
@@ -67,15 +71,6 @@ class _End:
         self.folded = await fold(self._side.store, self._side.vault, self._row, base, to_version=version)
 
 
-def _differ(here: Mapping[str, Any], there: Mapping[str, Any], cells: set[bytes] | None) -> bool:
-    """Whether two documents differ in these cells (None: in any)."""
-    ours, theirs = split(here), split(there)
-    for name in ours.keys() | theirs.keys() if cells is None else cells:
-        if (name in ours) is not (name in theirs) or (name in ours and canonical(ours[name]) != canonical(theirs[name])):
-            return True
-    return False
-
-
 class Comparing:
     """The two states of one agent. floored: its first events were removed. digest: of the last states that were the same."""
 
@@ -85,7 +80,7 @@ class Comparing:
         self._row = row
         self._here = _End(source, row)
         self._there = _End(target, heir)
-        self._hashed = FollowingDigest()
+        self._hashed: IncrementalDigest | None = None
         self.digest = b""
 
     def anew(self) -> Comparing:
@@ -136,26 +131,42 @@ class Comparing:
             raise self._other(f"the target comes to another state at version {version}")
 
     async def _are_same(self, here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-        """Large states are compared, and hashed, by a thread; hashing needs no interpreter's lock."""
+        """Whether two documents are the same, by what either fold has touched since they were; then `digest` is theirs.
+
+        Invariant: `_hashed` is of the documents as they were last found the same, or None."""
         ours, theirs = self._here.touched, self._there.touched
         touched = None if ours is None or theirs is None else ours | theirs
         if touched == set():
             return True  # since the last look, which found them the same
-        self.digest = await asyncio.to_thread(self._digest_if_same, here, there, touched)
-        if self.digest:
-            self._here.touched, self._there.touched = set(), set()
-        return bool(self.digest)
-
-    def _digest_if_same(self, here: Mapping[str, Any], there: Mapping[str, Any], touched: set[bytes] | None) -> bytes:
-        """The digest of both, empty where they differ."""
-        if _differ(here, there, touched):
-            return b""
-        if touched is None or self._hashed.touched is None:
-            self._hashed.forget()
-        else:
-            self._hashed.touched.update(touched)
-        return self._hashed.of(here)
+        hashed, self._hashed = self._hashed, None
+        if touched is None or hashed is None:
+            touched, hashed = None, IncrementalDigest({})
+        if not await _hash_same(split(here), split(there), touched, hashed):
+            return False
+        self._hashed, self.digest = hashed, hashed.digest()
+        self._here.touched, self._there.touched = set(), set()
+        return True
 
     def _other(self, message: str) -> IntegrityError:
         hint = "the source goes on as before; run `perdure verify` at both ends"
         return IntegrityError(message, hint=hint, tenant=self._row.tenant, agent=self._row.agent)
+
+
+async def _hash_same(ours: Mapping[bytes, Any], theirs: Mapping[bytes, Any], names: set[bytes] | None, hashed: IncrementalDigest) -> bool:
+    """Whether these cells (None: all of them) are the same at both ends. Each is encoded once an end, and hashed once."""
+    ahead = 0
+    for name in ours.keys() | theirs.keys() if names is None else names:
+        if (name in ours) is not (name in theirs):
+            return False
+        if name not in ours:
+            hashed.remove(name)
+            continue
+        encoded = canonical(ours[name])
+        if encoded != canonical(theirs[name]):
+            return False
+        hashed.put(name, encoded)
+        ahead += len(encoded)
+        if ahead >= BYTES_AT_ONCE:
+            ahead = 0
+            await asyncio.sleep(0)
+    return True

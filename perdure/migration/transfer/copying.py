@@ -20,8 +20,9 @@ from perdure.migration.transfer.sides import Side
 
 __all__ = ["Copying"]
 
-FEW_EVENTS = 8
-"""So few are checked at once: another thread takes longer to begin."""
+EVENTS_AT_ONCE = 1_000
+"""Are checked until others on the loop have their turn. A thread would take the interpreter's lock anew for each event, which costs more than it
+gives."""
 FIRST_PAGE_EVENTS = 256
 """How large an agent's events are is not known before the first ones are seen. Most agents are copied whole by this."""
 
@@ -122,10 +123,10 @@ class Copying:
 
     async def _check(self, page: list[SealedEvent]) -> None:
         """Against what the target has; and what the events refer to is there when this returns."""
-        if len(page) <= FEW_EVENTS:
-            check_chain(page, version=self.version, chain=self.chain)
-        else:
-            await asyncio.to_thread(check_chain, page, version=self.version, chain=self.chain)
+        version, chain = self.version, self.chain
+        for start in range(0, len(page), EVENTS_AT_ONCE):
+            version, chain = check_chain(page[start : start + EVENTS_AT_ONCE], version=version, chain=chain)
+            await asyncio.sleep(0)
         if self._large:
             await carry_large(self._source, self._target, AgentName(self._row.tenant, self._row.agent), page)
 
