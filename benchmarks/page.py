@@ -69,7 +69,7 @@ def _machine(reports: Reports) -> str:
     rows = {
         "measured": " to ".join(dict.fromkeys((dates[0], dates[-1]))) + f", {_form(reports)}",
         "processors": f"{about['processors']} × {about['processor']}",
-        "load before": f"load average of {load_1min} over a minute",
+        "load average before": f"{load_1min} over one minute",
         "memory": f"{about['memory_gib']} GiB",
         "system": about["system"],
         "Python": about["python"],
@@ -175,7 +175,8 @@ def _load(reports: Reports) -> str:
         return ""
     lengths = [str(length) for length in report["details"]["lengths"]]
     text = "## Loading the newest state\n\nMilliseconds, perdure : the other side, and the ratio. Each read of perdure asks the log for the newest\n"
-    text += "version, as `state()` does, and returns all messages, read-only and shared with other readers. `figures.own…` adds a plain copy for the caller;\n"
+    text += "version, as `state()` does, and returns all messages, read-only and shared with\n"
+    text += "other readers. `figures.own…` adds a plain copy for the caller;\n"
     text += "`figures.cold…` reads from the log, with nothing in memory.\n\n"
     rows = _pairs(report, lengths)
     return text + _table(("beside", *(f"{length} messages" for length in lengths)), rows) + "\n{{load}}\n\n" + _keys(report)

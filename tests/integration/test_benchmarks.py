@@ -154,7 +154,7 @@ def test_the_page_tells_targets_losses_and_what_is_missing_with_its_reason(tmp_p
     text = (tmp_path / "performance.md").read_text()
     assert "the quick form; of load the long one" in text
     assert "| append | `ratios.emmett` | ≥ 10 | 7.5 | **missed** |" in text
-    assert "| append | `ratios.emmett_alone` | 0.5 | no reason is known yet |" in text
+    assert "| append | `ratios.emmett_alone` | 0.5 | cause not known yet |" in text
     assert "| EMMETT | 7,500 : 1,000 = **7.5** (6 … 9) | — | 7,500" in text
     assert "Missing: langgraph: no network." in text
     assert "Not measured: it ended with 1." in text
