@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure import limits
 from perdure.engine.digest import digest
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.log import EventLog
@@ -17,7 +18,6 @@ from perdure.snapshots.shelf import SnapshotShelf
 
 __all__ = ["SnapshotsReport", "verify_snapshots_of"]
 
-SNAPSHOTS_PER_AGENT_MAX = 10_000
 PROBLEMS_KEPT_MAX = 1_000
 
 
@@ -49,7 +49,7 @@ async def verify_snapshots_of(log: EventLog, shelf: SnapshotShelf, record: Agent
 
     Oldest first, so that one walk through the log gives the states of all versions.
     """
-    rows = await log.store.snapshots(record, limit=SNAPSHOTS_PER_AGENT_MAX)
+    rows = await log.store.snapshots(record, limit=limits.SNAPSHOTS_PER_AGENT_MAX)
     good = sorted((row for row in rows if not row.damage), key=lambda row: row.version)
     report.marked += len(rows) - len(good)
     (floor,) = await log.store.floors([record]) if good else (NO_FLOOR,)

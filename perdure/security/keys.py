@@ -84,6 +84,10 @@ class FileKeyProvider:
         """The id of the current root key. Raises KeyUnavailable where the file is gone."""
         return self._loaded().current
 
+    def missing(self) -> bool:
+        """Whether there is no key yet; the next `wrap` would make one."""
+        return self._keys is None and not self._file.path.exists()
+
     async def wrap(self, plaintext: bytes, context: bytes) -> bytes:
         """See KeyProvider. The file is read anew, which is rarely: another process may have added a key."""
         await asyncio.to_thread(self._loaded)

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -31,6 +31,13 @@ from perdure.security.tenant_key import KEY_BYTES, TenantKey
 __all__ = ["TENANT_KEYS_SCOPE", "KeyRing", "TenantKey"]
 
 TENANT_KEYS_SCOPE: Final = "tenant-keys"
+
+
+@runtime_checkable
+class _MadeAtFirstUse(Protocol):
+    """A provider that makes its first root key by itself."""
+
+    def missing(self) -> bool: ...
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -183,6 +190,7 @@ class KeyRing:
         self._turns += 1
         turn = self._turns
         if await self._documents.get_document(TENANT_KEYS_SCOPE, tenant) is None:
+            await self._check_root_key()
             wrapped = await self.provider.wrap(os.urandom(KEY_BYTES), _context(tenant, 1))
             await self._write(tenant, _Record(1, {1: wrapped}), expected=0)
         # Read back also after an own write: what is used must be what every other process will find.
@@ -193,6 +201,19 @@ class KeyRing:
         wanted = {version: value for version, value in record.wrapped.items() if version == newest or known.get(version) != value}
         keys = {version: await self.provider.unwrap(value, _context(tenant, version)) for version, value in wanted.items()}
         return self._remember(tenant, keys, record.wrapped, turn)
+
+    async def _check_root_key(self) -> None:
+        """Raise KeyUnavailable where the provider would make a root key in place of one that is gone and that other tenants' keys need: it would
+        hide the loss, and divide the log between two root keys."""
+        if isinstance(self.provider, _MadeAtFirstUse) and await asyncio.to_thread(self.provider.missing):
+            for other in await self.tenants():
+                try:
+                    _, record = await self._read(other)
+                except KeyUnavailable:
+                    continue  # destroyed: it needs none
+                version = max(record.wrapped)
+                await self.provider.unwrap(record.wrapped[version], _context(other, version))
+                return
 
     async def _read(self, tenant: str) -> tuple[StoredDocument, _Record]:
         document = await self._documents.get_document(TENANT_KEYS_SCOPE, tenant)

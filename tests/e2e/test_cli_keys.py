@@ -54,6 +54,7 @@ def test_a_key_file_that_is_gone_is_told_apart_from_damage_and_no_other_is_made(
     assert (listed["root_key"], {one["state"] for one in listed["keys"]}) == (None, {"key_unavailable"})
     findings = perdure_command("doctor", "--json", code=6).json["findings"]
     assert [(each["what"], each["ok"]) for each in findings if not each["ok"]] == [("keys", False)]
+    assert perdure_command("append", "a", "--set", "/n=1", "--tenant", "third", "--json", code=7).error["code"] == "key_unavailable"
     assert not file.exists()
     aside.rename(file)
     assert perdure_command("verify", "--json").json["ok"] is True
