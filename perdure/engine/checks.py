@@ -16,7 +16,7 @@ from perdure import limits
 from perdure.engine.changes import Change
 from perdure.engine.event import Event
 from perdure.engine.fold import END, is_index
-from perdure.engine.values import MAPS, check_value, is_text
+from perdure.engine.values import MAPS, check_value, is_acceptable, is_text
 from perdure.errors import InvalidEvent, InvalidPath, LimitExceeded
 
 __all__ = ["RESERVED_PREFIX", "check_changes", "check_event"]
@@ -115,7 +115,9 @@ def _check_operation(change: Change, position: int) -> None:
             f"change {position} is an insert before {path[-1]!r:.40}, which is no list index", hint="use set for a map's member"
         )
     # An append puts its value one level below its path.
-    check_value(value, f"the value of change {position}", depth=len(path) + (operation == "append"))
+    depth = len(path) + (operation == "append")
+    if not is_acceptable(value, depth):
+        check_value(value, f"the value of change {position}", depth=depth)
 
 
 def _check_type(name: Any, own_types: bool) -> None:

@@ -17,7 +17,7 @@ from perdure.engine.changes import format_path
 from perdure.engine.readonly import ReadOnlyList, ReadOnlyMap
 from perdure.errors import InvalidEvent, LimitExceeded
 
-__all__ = ["LISTS", "MAPS", "VALUES_MAX", "check_value", "is_text"]
+__all__ = ["LISTS", "MAPS", "VALUES_MAX", "check_value", "is_acceptable", "is_text"]
 
 MAPS: Final = frozenset({dict, ReadOnlyMap})
 """The types of a map that a document may hold."""
@@ -37,7 +37,7 @@ def check_value(value: Any, what: str = "value", *, depth: int = 0) -> None:
     what: how the error names the value. depth: how many containers it will stand within. Raises InvalidEvent (a type, a float or a text that
     cannot be kept) and LimitExceeded (nesting, key length, number of values), each with the pointer of the culprit as `details["path"]`.
     """
-    if not _acceptable(value, what, depth):
+    if not is_acceptable(value, depth):
         _explain(value, what, depth)
 
 
@@ -52,7 +52,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _acceptable(value: Any, what: str, depth: int) -> bool:
+def is_acceptable(value: Any, depth: int) -> bool:
     """The fast pass: level by level over the containers, so that nothing recurses and depth is the number of rounds."""
     budget = VALUES_MAX
     kind = type(value)
@@ -67,7 +67,7 @@ def _acceptable(value: Any, what: str, depth: int) -> bool:
         for container in level:
             budget -= len(container)
             if budget < 0:
-                raise LimitExceeded(f"{what} holds more than {VALUES_MAX} values", path="")
+                return False
             if isinstance(container, dict):
                 if not _keys_acceptable(container) or not _scan(container.values(), deeper):
                     return False

@@ -194,9 +194,8 @@ async def an_older_epoch_is_fenced(under: LogUnderTest) -> None:
     await elsewhere.append_events(AGENT, some(), epoch=0)
     epoch = await log.take_ownership(AGENT, "host-b")
     assert epoch == 1
-    stale, fine = await asyncio.gather(
-        elsewhere.append_events(AGENT, some(), epoch=0), elsewhere.append_events(OTHER, some(), epoch=0), return_exceptions=True
-    )
+    appends = [elsewhere.append_events(name, some(), epoch=0) for name in (AGENT, OTHER)]
+    stale, fine = await asyncio.gather(*appends, return_exceptions=True)
     assert isinstance(stale, Fenced)
     assert not isinstance(fine, BaseException)
     assert (await elsewhere.append_events(AGENT, some(), epoch=epoch)).version == 3

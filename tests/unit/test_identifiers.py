@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,27 @@ def test_ids_of_many_threads_are_unique() -> None:
         batches = list(pool.map(lambda _: [uuid7() for _ in range(2000)], range(8)))
     assert all(batch == sorted(batch) for batch in batches)
     assert len({identifier for batch in batches for identifier in batch}) == 16_000
+
+
+FORKS = """
+import os
+from perdure.identifiers import uuid7
+uuid7()
+reading, writing = os.pipe()
+child = os.fork()
+told = " ".join(uuid7().hex[-12:] for _ in range(50)).encode()
+if child == 0:
+    os.write(writing, told)
+    os._exit(0)
+os.waitpid(child, 0)
+theirs = os.read(reading, 100_000)
+assert len(theirs) == len(told) and set(theirs.split()).isdisjoint(told.split())
+"""
+
+
+def test_a_forked_child_draws_other_random_bits_than_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @given(st.text(), st.text(), st.integers(1, 256))

@@ -154,4 +154,4 @@ def recorded_event(sealed: SealedEvent, payload: Payload) -> RecordedEvent:
 
 def event_context(identifier: UUID) -> bytes:
     """What an event's seal is bound to besides tenant, agent and key: its id."""
-    return EVENT_CONTEXT + identifier.bytes
+    return EVENT_CONTEXT + identifier.int.to_bytes(16, "big")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -64,34 +64,34 @@ class EventLog:
         await self.store.close()
 
     # --- appending ---
-    async def append_event(self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None) -> Appended:
+    def append_event(
+        self, name: AgentName, event: Event, *, expected: ExpectedVersion = ANY, epoch: int | None = None
+    ) -> Coroutine[Any, Any, Appended]:
         """As `append_events`, of one event."""
-        item = self._prepared(name, (event,), expected, epoch) or await self._item(name, (event,), expected, epoch)
-        outcome = await self.writer.submit((item,))
-        if type(outcome) is decide.Shut:
-            await self._check_served((item,), outcome)
-        return result_of(name, item, outcome)
+        return self._append(name, (event,), expected, epoch)
 
-    async def append_events(
+    def append_events(
         self, name: AgentName, events: Sequence[Event], *, expected: ExpectedVersion = ANY, epoch: int | None = None
-    ) -> Appended:
+    ) -> Coroutine[Any, Any, Appended]:
         """Append events to one agent, all or none.
 
         Returns when they are durable. Raises Conflict, Fenced, AlreadyExists (some of the ids are there and some are not), InvalidEvent,
         LimitExceeded, Overloaded, Unavailable; after DeadlineExceeded the outcome is unknown and a retry with the same events is safe.
         """
+        return self._append(name, events, expected, epoch)
+
+    def append_new(self, name: AgentName, event: Event, *, expected: ExpectedVersion) -> Coroutine[Any, Any, Appended]:
+        """As `append_event`, of an event that was made for this one call: its id is not looked for in the log."""
+        return self._append(name, (event,), expected, None, fresh=True)
+
+    async def _append(
+        self, name: AgentName, events: Sequence[Event], expected: ExpectedVersion, epoch: int | None, *, fresh: bool = False
+    ) -> Appended:
         if not 1 <= len(events) <= limits.EVENTS_PER_APPEND_MAX:
             _refuse_size(len(events))
         item = self._prepared(name, events, expected, epoch) or await self._item(name, events, expected, epoch)
-        outcome = await self.writer.submit((item,))
-        if type(outcome) is decide.Shut:
-            await self._check_served((item,), outcome)
-        return result_of(name, item, outcome)
-
-    async def append_new(self, name: AgentName, event: Event, *, expected: ExpectedVersion) -> Appended:
-        """As `append_event`, of an event that was made for this one call: its id is not looked for in the log."""
-        item = self._prepared(name, (event,), expected, None) or await self._item(name, (event,), expected, None)
-        item = msgspec.structs.replace(item, fresh=True)
+        if fresh:
+            item = msgspec.structs.replace(item, fresh=True)
         outcome = await self.writer.submit((item,))
         if type(outcome) is decide.Shut:
             await self._check_served((item,), outcome)
