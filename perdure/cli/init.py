@@ -13,7 +13,8 @@ async def init(*, options: Options = DEFAULTS) -> None:
     """Create what is missing: the log's tables, the root key, the topic. What exists stays as it is."""
     settings = options.settings()
     async with session(options, create=True) as engine:
-        # Opening with rights to do so applies the migrations and makes the key.
+        # Opening with the right to do so has applied the migrations.
+        await engine.keys.ensure_root_key()
         await engine.bus.ensure(engine.log.store.partitions)
         facts = {name: masked(str(getattr(settings, name).value)) for name in ("log", "bus", "cache", "keys")}
     emit({"ready": True, **facts}, as_json=options.json, text="\n".join(["ready", *(f"{name:<6} {url}" for name, url in facts.items())]))

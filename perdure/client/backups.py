@@ -51,7 +51,8 @@ class Backups:
 
     async def _take(self, url: str, *, always: bool, progress: Progress | None = None) -> BackupManifest | None:
         """A backup; None where no event is new and one is not taken `always`."""
-        async with self._alone(), self._vessel(url) as vessel:
+        await self._engine.log.vault.ring.check_root_key()
+        async with self._alone(), self._vessel(url, create=True) as vessel:
             newest = await Catalog(vessel).newest()
             if not always and newest is not None and not newest.lag_events(await self._store.positions()):
                 return None
@@ -110,8 +111,8 @@ class Backups:
             yield
 
     @asynccontextmanager
-    async def _vessel(self, url: str) -> AsyncIterator[Vessel]:
-        async with vessel_of(url, open_provider(str(self._engine.settings.keys.value))) as vessel:
+    async def _vessel(self, url: str, *, create: bool = False) -> AsyncIterator[Vessel]:
+        async with vessel_of(url, open_provider(str(self._engine.settings.keys.value)), create=create) as vessel:
             yield vessel
 
 
@@ -132,11 +133,11 @@ async def restore_backup(
 
 
 @asynccontextmanager
-async def vessel_of(url: str, provider: KeyProvider) -> AsyncIterator[Vessel]:
-    """The store of backups at a URL, with its key."""
+async def vessel_of(url: str, provider: KeyProvider, *, create: bool = False) -> AsyncIterator[Vessel]:
+    """The store of backups at a URL, with its key; see `open_vessel`."""
     objects = open_store(url)
     try:
-        yield await open_vessel(objects, provider)
+        yield await open_vessel(objects, provider, create=create)
     finally:
         await objects.close()
 

@@ -77,6 +77,11 @@ class Keys:
         """The id of the root key that wraps from now on."""
         return self._ring.provider.key_id
 
+    async def ensure_root_key(self) -> str:
+        """The id of the root key, which is made where there is none and none is needed yet. Raises KeyUnavailable."""
+        await self._ring.check_root_key()
+        return self.root_key_id
+
     async def generate_encryption_key(self, tenant: str) -> KeyFacts:
         """Make the tenant's key, where it has none; what there is then. Raises KeyUnavailable when it was destroyed: it is never made again;
         InvalidInput, LimitExceeded for what is no tenant's name."""

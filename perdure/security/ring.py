@@ -148,6 +148,19 @@ class KeyRing:
                 return
         raise Unavailable("the tenant's key is being changed by others all the time", tenant=tenant)
 
+    async def check_root_key(self) -> None:
+        """Raise KeyUnavailable where the provider would make a root key in place of one that is gone and that other tenants' keys need: it would
+        hide the loss, and divide the log between two root keys."""
+        if isinstance(self.provider, _MadeAtFirstUse) and await asyncio.to_thread(self.provider.missing):
+            for other in await self.tenants():
+                try:
+                    _, record = await self._read(other)
+                except KeyUnavailable:
+                    continue  # destroyed: it needs none
+                version = max(record.wrapped)
+                await self.provider.unwrap(record.wrapped[version], _context(other, version))
+                return
+
     async def tenants(self) -> list[str]:
         """The tenants that have keys, sorted."""
         return sorted(document.name for document in await self._documents.list_documents(TENANT_KEYS_SCOPE))
@@ -190,7 +203,7 @@ class KeyRing:
         self._turns += 1
         turn = self._turns
         if await self._documents.get_document(TENANT_KEYS_SCOPE, tenant) is None:
-            await self._check_root_key()
+            await self.check_root_key()
             wrapped = await self.provider.wrap(os.urandom(KEY_BYTES), _context(tenant, 1))
             await self._write(tenant, _Record(1, {1: wrapped}), expected=0)
         # Read back also after an own write: what is used must be what every other process will find.
@@ -201,19 +214,6 @@ class KeyRing:
         wanted = {version: value for version, value in record.wrapped.items() if version == newest or known.get(version) != value}
         keys = {version: await self.provider.unwrap(value, _context(tenant, version)) for version, value in wanted.items()}
         return self._remember(tenant, keys, record.wrapped, turn)
-
-    async def _check_root_key(self) -> None:
-        """Raise KeyUnavailable where the provider would make a root key in place of one that is gone and that other tenants' keys need: it would
-        hide the loss, and divide the log between two root keys."""
-        if isinstance(self.provider, _MadeAtFirstUse) and await asyncio.to_thread(self.provider.missing):
-            for other in await self.tenants():
-                try:
-                    _, record = await self._read(other)
-                except KeyUnavailable:
-                    continue  # destroyed: it needs none
-                version = max(record.wrapped)
-                await self.provider.unwrap(record.wrapped[version], _context(other, version))
-                return
 
     async def _read(self, tenant: str) -> tuple[StoredDocument, _Record]:
         document = await self._documents.get_document(TENANT_KEYS_SCOPE, tenant)

@@ -14,6 +14,7 @@ def test_status_and_doctor_tell_what_would_be_lost(perdure_command: Perdure, tmp
     told = perdure_command("backup", "status", "--to", to, "--json").json
     assert (told["newest"], told["lag_events"], told["lag_s"], told["alarm"]) == ("", 1, None, False)
     assert told["rpo_s"] > 0
+    assert [each for each in (tmp_path / "backups").rglob("*") if each.is_file()] == [], "looking writes nothing"
     perdure_command("backup", "create", "--to", to)
     assert "every event is in it" in perdure_command("backup", "status", "--to", to).out
     findings = {each["what"]: each for each in perdure_command("doctor", "--backup", to, "--json").json["findings"]}

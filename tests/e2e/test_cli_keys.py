@@ -55,6 +55,8 @@ def test_a_key_file_that_is_gone_is_told_apart_from_damage_and_no_other_is_made(
     findings = perdure_command("doctor", "--json", code=6).json["findings"]
     assert [(each["what"], each["ok"]) for each in findings if not each["ok"]] == [("keys", False)]
     assert perdure_command("append", "a", "--set", "/n=1", "--tenant", "third", "--json", code=7).error["code"] == "key_unavailable"
+    for words in (("init",), ("backup", "create", "--to", f"file://{perdure_command.folder}/backups")):
+        assert perdure_command(*words, "--json", code=7).error["code"] == "key_unavailable"
     assert not file.exists()
     aside.rename(file)
     assert perdure_command("verify", "--json").json["ok"] is True
@@ -70,3 +72,9 @@ def test_damage_is_told_before_missing_keys(perdure_command: Perdure) -> None:
     (folder / "keys" / "root.key").unlink()
     report = perdure_command("verify", "--json", code=5).json
     assert (report["damaged"], report["log"]["agents_unread"], report["log"]["problem_count"]) == (True, 2, 1)
+
+
+def test_init_makes_the_root_key(perdure_command: Perdure) -> None:
+    for _ in range(2):
+        perdure_command("init")
+        assert (perdure_command.folder / "perdure-state" / "keys" / "root.key").exists()

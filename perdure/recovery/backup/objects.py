@@ -93,11 +93,14 @@ class Vessel:
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
 
 
-async def open_vessel(store: SnapshotStore, provider: KeyProvider) -> Vessel:
-    """The store's backup key, made when it is the first backup. Raises KeyUnavailable, SealBroken, Unavailable."""
+async def open_vessel(store: SnapshotStore, provider: KeyProvider, *, create: bool = False) -> Vessel:
+    """The store and its backup key. create: the key is made for the first backup; else a store without one is empty, and stays as it is. Raises
+    KeyUnavailable, SealBroken, Unavailable."""
     facts = await store.facts(_KEY_NAME)
     if facts is None:
         key = os.urandom(_KEY_BYTES)
+        if not create:
+            return Vessel(store, key, "")  # there is nothing that it would have to open
         content = _encode({"format": 1, "root": provider.key_id, "wrapped": await provider.wrap(key, _CONTEXT)})
         await store.put(_KEY_NAME, content)
     # Of several that begin at once, one's key stands.
