@@ -32,7 +32,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class AuditTrail:
-    """Writes and reads entries."""
+    """Writes and reads entries; an operation that began and has no end was cut off, and is listed by `open`."""
 
     def __init__(self, log: EventLog, reader: StateReader) -> None:
         self._log = log

@@ -70,7 +70,7 @@ class Backups:
             await rest(stop, every_s)
 
     async def list(self, url: str) -> list[Listed]:
-        """Newest first."""
+        """The backups of this store, newest first; none where nothing was ever kept."""
         async with self._vessel(url) as vessel:
             return await Catalog(vessel).list()
 

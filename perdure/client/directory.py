@@ -19,7 +19,7 @@ __all__ = ["AgentDirectory", "ListedAgent"]
 
 
 class ListedAgent(msgspec.Struct, frozen=True):
-    """One agent of the directory."""
+    """One agent of the directory. version: its newest in the log; labels: as `describe` set them."""
 
     agent: str
     type: str
@@ -32,7 +32,7 @@ class ListedAgent(msgspec.Struct, frozen=True):
 
 
 class AgentDirectory:
-    """Agents by tenant, type and label."""
+    """`engine.directory`: lists agents by tenant, type, labels and status, in pages; sets their types and labels."""
 
     def __init__(self, vault: Vault, schemas: Schemas) -> None:
         self._vault = vault

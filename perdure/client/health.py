@@ -52,7 +52,7 @@ class HealthEntry(msgspec.Struct, frozen=True):
 
 
 class HealthDesk:
-    """Health of agents by their names."""
+    """`engine.health`: status, task, last error and silence of an agent, from its cached state; its status changes and errors, from the log."""
 
     def __init__(self, states: States, log: Log) -> None:
         self._states = states

@@ -32,7 +32,7 @@ Move = Callable[[AgentName, str, Strategy, str, str], Awaitable[Migration]]
 
 
 class MigrationFleet:
-    """Many agents of one engine."""
+    """`engine.migrations.fleet`: moves many agents at once, drains nodes, balances them, and pins agents to where they are."""
 
     def __init__(self, engine: Parts, ledger: Ledger, move: Move) -> None:
         self._store = engine.log.store

@@ -36,7 +36,7 @@ class CurrentProjections(Projections):
         return await BuildRecord(self._store, build_scope(name)).abort()
 
     async def rebuild_status(self, name: str) -> Build:
-        """The projection's newest rebuild."""
+        """The projection's newest rebuild: its number (0: there was none), phase and counts."""
         return await BuildRecord(self._store, build_scope(name)).read()
 
     def _current(self, handler: Handler) -> Handler:

@@ -12,7 +12,7 @@ __all__ = ["QuarantineDesk"]
 
 
 class QuarantineDesk:
-    """The quarantine of one engine."""
+    """`engine.quarantine`: the agents whose projection is halted, and their return once the cause is gone."""
 
     def __init__(self, store: LogStore, cache: StateCache, vault: Vault, *, base: Base | None = None) -> None:
         self._quarantine = Quarantine(store)

@@ -48,7 +48,7 @@ class Rebuilds:
         return await self._rebuilder(1).number()
 
     async def status(self) -> RebuildStatus:
-        """The newest rebuild."""
+        """The newest rebuild: phase, counts, whether a process works on it, and the seconds it will still take."""
         build, running = await self._rebuilder(1).status()
         return RebuildStatus(build, running, build.eta_s if running else None)
 

@@ -32,7 +32,7 @@ UPDATE_ATTEMPTS_MAX: Final = 8
 
 
 class States:
-    """Reads and updates of states."""
+    """`engine.states`: reads of states now, at a version and at a time; updates decided on a state; history, diff and blame of its parts."""
 
     def __init__(self, reader: StateReader, log: Log) -> None:
         self._reader = reader

@@ -208,7 +208,7 @@ class Repairer:
         return event.version == version + 1 and placed_hash(chain, event) == event.chain
 
     async def _opens(self, event: SealedEvent) -> bool:
-        """A missing key is not damage."""
+        """Whether its seal holds. Raises KeyUnavailable: a missing key is not damage, and nothing can be told without it."""
         try:
             await self._vault.open(event)
         except IntegrityError:
