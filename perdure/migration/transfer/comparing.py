@@ -15,7 +15,7 @@ from perdure.engine.cells import split
 from perdure.engine.digest import IncrementalDigest, canonical
 from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent, to_microseconds
 from perdure.engine.replay import Folded, fold_log, fold_page
-from perdure.errors import IntegrityError
+from perdure.errors import IntegrityError, Unavailable
 from perdure.migration.transfer.sides import Side
 from perdure.projections.fill import fold_on, fold_whole
 
@@ -90,12 +90,22 @@ class Comparing:
         return self
 
     async def serve(self) -> int:
-        """Take the state that the source serves now; its version, which is compared next (`stands`)."""
+        """Take the state that the source serves now from its cache; its version, which is compared next (`stands`). Where the cache has none it is
+        folded then, and put into no cache: the agent leaves."""
+        self._here.forget()
+        if not await self._is_cached():
+            (head,) = await self._source.store.heads([self._row])
+            return head.version
         read = await self._source.reader.state(self._row.tenant, self._row.agent)
         time_us = 0 if read.time is None else to_microseconds(read.time)
-        self._here.forget()
         self._here.folded = Folded(read.document, read.version, read.epoch, time_us, b"", []) if read.version else None
         return read.version
+
+    async def _is_cached(self) -> bool:
+        try:
+            return await self._source.cache.token(self._row.tenant, self._row.agent) is not None
+        except Unavailable:
+            return False
 
     def stands(self, chain: bytes) -> None:
         """What was served stands at this chain hash of the source's log."""
