@@ -16,7 +16,7 @@ import msgspec
 
 from perdure.engine.digest import digest
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, to_microseconds
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, rfc3339, to_microseconds
 from perdure.engine.replay import Folded
 from perdure.errors import Compacted, InvalidInput, VersionNotFound
 from perdure.projections.fill import Base
@@ -49,7 +49,7 @@ def check_moment(time: datetime) -> datetime:
     if time.tzinfo is None:
         raise InvalidInput("the time has no zone", hint="give an aware datetime, e.g. in UTC")
     if time > datetime.now(UTC):
-        raise InvalidInput(f"{time.isoformat()} is still to come")
+        raise InvalidInput(f"{rfc3339(time)} is still to come")
     return time
 
 
@@ -69,7 +69,7 @@ class Traveller:
         if time is not None:
             found = await self._log.store.version_at(record, to_microseconds(check_moment(time)))
             if found == 0:
-                message = f"agent {record.agent!r} had no event yet at {time.isoformat()}"
+                message = f"agent {record.agent!r} had no event yet at {rfc3339(time)}"
                 raise VersionNotFound(message, tenant=record.tenant, agent=record.agent)
             return found
         assert version is not None
