@@ -94,8 +94,9 @@ REASONS: dict[tuple[str, str], str] = {
     ),
     **{("embedded", f"ratios.{name}_sqlite"): _EMBEDDED_ALONE for name in ("openai", "eventsourcing")},
     ("transfer", "figures.gb_per_min"): (
-        "An agent of 2 MB costs the coordinator 15 to 18 ms of processor time and the servers 14: opening, sealing again, chain, fold and digest "
-        "on both sides. Two processors are full with that; a small agent's 17 round trips are waited for besides (docs/adr/0014-between-engines.md)."
+        "An agent of 2 MB costs the coordinator 14 to 20 ms of processor time, by the clock that it has, and the servers 14 to 18: "
+        "rows, chain and state at both ends, nine records of the recovery log an event. Two processors give 40 at 20 ms an agent "
+        "(docs/adr/0014-between-engines.md)."
     ),
     **{("migration", f"figures.downtime_{part}_ms"): _MIGRATION for part in ("p50", "p99")},
     ("migration", "ratios.bystander_p99"): (
