@@ -23,6 +23,8 @@ def report(error: Exception, *, as_json: bool) -> int:
     """Say what failed; return the exit code."""
     if os.environ.get("PERDURE_DEBUG") == "1":
         traceback.print_exception(error)
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]  # of tasks that ended together, the first one says why
     facts, code = _facts(error)
     if as_json:
         import msgspec

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from perdure.cli.failures import report
 from perdure.cli.output import amount, room, share_saved, table
 from perdure.cli.render import change_line
 from perdure.engine.changes import set_value
+from perdure.errors import Unavailable
 
 ROWS = [("a", "short"), ("an-agent-with-a-longer-name", "x" * 90)]
 
@@ -46,3 +48,9 @@ def test_on_a_terminal_the_last_column_ends_where_it_does() -> None:
 def test_a_short_last_column_is_never_cut() -> None:
     times = [("x" * 70, "2026-11-22T03:40:22.742273Z")]
     assert table(("AGENT", "TIME"), times).endswith("2026-11-22T03:40:22.742273Z")
+
+
+def test_what_failed_in_a_group_of_tasks_is_told_as_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    nested = ExceptionGroup("tasks", [ExceptionGroup("of a task", [Unavailable("the server is away", hint="start it")])])
+    assert report(nested, as_json=False) == Unavailable.exit_code
+    assert capsys.readouterr().err == "perdure: the server is away\nhint: start it\n"
