@@ -8,9 +8,7 @@ Nobody else uses the connection meanwhile.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import struct
-import termios
+import select
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -27,7 +25,6 @@ T = TypeVar("T")
 
 PIECES_AT_ONCE: Final = 64
 """Of an answer, some 16 KB each, until others on the loop have their turn."""
-_NOTHING: Final = bytes(struct.calcsize("i"))
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
@@ -70,8 +67,10 @@ def rows_of(connection: AsyncConnection[Any], result: PGresult, make_row: Callab
 
 
 def _has_more(descriptor: int) -> bool:
-    """Whether bytes wait to be read."""
-    return fcntl.ioctl(descriptor, termios.FIONREAD, _NOTHING) != _NOTHING
+    """Whether bytes wait to be read, or the end of the connection does: of an end that has come uvloop tells once, also with bytes before it."""
+    looking = select.poll()
+    looking.register(descriptor, select.POLLIN)
+    return bool(looking.poll(0))
 
 
 class Exchange:
@@ -112,26 +111,33 @@ class Exchange:
             self._settle(problem)
 
     def _readable(self) -> None:
-        pgconn = self._pgconn
+        if self._fd < 0:
+            return
         try:
-            pgconn.consume_input()
             # What came while the loop was at work elsewhere is taken in one go: libpq takes no more than its buffer holds at a time.
             for _ in range(PIECES_AT_ONCE):
-                if not pgconn.is_busy() or not _has_more(self._fd):
-                    break
-                pgconn.consume_input()
-            while not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is not None and result.status != ExecStatus.PIPELINE_SYNC:
-                    self._results.append(result)
-                elif result is not None or (pgconn.pipeline_status == PipelineStatus.OFF and self._results):
+                self._pgconn.consume_input()
+                if self._took_all():
                     self._settle(None)
                     return
-                elif pgconn.status == ConnStatus.BAD:
-                    self._settle(OperationalError("the connection was lost"))
+                if not _has_more(self._fd):
                     return
+            self._loop.call_soon(self._readable)
         except OperationalError as problem:
             self._settle(problem)
+
+    def _took_all(self) -> bool:
+        """Take the results that have come; whether they are all."""
+        pgconn = self._pgconn
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is not None and result.status != ExecStatus.PIPELINE_SYNC:
+                self._results.append(result)
+            elif result is not None or (pgconn.pipeline_status == PipelineStatus.OFF and self._results):
+                return True
+            elif pgconn.status == ConnStatus.BAD:
+                raise OperationalError("the connection was lost")
+        return False
 
     def _settle(self, problem: OperationalError | None) -> None:
         self._stop()
