@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from perdure.recovery.http_channel import AnswerMessage, Channel, Message
 from perdure.recovery.wire import CHANNEL_MESSAGE_MORE_BYTES
@@ -85,7 +86,7 @@ class Server:
         settings = uvicorn.Config(
             self._serve,
             http=_Bounded,
-            ws="websockets-sansio",
+            ws=WebSocketsSansIOProtocol,
             ws_max_size=body_bytes_max + CHANNEL_MESSAGE_MORE_BYTES,
             ws_per_message_deflate=False,
             interface="asgi3",

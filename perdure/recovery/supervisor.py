@@ -7,6 +7,7 @@ between any two steps: what it wrote stands, and the next leader looks at who ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any, Final, NamedTuple
 
@@ -66,12 +67,11 @@ class _Recovery:
 
 
 class Supervisor:
-    """Run it with `run`. leads: whether this one leads at the moment."""
+    """Run it with `run`."""
 
     def __init__(
         self, log: EventLog, reader: StateReader, *, holder: str | None = None, look_s: float = LOOK_S, lease_s: float = LEASE_S
     ) -> None:
-        self.leads = False
         self._store: LogStore = log.store
         self._journal = Journal(log, reader)
         self._holder = holder or uuid7().hex
@@ -84,12 +84,10 @@ class Supervisor:
     async def run(self, stop: asyncio.Event) -> None:
         """Lead when nobody else does, until `stop` is set. The log being away is waited out."""
         while not stop.is_set():
-            try:
+            with contextlib.suppress(Unavailable):
                 lease = await KeptLease.acquire(self._store, LEASE_NAME, self._holder, self._lease_s)
                 if lease is not None:
                     await self._lead(lease, stop)
-            except Unavailable:
-                self.leads = False
             await rest(stop, self._look_s)
 
     async def _lead(self, lease: KeptLease, stop: asyncio.Event) -> None:
@@ -97,14 +95,12 @@ class Supervisor:
         self._detector = Detector()
         begun = [(id, facts.get("node")) for id, facts in (await self._journal.open()).items()]
         self._recoveries = {node: _Recovery(node, id) for id, node in begun if node}
-        self.leads = True
         try:
             while lease.holds() and not stop.is_set():
                 nodes = await self.look()
                 pause_s = min(self._look_s, SUSPECTED_LOOK_S) if self._suspects else self._look_s
                 await rest(stop, pause_s if nodes else IDLE_S)
         finally:
-            self.leads = False
             await lease.close()
 
     async def look(self) -> int:

@@ -76,7 +76,10 @@ def test_the_index_names_every_document() -> None:
 def test_the_commands_of_the_readme_are_there() -> None:
     from perdure.cli.commands import COMMANDS
 
-    used = set(re.findall(r"^perdure (\w+)", README, re.MULTILINE))
+    blocks = "".join(re.split(r"^```.*$", README, flags=re.MULTILINE)[1::2])
+    used = set(re.findall(r"^perdure (\w+)", blocks, re.MULTILINE))
+    assert used
     assert used <= {command.name for command in COMMANDS}
-    targets = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    targets = set(re.findall(r"^make (\w+)", blocks, re.MULTILINE))
+    assert targets
     assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
