@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import importlib.util
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from perdure.cli.commands import COMMANDS, GLOBAL_FLAGS, overview
@@ -17,6 +15,8 @@ from perdure.cli.failures import report
 from perdure.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from cyclopts import App
 
 __all__ = ["EXIT_CODES", "build", "run"]
@@ -77,6 +77,8 @@ def _run_work(work: Coroutine[Any, Any, Any], *, lasting: bool) -> Any:
         import uvloop
 
         return uvloop.run(work)
+    import asyncio
+
     return asyncio.run(work)
 
 
