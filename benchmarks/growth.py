@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import cycle
 from typing import Any
 
@@ -43,6 +43,8 @@ SPARE_SEGMENTS = 24
 CALLERS = 256
 PEER_CALLERS = 32
 PAIRS = 3
+PAIRS_OF_SIZES = 7
+SMALL_LOGS = 3
 PROBE_MESSAGES = 50
 LOADS = 20
 PEER = SIDES["eventsourcing"]
@@ -158,33 +160,42 @@ async def measure(settings: Settings) -> dict[str, Any]:
 
 async def _grown(beside: Beside, small: _Log, agents: int, sizes: list[int], details: dict[str, Any]) -> list[tuple[int, float]]:
     """The rate at each size, beside that of a log of the first size in the same seconds."""
-    duration_s = beside.settings.seconds(1, 10)
+    duration_s = beside.settings.seconds(0.7, 5)
     curve: list[tuple[int, float]] = []
-
-    async def at_start() -> float:
-        # Made anew each time: a log that was measured is not small any more.
-        async with _log(beside, agents) as fresh:
-            await fresh.grow(sizes[0])
-            await fresh.rate(duration_s / 5)
-            details.setdefault("small_events", fresh.events)
-            details["small_agents"] = len(fresh.agents)
-            return await fresh.rate(duration_s)
-
-    async with _log(beside, agents) as large:
+    async with AsyncExitStack() as stack:
+        large = await stack.enter_async_context(_log(beside, agents))
         await large.probe()
         for size in sizes[1:]:
             note(f"growth: {size} events")
             await large.grow(size)
-            await large.rate(duration_s / 2)
-            pairs = await rounds(PAIRS, lambda: large.rate(duration_s), at_start)
+            at_start = await _starts(stack, beside, agents, sizes[0], duration_s)
+            await large.rate(duration_s)
+            pairs = await rounds(PAIRS_OF_SIZES, lambda: large.rate(duration_s), at_start)
             curve = [*(curve or [(sizes[0], pairs.theirs)]), (size, pairs.ours)]
         # What comes of the events alone: the same log, but as few agents are at work as in the small one.
-        few = await rounds(PAIRS, lambda: large.rate(duration_s, agents_max=details["small_agents"]), at_start)
+        at_start = await _starts(stack, beside, agents, sizes[0], duration_s)
+        details |= {"small_events": small.events, "small_agents": len(small.agents)}
+        await large.rate(duration_s, agents_max=len(small.agents))
+        few = await rounds(PAIRS_OF_SIZES, lambda: large.rate(duration_s, agents_max=len(small.agents)), at_start)
         loads = Pairs.of([(await large.load_s(), await small.load_s()) for _ in range(PAIRS)])
         beside.found |= {"ratios.append_at_end": pairs.ratio, "ratios.load_at_end": loads.ratio, "figures.events": large.events}
         beside.found |= {"figures.append_start_per_s": pairs.theirs, "figures.append_end_per_s": pairs.ours}
         beside.found |= {"ratios.append_at_end_to_few": few.ratio, "figures.load_end_ms": loads.ours * 1000}
     return [(size, float(f"{rate:.4g}")) for size, rate in curve]
+
+
+async def _starts(stack: AsyncExitStack, beside: Beside, agents: int, size: int, duration_s: float) -> Callable[[], Awaitable[float]]:
+    """Measures a small log, one of a few in turns: one that is measured again and again is not small any more.
+
+    All are made before the first is measured, and dropped at the end: each making and dropping of a database is a checkpoint, after which
+    the server writes every page that the large log touches once more as a whole.
+    """
+    logs = [await stack.enter_async_context(_log(beside, agents)) for _ in range(SMALL_LOGS)]
+    for log in logs:
+        await log.grow(size)
+        await log.rate(duration_s / 4)
+    turns = cycle(logs)
+    return lambda: next(turns).rate(duration_s)
 
 
 async def _segments(beside: Beside, small: _Log) -> None:
