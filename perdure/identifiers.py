@@ -12,10 +12,8 @@ __all__ = ["partition_of", "uuid7", "uuid7_time"]
 
 _lock = threading.Lock()
 _last = 0  # the 74 bits "unix milliseconds + counter" of the newest id of this process
-_spare: list[int] = []  # 72 random bits each: one call of the kernel for many ids
 
 _COUNTER_BITS = 26
-_RANDOM_BYTES, _SPARE = 9, 128
 _VERSION = 0x7 << 76
 _VARIANT = 0b10 << 62
 _new = UUID.__new__
@@ -26,8 +24,9 @@ _UNKNOWN = SafeUUID.unknown
 def uuid7() -> UUID:
     """A new UUIDv7 (RFC 9562, method 1): milliseconds, a counter of 26 bits that only grows within one process, 48 random bits."""
     global _last
+    # Asked of the kernel for each: of bits that were drawn ahead a machine's snapshot, started twice, would make the same ids twice.
+    random = int.from_bytes(os.urandom(9), "big")
     with _lock:
-        random = _spare.pop() if _spare else _draw()
         # A random start of 24 bits leaves three quarters of the counter to one millisecond before it runs into the clock's bits.
         tick = (time.time_ns() // 1_000_000 << _COUNTER_BITS) | (random >> 48)
         _last = tick if tick >> _COUNTER_BITS > _last >> _COUNTER_BITS else _last + 1
@@ -38,23 +37,6 @@ def uuid7() -> UUID:
     _set_number(identifier, high << 64 | low << 48 | random & 0xFFFFFFFFFFFF | _VERSION | _VARIANT)
     _set_safety(identifier, _UNKNOWN)
     return identifier
-
-
-def _draw() -> int:
-    drawn = os.urandom(_RANDOM_BYTES * _SPARE)
-    _spare.extend(int.from_bytes(drawn[at : at + _RANDOM_BYTES], "big") for at in range(0, len(drawn), _RANDOM_BYTES))
-    return _spare.pop()
-
-
-def _forked() -> None:
-    """A child draws for itself, and its parent's threads, one of which may hold the lock, are not there."""
-    global _lock
-    _lock = threading.Lock()
-    _spare.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 def uuid7_time(identifier: UUID) -> float | None:

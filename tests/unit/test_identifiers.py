@@ -54,7 +54,7 @@ assert len(theirs) == len(told) and set(theirs.split()).isdisjoint(told.split())
 """
 
 
-def test_a_forked_child_draws_other_random_bits_than_its_parent() -> None:
+def test_a_forked_child_has_other_random_bits_than_its_parent() -> None:
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
