@@ -101,7 +101,7 @@ def _reported(report: FleetReport, more: dict[str, Any], options: Options) -> in
         *(f"  {each.agent}: {each.reason}" for each in report.failed),
     ]
     if report.pinned:
-        lines.append(f"  {report.pinned} pinned agents stayed")
+        lines.append(f"  {amount(report.pinned, 'pinned agent')} stayed")
     if report.left:
         lines.append(f"  {amount(report.left, 'agent')} stayed" + (": too many failed in a row" if report.stopped else ""))
     emit({**facts, "downtime_max_ms": slowest, "ok": report.ok, **more}, as_json=options.json, text="\n".join(lines))
