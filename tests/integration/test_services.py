@@ -381,7 +381,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) 
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        words = [sys.executable, "-m", "perdure.services", "status", "--root", str(tmp_path)]
+        words = [sys.executable, "-m", "perdure.services", "status", "--json", "--root", str(tmp_path)]
         done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
     finally:
         os.close(writing)
