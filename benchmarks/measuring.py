@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
+
+from perdure.processes import calm_collector, run_lasting
 
 __all__ = ["closed_load", "median", "open_load", "percentile", "run"]
 
@@ -17,18 +18,12 @@ TICK_S = 0.001
 
 def run(main: Coroutine[Any, Any, Result] | Awaitable[Result]) -> Result:
     """Run in uvloop where it is installed, and without tracing what was imported again and again, as docs/operations.md advises."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    calm_collector()
 
     async def whole() -> Result:
         return await main
 
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(whole())
-    return uvloop.run(whole())
+    return run_lasting(whole())
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
-import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from perdure.cli.commands import COMMANDS, GLOBAL_FLAGS, overview
 from perdure.cli.failures import report
 from perdure.errors import InvalidInput
+from perdure.processes import reader_gone, run_lasting
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -47,9 +45,7 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough (`perdure log … | head`). Python would complain once more while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return reader_gone()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else _FAILED
     except Exception as error:
@@ -67,16 +63,11 @@ def _dispatch(words: list[str]) -> int:
     command, bound, _ = build().parse_args(words, exit_on_error=False, print_error=False)
     result = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
-        result = _run_work(result, lasting=words[0] in LASTING)
+        result = run_lasting(result) if words[0] in LASTING else _run_briefly(result)
     return result if isinstance(result, int) else 0
 
 
-def _run_work(work: Coroutine[Any, Any, Any], *, lasting: bool) -> Any:
-    """In uvloop, where it is installed, what works for long: a tenth less processor time. What ends soon does not wait for its import."""
-    if lasting and importlib.util.find_spec("uvloop") is not None:
-        import uvloop
-
-        return uvloop.run(work)
+def _run_briefly(work: Coroutine[Any, Any, Any]) -> Any:
     import asyncio
 
     return asyncio.run(work)

@@ -14,8 +14,9 @@ from cyclopts import Parameter
 from perdure.cli.failures import report
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import emit_line
-from perdure.cli.run import calm_collector, stop_signals
+from perdure.cli.run import stop_signals
 from perdure.errors import MissingDependency, Unavailable
+from perdure.processes import calm_collector
 
 __all__ = ["host"]
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from cyclopts import Parameter
 
 from perdure.cli.options import DEFAULTS, Options, session
 from perdure.cli.output import amount, emit, plain
 from perdure.errors import ConfigurationError, InvalidInput
+from perdure.processes import calm_collector
 
 if TYPE_CHECKING:
     from perdure.projections.lag import PartitionLag
 
-__all__ = ["calm_collector", "project", "relay", "run", "stop_signals"]
-
-
-COLLECTOR_THRESHOLDS: Final = (20_000, 50, 100)
-"""Objects between two collections of the young, and collections between two of the older ones: with Python's own, a tenth of the projector's time,
-and pauses of 60 to 120 ms of a host's, every other second."""
+__all__ = ["project", "relay", "run", "stop_signals"]
 
 
 class Beside(NamedTuple):
@@ -108,13 +103,6 @@ def _behind(lags: list[PartitionLag]) -> str:
     if not events:
         return "everything in the log is on the bus"
     return f"{amount(events, 'event')} of the log not on the bus yet, the oldest for {max(lag.lag_s for lag in lags):.0f} s"
-
-
-def calm_collector() -> None:
-    """These processes make hardly any cycles and keep many states: what was imported is not traced again, and the rest seldom."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _tell(done: object) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import msgspec
 
 from perdure import services
 from perdure.errors import PerdureError
+from perdure.processes import reader_gone
 from perdure.services import s3
 from perdure.services.model import ALL_NAMES, NAMES, Services
 
@@ -28,9 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has seen enough (`… status | head`). Python would complain once more while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return reader_gone()
     except PerdureError as error:
         if options.json:
             print(_json(error.as_dict()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 
 from perdure.engine.log.records import AgentName
 from perdure.errors import Unavailable
+from perdure.processes import calm_collector, run_lasting
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult
 from perdure.testing.prober import Prober, Probing
@@ -106,17 +106,9 @@ def _prober(caller: Caller, rates: Mapping[AgentName, float]) -> Prober:
 
 
 def _main() -> None:
-    """In uvloop where it is installed; tracing what was imported again and again would look like an agent that is away."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    calm_collector()  # its pauses would look like an agent that is away
     with contextlib.suppress(KeyboardInterrupt):
-        try:
-            import uvloop
-        except ImportError:
-            asyncio.run(_serve())
-        else:
-            uvloop.run(_serve())
+        run_lasting(_serve())
 
 
 if __name__ == "__main__":
