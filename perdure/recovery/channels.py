@@ -68,7 +68,12 @@ class Channels:
         if opening is None:
             opening = self._opening[address] = asyncio.create_task(self._connect(address), name="perdure-channel-connect")
             opening.add_done_callback(lambda done: self._tried(address, done))
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():
+                raise Unavailable("these channels are closed") from None
+            raise
 
     def _tried(self, address: str, done: asyncio.Task[_Channel]) -> None:
         self._opening.pop(address, None)

@@ -54,6 +54,7 @@ class _Route(NamedTuple):
     name: AgentName
 
 
+_Content = bytes | msgspec.Raw
 _decode = msgspec.json.Decoder(_Body).decode
 _decode_asked = msgspec.json.Decoder(Asked).decode
 _decode_where = msgspec.json.Decoder(Where).decode
@@ -81,7 +82,8 @@ class _Routes:
 
     def __init__(self, host: AgentHost) -> None:
         self._host = host
-        self._by_what: dict[str, Callable[[AgentName, bytes], Awaitable[Reply]]] = {
+        self._by_what: dict[str, Callable[[AgentName, _Content], Awaitable[Reply]]] = {
+            "commands": self._command,
             "hand-over": self._hand_over,
             "state": self._state,
             "where": self._where,
@@ -89,22 +91,15 @@ class _Routes:
         }
 
     async def answer(self, request: Request) -> Reply:
-        route: _Route | None = None
+        if request.origin:
+            return _problem(Denied("a node takes nothing from pages in a browser", hint="send it without an Origin header"))
         try:
-            if request.origin:
-                raise Denied("a node takes nothing from pages in a browser", hint="send it without an Origin header")
             route = _route(request.method, request.target)
-            if route is None:
-                raise NotFound("there is no such route")
-            if route.what == "commands":
-                return Reply(200, await self._command(route.name, request.content))
-            return await self._by_what[route.what](route.name, request.content)
-        except msgspec.MsgspecError as problem:
-            return _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS.get(route.what, "") if route else ""))
         except UnicodeDecodeError:
             return _problem(InvalidInput("the path is not quoted UTF-8"))
-        except PerdureError as problem:
-            return _problem(problem)
+        if route is None:
+            return _problem(NotFound("there is no such route"))
+        return await self._answer(route, request.content)
 
     async def answer_message(self, content: bytes) -> bytes | None:
         """One command on a channel, and its answer."""
@@ -112,21 +107,22 @@ class _Routes:
             number, tenant, agent, command = msgspec.structs.astuple(_decode_asked(content))
         except msgspec.MsgspecError:
             return None
+        reply = await self._answer(_Route("commands", AgentName(tenant, agent)), command)
+        return _encode(Answered(number, reply.status, msgspec.Raw(reply.content)))
+
+    async def _answer(self, route: _Route, content: _Content) -> Reply:
         try:
-            answered = Answered(number, 200, msgspec.Raw(await self._command(AgentName(tenant, agent), command)))
+            return await self._by_what[route.what](route.name, content)
         except msgspec.MsgspecError as problem:
-            refused = _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS["commands"]))
-            answered = Answered(number, refused.status, msgspec.Raw(refused.content))
+            return _problem(InvalidInput(f"not understood: {problem}", hint=_HINTS.get(route.what, "")))
         except PerdureError as problem:
-            refused = _problem(problem)
-            answered = Answered(number, refused.status, msgspec.Raw(refused.content))
-        return _encode(answered)
+            return _problem(problem)
 
-    async def _command(self, name: AgentName, content: bytes | msgspec.Raw) -> bytes:
+    async def _command(self, name: AgentName, content: _Content) -> Reply:
         asked = _decode(content)
-        return _encode(await self._host.command(name, Command(asked.body, asked.id or uuid7())))
+        return Reply(200, _encode(await self._host.command(name, Command(asked.body, asked.id or uuid7()))))
 
-    async def _hand_over(self, name: AgentName, content: bytes) -> Reply:
+    async def _hand_over(self, name: AgentName, content: _Content) -> Reply:
         asked, host = _decode_hand_over(content), self._host
         answer: Any = None
         match asked.do:
@@ -140,15 +136,15 @@ class _Routes:
                 answer = await host.leave(name, asked.node, asked.address, asked.epoch)
         return Reply(200, _encode(answer))
 
-    async def _state(self, name: AgentName, _: bytes) -> Reply:
+    async def _state(self, name: AgentName, _: _Content) -> Reply:
         read = await self._host.state(name)
         return Reply(200, _encode({"version": read.version, "epoch": read.epoch, "document": read.document}))
 
-    async def _where(self, _: AgentName, content: bytes) -> Reply:
+    async def _where(self, _: AgentName, content: _Content) -> Reply:
         asked = _decode_where(content)
         return Reply(200, _encode(await self._host.find([AgentName(*agent) for agent in asked.agents], asked.silent, asked.wait_s)))
 
-    async def _node(self, _: AgentName, __: bytes) -> Reply:
+    async def _node(self, _: AgentName, __: _Content) -> Reply:
         host = self._host
         facts = {"node": host.name, "address": host.address, "serving": host.serving, "lease": host.holds_lease()}
         return Reply(200 if facts["lease"] else 503, _encode(facts))

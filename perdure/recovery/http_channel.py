@@ -13,25 +13,26 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-__all__ = ["UNDER_WAY_MAX", "AnswerMessage", "Channel", "Message"]
+__all__ = ["UNDER_WAY_MAX", "AnswerMessage", "Channel", "Message", "Receive", "Send"]
 
 UNDER_WAY_MAX: Final = 4_096
 """As many as four agents' mailboxes hold."""
 _NOT_UNDERSTOOD: Final = 1007
+_FAULT: Final = 1011
 _RESTART: Final = 1012
 """Codes with which a WebSocket is closed (RFC 6455)."""
 
 Message = MutableMapping[str, Any]
 AnswerMessage = Callable[[bytes], Awaitable[bytes | None]]
-"""What a message comes to; None: it is not understood, and the channel ends. Raises nothing."""
+"""What a message comes to; None: it is not understood, and the channel ends. It raises nothing but what is a fault of its own."""
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Channel:
     """receive, send: as ASGI has them."""
 
-    def __init__(
-        self, answer: AnswerMessage, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    def __init__(self, answer: AnswerMessage, receive: Receive, send: Send) -> None:
         self._answer = answer
         self._receive = receive
         self._send = send
@@ -74,7 +75,11 @@ class Channel:
         self._room.release()
 
     async def _one(self, content: bytes) -> None:
-        answer = await self._answer(content)
+        try:
+            answer = await self._answer(content)
+        except Exception:
+            self.end(_FAULT)  # who waits for this answer would wait for ever
+            raise
         if answer is None:
             self.end(_NOT_UNDERSTOOD)
         elif self._open:

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from perdure.recovery.http_channel import AnswerMessage, Channel, Message
+from perdure.recovery.http_channel import AnswerMessage, Channel, Message, Receive, Send
 from perdure.recovery.wire import CHANNEL_MESSAGE_MORE_BYTES
 
 __all__ = ["JSON", "Reply", "Request", "Server", "bind"]
@@ -116,7 +116,7 @@ class Server:
         if self._task is not None:
             await self._task
 
-    async def _serve(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         """The application, as ASGI has it."""
         if scope["type"] == "websocket":
             return await self._serve_channel(scope, receive, send)
@@ -136,9 +136,7 @@ class Server:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.content})
 
-    async def _serve_channel(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def _serve_channel(self, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # that somebody wants to connect
         # A browser would open it for any page of the web, and show that page the answers.
         if self._channel is None or scope["path"] != self._channel[0] or self._ending or _origin(scope):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,7 +23,7 @@ from perdure.recovery.wire import CHANNEL_MESSAGE_MORE_BYTES, CHANNEL_ROUTE, Ans
 
 TIMEOUT_S = 60.0
 QUICK, SLOW = AgentName("acme", "quick"), AgentName("acme", "slow/ü")
-RUBBISH, LONG = AgentName("acme", "rubbish"), AgentName("acme", "long")
+RUBBISH, LONG, FAULT = AgentName("acme", "rubbish"), AgentName("acme", "long"), AgentName("acme", "fault")
 
 
 class Node:
@@ -50,6 +51,8 @@ class Node:
         self.changed.set()
         if asked.agent == SLOW.agent:
             await self.go.wait()
+        if asked.agent == FAULT.agent:
+            raise ZeroDivisionError
         if asked.agent == RUBBISH.agent:
             return b"rubbish"
         if asked.agent == LONG.agent:
@@ -166,6 +169,22 @@ async def test_who_does_not_speak_is_given_up_and_many_callers_wait_for_one_atte
         assert connections == 1
 
 
+async def test_who_waits_for_a_channel_when_all_are_closed_is_told() -> None:
+    connected = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    async with asyncio.timeout(TIMEOUT_S), await asyncio.start_server(silent, "127.0.0.1", 0) as server, channels() as caller:
+        asking = asyncio.create_task(caller.ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", QUICK, b"1"))
+        await connected.wait()
+        await caller.close()
+        with pytest.raises(Unavailable):
+            await asking
+
+
 async def test_what_nobody_understands_ends_the_channel_on_either_side() -> None:
     async with node() as made, channels() as caller:
         with pytest.raises(Unavailable):
@@ -178,6 +197,18 @@ async def test_what_nobody_understands_ends_the_channel_on_either_side() -> None
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1007)
         made.go.set()  # and nobody hears of it
         assert (await caller.ask(made.address, QUICK, b"1")).status == 200
+
+
+async def test_a_fault_of_the_node_is_told_at_once_and_ends_the_channel_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with node() as made, channels(timeout_s=10 * TIMEOUT_S) as caller:
+        slow = asyncio.create_task(caller.ask(made.address, SLOW, b"1"))
+        await made.until_asked(1)
+        for asking in (caller.ask(made.address, FAULT, b"2"), slow):
+            with pytest.raises(Unavailable):
+                await asking
+        assert (await caller.ask(made.address, QUICK, b"3")).status == 200
+    gc.collect()
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_what_is_too_long_is_refused_before_it_is_sent_and_ends_the_channel_of_who_sends_it() -> None:
