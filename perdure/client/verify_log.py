@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from perdure.client.verify_problems import Problems
 from perdure.engine.log.chain import check_chain
 from perdure.engine.log.contract import LogStore
 from perdure.engine.log.fork_rows import begins_at, owner_of
@@ -17,34 +18,20 @@ from perdure.errors import IntegrityError, KeyUnavailable, NotFound, PerdureErro
 
 __all__ = ["LogReport", "Read", "check_agent", "check_offsets"]
 
-PROBLEMS_KEPT_MAX = 1_000
 MISSING_KEYS_KEPT_MAX = 100
 
 Read = Callable[[int], Awaitable[None]]
 """Told how many events were read."""
 
 
-class LogReport(msgspec.Struct):
+class LogReport(Problems):
     """agents, events: looked at. agents_unread: of these, those whose key is missing: their chains were checked, which needs no key, their seals
-    were not; missing_keys says why, each reason once. problems: what does not hold, the first ones, each one line. problem_count: all of them."""
+    were not; missing_keys says why, each reason once. problems: of chains, seals and offsets."""
 
     agents: int = 0
     events: int = 0
     agents_unread: int = 0
     missing_keys: list[str] = msgspec.field(default_factory=list)
-    problem_count: int = 0
-    problems: list[str] = msgspec.field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every chain, seal and offset holds."""
-        return self.problem_count == 0
-
-    def note(self, problem: str) -> None:
-        """Keep a problem."""
-        self.problem_count += 1
-        if len(self.problems) < PROBLEMS_KEPT_MAX:
-            self.problems.append(problem)
 
     def unread(self, tenant: str, reason: str) -> None:
         """An agent could not be opened."""

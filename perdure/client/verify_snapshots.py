@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from perdure import limits
+from perdure.client.verify_problems import Problems
 from perdure.engine.digest import digest
 from perdure.engine.log.floor_rows import NO_FLOOR
 from perdure.engine.log.log import EventLog
@@ -18,30 +17,19 @@ from perdure.snapshots.shelf import SnapshotShelf
 
 __all__ = ["SnapshotsReport", "verify_snapshots_of"]
 
-PROBLEMS_KEPT_MAX = 1_000
 
-
-class SnapshotsReport(msgspec.Struct):
+class SnapshotsReport(Problems):
     """snapshots, bytes: read. replayed: of these, compared with the fold of the log. marked: known to be damaged, not read again. problems:
-    what was found now, the first ones, each one line; problem_count: all of them."""
+    what was found now, of those that are not marked."""
 
     snapshots: int = 0
     bytes: int = 0
     replayed: int = 0
     marked: int = 0
-    problem_count: int = 0
-    problems: list[str] = msgspec.field(default_factory=list)
 
-    @property
-    def ok(self) -> bool:
-        """Whether every snapshot that is not marked holds."""
-        return self.problem_count == 0
-
-    def note(self, row: SnapshotRow, problem: str) -> None:
-        """Keep a problem."""
-        self.problem_count += 1
-        if len(self.problems) < PROBLEMS_KEPT_MAX:
-            self.problems.append(f"{row.tenant}/{row.agent} snapshot {row.id} at version {row.version}: {problem}")
+    def note_of(self, row: SnapshotRow, problem: str) -> None:
+        """Keep a problem of a snapshot."""
+        self.note(f"{row.tenant}/{row.agent} snapshot {row.id} at version {row.version}: {problem}")
 
 
 async def verify_snapshots_of(log: EventLog, shelf: SnapshotShelf, record: AgentRecord, report: SnapshotsReport) -> None:
@@ -64,9 +52,9 @@ async def verify_snapshots_of(log: EventLog, shelf: SnapshotShelf, record: Agent
                     raise IntegrityError("its state is not the one that the log gives")
         except DAMAGE as problem:
             await shelf.loader.report(row, problem)
-            report.note(row, problem.message)
+            report.note_of(row, problem.message)
         except (Denied, DictionaryNotFound) as problem:
-            report.note(row, problem.message)
+            report.note_of(row, problem.message)
 
 
 async def _replay(log: EventLog, record: AgentRecord, row: SnapshotRow, state: Folded | None, report: SnapshotsReport) -> Folded | None:
@@ -74,7 +62,7 @@ async def _replay(log: EventLog, record: AgentRecord, row: SnapshotRow, state: F
     try:
         state = await fold_log(log.store, log.vault, record, start=state, to_version=row.version)
     except IntegrityError as problem:
-        report.note(row, f"the log does not give its state: {problem.message}")
+        report.note_of(row, f"the log does not give its state: {problem.message}")
         return None
     report.replayed += 1
     return state
