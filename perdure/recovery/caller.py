@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from perdure.engine.log.records import AgentName
+from perdure.engine.remembering import forget_oldest
 from perdure.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from perdure.recovery.channels import Channels
 from perdure.recovery.commands import Command, CommandResult
@@ -107,6 +108,5 @@ class Caller:
         raise error_of(answer.status)(detail, hint=facts.get("hint") or "", tenant=name.tenant, agent=name.agent, **where)
 
     def _remember(self, name: AgentName, address: str) -> None:
-        while len(self._routes) >= ROUTES_MAX:
-            del self._routes[next(iter(self._routes))]
         self._routes[name] = address
+        forget_oldest(self._routes, ROUTES_MAX)

@@ -128,7 +128,7 @@ class Cipher:
                 f"{size} bytes are to be sealed, the limit is {self._plaintext_bytes_max}", tenant=self.tenant, agent=self.agent
             )
         version = self._key_version if self._versions is None else self._versions.version
-        aead = (self._aead if version == self._key_version else None) or self._find_aead(version)
+        aead = self._find_aead(version)
         dictionary = self._dictionaries.newest if size <= limits.DICTIONARY_PLAINTEXT_BYTES_MAX else NO_DICTIONARY
         content = dictionary.compress(plaintext)
         if len(content) < size:
