@@ -116,7 +116,8 @@ class Arrival:
         self._host.expect(self._name, self.migration.source, self.migration.source_address)
         await self._look_ahead(copy)
         self._began_at = time.monotonic()
-        self._held = await self._source.hold(with_digest=self.migration.bytes <= HOLD_DIGEST_BYTES_MAX and not self.migration.distrusted)
+        with_digest = self.migration.bytes <= HOLD_DIGEST_BYTES_MAX and not self.migration.distrusted
+        self._held = await self._source.hold(with_digest=with_digest, after=copy.version)
         steps.reach("migration.target.held")
         return (None if stands_still else await self._flip(prepared)) or await self._fence(prepared)
 
@@ -126,7 +127,8 @@ class Arrival:
         copy = prepared.copy
         for attempt in range(1, FLIPS_MAX + 1):
             held = self._held
-            await self._look_ahead(copy)
+            if attempt > 1 or held is None or not await self._told(copy, held):
+                await self._look_ahead(copy)
             if held is None or held.version != copy.version:
                 await copy.follow()
             if held is not None and held.digest and held.version == copy.version:
@@ -141,6 +143,11 @@ class Arrival:
             except Conflict:
                 continue
         return None
+
+    async def _told(self, copy: Copy, held: Handed) -> bool:
+        """Whether the source's answer is all that is missing: what it appended last came with it, and is held to the chain as if it were read."""
+        await copy.take(held.tail)
+        return copy.version == held.version and self._log.learn(held.tail)
 
     async def _look_ahead(self, copy: Copy) -> None:
         """One round trip tells the copy what the agent did, and the log's writer where its partition stands: the commit then needs one, too."""

@@ -84,9 +84,9 @@ class SourceLink:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    async def hold(self, *, with_digest: bool) -> Handed | None:
-        """Have it held; with_digest: and its digest told, for which everybody waits."""
-        return await self._ask("hold", Handed, HOLD_TIMEOUT_S, digest=with_digest)
+    async def hold(self, *, with_digest: bool, after: int) -> Handed | None:
+        """Have it held; with_digest: and its digest told, for which everybody waits. after: the version that is known here."""
+        return await self._ask("hold", Handed, HOLD_TIMEOUT_S, digest=with_digest, after=after)
 
     async def go_on(self) -> None:
         """It stays there after all."""

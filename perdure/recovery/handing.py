@@ -43,12 +43,14 @@ class HandsOver(ABC):
     async def stand(self, name: AgentName) -> Stand:
         """Where an agent of this node stands, for whoever has a copy to compare. Raises NotServed."""
         served = self._of(name)
+        self._log.keep_trail(name)  # who compares is about to take the agent over
         steps.reach("host.standing")
         document, version = await served.standing()
         return Stand(version, served.epoch, (await asyncio.to_thread(digest, document)).hex())
 
-    async def hold(self, name: AgentName, node: str, address: str, *, with_digest: bool = False) -> Handed:
-        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over."""
+    async def hold(self, name: AgentName, node: str, address: str, *, with_digest: bool = False, after: int = 0) -> Handed:
+        """Send nothing of this agent to the log for a while, and its callers to the node that takes it over. after: the version that this node has a
+        copy of."""
         served = self._served.get(name)
         why = moved_to(name, node, address)
         self._leaving.hold(name, why)
@@ -56,14 +58,18 @@ class HandsOver(ABC):
         if served is None:
             return Handed(None, 0)  # it is not opened here meanwhile, either
         version = await served.hold(why)
-        if version is None or not with_digest:
+        if version is None:
             return Handed(version, served.epoch)
+        tail = tuple(self._log.trail(name, after))
+        if not with_digest:
+            return Handed(version, served.epoch, tail=tail)
         document, version = await served.standing()
-        return Handed(version, served.epoch, digest(document).hex())
+        return Handed(version, served.epoch, digest(document).hex(), tail)
 
     def go_on(self, name: AgentName) -> None:
         """Serve an agent again that was held."""
         self._leaving.go_on(name)
+        self._log.drop_trail(name)
         if (served := self._served.get(name)) is not None:
             served.go_on()
 
@@ -74,6 +80,7 @@ class HandsOver(ABC):
         if served is not None and served.epoch >= epoch:
             return Left()  # it is back already
         why = moved_to(name, node, address)
+        self._log.drop_trail(name)
         held_s = self._leaving.gone(name, why)
         await self._close(name, why)
         state = served.in_memory if served is not None else None

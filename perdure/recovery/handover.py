@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from perdure.engine.log.records import AgentName
+from perdure.engine.log.records import AgentName, SealedEvent
 from perdure.engine.stopping import rest
 from perdure.errors import NotServed, Overloaded, PerdureError
 from perdure.limits import MOVED_REMEMBERED_MAX, PARKED_COMMANDS_MAX
@@ -46,11 +46,13 @@ class Stand(msgspec.Struct, frozen=True):
 
 
 class Handed(msgspec.Struct, frozen=True):
-    """A held agent: the version in memory (None: it is not there), the epoch it was served under, and the digest where it was asked for."""
+    """A held agent: the version in memory (None: it is not there), the epoch it was served under, the digest where it was asked for, and the newest
+    events as they stand in the log, as far as this node still has those that follow the version it was asked about."""
 
     version: int | None
     epoch: int
     digest: str = ""
+    tail: tuple[SealedEvent, ...] = ()
 
 
 class Left(msgspec.Struct, frozen=True):

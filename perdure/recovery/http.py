@@ -38,13 +38,14 @@ class _Body(msgspec.Struct):
 
 
 class _HandOver(msgspec.Struct):
-    """do: stand (where is it?), hold, go_on, left (the log has given it to `node` under `epoch`)."""
+    """do: stand (where is it?), hold (with the events that follow `after`), go_on, left (the log has given it to `node` under `epoch`)."""
 
     do: Literal["stand", "hold", "go_on", "left"]
     node: str = ""
     address: str = ""
     epoch: int = 0
     digest: bool = False
+    after: int = 0
 
 
 class _Route(NamedTuple):
@@ -129,7 +130,7 @@ class _Routes:
             case "stand":
                 answer = await host.stand(name)
             case "hold":
-                answer = await host.hold(name, asked.node, asked.address, with_digest=asked.digest)
+                answer = await host.hold(name, asked.node, asked.address, with_digest=asked.digest, after=asked.after)
             case "go_on":
                 host.go_on(name)
             case "left":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Mapping, Sequence
 from uuid import UUID, uuid4
 
-from perdure.engine.log.contract import LogStore, Proposal
+from perdure.engine.log.contract import LogStore, Proposal, StaleWriter
 from perdure.engine.log.floor_rows import NO_FLOOR, Floor, Written
 from perdure.engine.log.records import AgentRecord, EventFilter, SealedEvent, TailEvent
 from perdure.engine.log.snapshot_rows import CHECKPOINT, SnapshotMark
@@ -188,6 +189,31 @@ async def _append_again(store: LogStore, agent: AgentRecord, event: SealedEvent)
     return said
 
 
+async def a_writer_that_slept_while_events_were_removed_knows_better(log: LogUnderTest) -> None:
+    """The offsets and versions that it takes to be free are free again; they are not what follows all the same."""
+    store, second = await log.open(), await log.open()
+    ours, other, _, _ = await _two(store)
+    sleepers = [RawWriter(second), RawWriter(await log.open())]
+    for sleeper in sleepers:
+        await sleeper.add(ours)
+    writer = RawWriter(store)
+    await writer.add(other)
+    await writer.add(ours, 10)
+    events = await store.read_agent(ours, EventFilter(), 100)
+    await _snapshots(store, ours, events, 26, 27, 28, 29)
+    await store.raise_floor(ours, 27, events[25].chain)
+    while await store.remove_events(ours, 100):
+        pass
+    for number, sleeper in enumerate(sleepers):
+        for _ in range(2):  # one that has forgotten begins anew
+            with contextlib.suppress(StaleWriter):
+                (added,) = await sleeper.add(ours)
+                break
+            sleeper.known.clear()
+            sleeper.versions.clear()
+        assert (added.version, added.offset) == (33 + number, 54 + number)
+
+
 async def who_wrote_how_much_is_told(log: LogUnderTest) -> None:
     """By agent, over any range of offsets, with what was removed left out."""
     store = await log.open()
@@ -234,6 +260,7 @@ CASES = (
     a_floor_only_rises_and_keeps_the_newest,
     a_floor_stands_on_snapshots,
     removed_events_are_not_appended_again,
+    a_writer_that_slept_while_events_were_removed_knows_better,
     who_wrote_how_much_is_told,
     appending_goes_on_while_events_are_removed,
 )

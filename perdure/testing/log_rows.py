@@ -125,7 +125,7 @@ class RawWriter:
         """Append, in one commit, for each agent events with the given fields."""
         records = [record for record, _ in items]
         await self._learn(records)
-        written: list[SealedEvent] = []
+        proposed: list[Proposal] = []
 
         def propose(now_us: int, tail: Sequence[TailEvent], _: Mapping[tuple[int, UUID], int]) -> Proposal:
             self.proposals += 1
@@ -133,14 +133,17 @@ class RawWriter:
             for event in tail:
                 self.known[event.partition] = Position(event.offset, event.time_us)
                 self.versions[event.agent_key] = max(event.version, self.versions.get(event.agent_key, 0))
-            written[:] = self._rows(now_us, items)
-            return Proposal(list(written), [], [])
+            proposed[:] = [Proposal(self._rows(now_us, items), [], [])]
+            return proposed[0]
 
         after = await self.store.append({record.partition: self.known[record.partition] for record in records}, propose)
         self.known.update(after)
-        for event in written:
-            self.versions[event.agent_key] = event.version
-        return written
+        committed = proposed[0]
+        if committed.behind:
+            self.tails.append(list(committed.behind))
+        self.versions |= {event.agent_key: event.version for event in committed.behind}
+        self.versions |= {event.agent_key: event.version for event in committed.rows}
+        return committed.rows
 
     async def add(self, record: AgentRecord, count: int = 1, **fields: Any) -> list[SealedEvent]:
         """Append `count` events to one agent, each with the same fields."""

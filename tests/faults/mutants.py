@@ -13,6 +13,7 @@ from perdure.engine.log.contract import Proposal
 from perdure.engine.log.decide import Item, Outcome
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_append import Appender
+from perdure.engine.log.postgres_behind import Behind
 from perdure.engine.log.records import Position
 
 COMMIT_S = 0.02
@@ -50,13 +51,18 @@ def acknowledge_early() -> None:
         return {}
 
     PostgresStore.append = append  # type: ignore[method-assign]
-    insert = Appender._insert
+    insert, put_behind = Appender._insert, Appender._put_behind
 
     async def slow_insert(self: Appender, *arguments: Any) -> int | None:
         await asyncio.sleep(COMMIT_S)
         return await insert(self, *arguments)
 
+    async def slow_put_behind(self: Appender, *arguments: Any) -> Behind:
+        await asyncio.sleep(COMMIT_S)
+        return await put_behind(self, *arguments)
+
     Appender._insert = slow_insert  # type: ignore[method-assign]
+    Appender._put_behind = slow_put_behind  # type: ignore[method-assign]
 
 
 async def _later(real: Any, *arguments: Any) -> Any:

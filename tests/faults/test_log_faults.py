@@ -39,12 +39,12 @@ async def assert_history(store: LogStore, acknowledged: list[Acknowledged]) -> N
     assert report.acknowledged == len(acknowledged) > 0
 
 
-async def killed_and_replaced(place: str, kill_point: str, *, own: bool, lock_first: bool = False) -> None:
+async def killed_and_replaced(place: str, kill_point: str, *, own: bool, way: str = "") -> None:
     """One writer is killed at the step while another writes beside it; that one goes on."""
     own_agents = ["agent 0", "owned"] if own else ["agent 0", "agent 1"]
     async with writer(place, "other") as other:
         await other.until("acknowledged")
-        async with writer(place, "victim", kill_point=kill_point, agents=own_agents[-1:], own=own, lock_first=lock_first) as victim:
+        async with writer(place, "victim", kill_point=kill_point, agents=own_agents[-1:], own=own, way=way) as victim:
             assert await victim.ended() == -signal.SIGKILL
         await other.until("acknowledged", 20, since=len(other.lines))
         await other.finish()
@@ -63,7 +63,14 @@ async def test_a_writer_killed_at_any_step_leaves_the_log_whole(kill_point: str,
 
 @pytest.mark.parametrize("kill_point", ["append.locked", "append.before", "append.before:7", "append.after:7"])
 async def test_a_writer_killed_with_the_lock_in_its_hands_leaves_the_log_whole(kill_point: str, log: EventLog, fresh_database: str) -> None:
-    await killed_and_replaced(fresh_database, kill_point, own=True, lock_first=True)
+    await killed_and_replaced(fresh_database, kill_point, own=True, way="locked")
+
+
+@pytest.mark.parametrize("kill_point", ["append.before", "append.before:7", "append.after:7"])
+async def test_a_writer_killed_while_it_goes_behind_others_leaves_the_log_whole(
+    kill_point: str, log: EventLog, fresh_database: str
+) -> None:
+    await killed_and_replaced(fresh_database, kill_point, own=True, way="behind")
 
 
 @pytest.mark.parametrize("kill_point", ["writer.taken:3", "writer.written:3"])
@@ -104,12 +111,12 @@ async def test_a_writer_that_wakes_after_a_takeover_is_fenced_and_writes_nothing
     await assert_history(log.store, [*zombie.acknowledged(), *successor])
 
 
-@pytest.mark.parametrize("step", ["append.locked", "append.before"])
-async def test_a_writer_stopped_with_the_lock_in_its_hands_does_not_hold_up_its_successor(
-    log: EventLog, fresh_database: str, step: str
+@pytest.mark.parametrize(("step", "way"), [("append.locked", "locked"), ("append.before", "locked"), ("append.before", "behind")])
+async def test_a_writer_stopped_with_the_lock_in_its_hands_or_just_before_does_not_hold_up_its_successor(
+    log: EventLog, fresh_database: str, step: str, way: str
 ) -> None:
     await log.append_event(OWNED_AGENT, Event("begun"))
-    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at=step, lock_first=True) as zombie:
+    async with writer(fresh_database, "zombie", agents=[OWNED_AGENT.agent], own=True, stop_at=step, way=way) as zombie:
         await zombie.until("ready")
         await stopped(zombie.process.pid)
         successor = await take_over(log, zombie)

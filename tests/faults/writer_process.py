@@ -38,8 +38,8 @@ class Order(msgspec.Struct, kw_only=True):
     """What the process shall do.
 
     log: a URL, or a folder. count: events; 0 goes on until SIGTERM. own: take ownership of the agents first, from epoch 0. stop_at: the step
-    at which the process stops itself (SIGSTOP), as in `append.before`. lock_first: as if others came before most of the time. ids: the events'
-    ids, where they are given.
+    at which the process stops itself (SIGSTOP), as in `append.before`. way: that its appends take, behind
+    others or under a lock, as if others wrote all the time. ids: the events' ids, where they are given.
     """
 
     log: str
@@ -49,7 +49,7 @@ class Order(msgspec.Struct, kw_only=True):
     workers: int = 4
     own: bool = False
     stop_at: str = ""
-    lock_first: bool = False
+    way: Literal["", "behind", "locked"] = ""
     mutant: str = ""
     ids: tuple[UUID, ...] = ()
 
@@ -162,8 +162,10 @@ if __name__ == "__main__":
     kill_points.install_from_environment()
     if given.stop_at:
         stop_at(given.stop_at)
-    if given.lock_first:
+    if given.way == "behind":
         postgres_append.CROWDED = 0.0
+    if given.way == "locked":
+        postgres_append.TRIES_MAX = 0
     if given.mutant:
         mutants.BY_NAME[given.mutant]()
     asyncio.run(main(given))

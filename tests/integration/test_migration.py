@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 import perdure
 from perdure import Event, append, set_value
 from perdure.client.engine import Engine
 from perdure.engine import steps
-from perdure.engine.log.records import AgentName, SealedEvent
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
+from perdure.engine.log.trails import Trails
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper
 from perdure.migration.records import Migration
+from perdure.migration.source import SourceLink
 from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult
 from perdure.recovery.host import AgentHost
@@ -242,6 +246,68 @@ async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: W
     assert len((await agent.state()).document["beside"]) >= 3
     assert all(event.epoch == 1 for event in await world.engine.log.get_events(NAME) if event.type == "beside")
     await world.check()
+
+
+@pytest.fixture
+def asked(anywhere: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a target asks while the agent stands still: the source to hold it, just after one more word was said to it, and the log to be read."""
+    hold, look_ahead, follow = SourceLink.hold, EventLog.look_ahead, Copy.follow
+    found: list[str] = []
+
+    async def hold_later(link: SourceLink, **options: Any) -> Any:
+        await anywhere.say()
+        found.append("hold")
+        return await hold(link, **options)
+
+    async def look(log: EventLog, record: AgentRecord) -> list[SealedEvent]:
+        found.append("look ahead")
+        return await look_ahead(log, record)
+
+    async def read(copy: Copy, to_version: int | None = None) -> int:
+        found.append("follow")
+        return await follow(copy, to_version)
+
+    monkeypatch.setattr(SourceLink, "hold", hold_later)
+    monkeypatch.setattr(EventLog, "look_ahead", look)
+    monkeypatch.setattr(Copy, "follow", read)
+    return found
+
+
+async def test_what_the_source_wrote_last_comes_with_its_answer(anywhere: World, asked: list[str]) -> None:
+    """While the agent stands still, nothing is read from the log."""
+    for target in ("b", "a"):
+        done = await anywhere.move(target)
+        assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
+        assert asked[asked.index("hold") :] == ["hold"]
+        asked.clear()
+        await anywhere.say()
+    await anywhere.check()
+
+
+async def test_what_the_source_does_not_have_any_more_is_read_from_the_log(
+    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trails, "after", lambda *_: ())
+    done = await anywhere.move("b")
+    assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
+    assert asked[asked.index("hold") :] == ["hold", "look ahead"]
+    await anywhere.check()
+
+
+async def test_what_a_source_makes_up_moves_nothing(anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are held to the chain as if they were read; it goes on as if nothing had been asked."""
+    after = Trails.after
+
+    def made_up(trails: Trails, agent_key: int, version: int) -> Sequence[SealedEvent]:
+        return [msgspec.structs.replace(row, epoch=row.epoch + 1) for row in after(trails, agent_key, version)]
+
+    monkeypatch.setattr(Trails, "after", made_up)
+    done = await anywhere.move("b")
+    assert (done.phase, "is not the one that was written" in done.error) == ("aborted", True)
+    assert asked[-1] == "hold"
+    assert (await anywhere.owner())[0] == "a"
+    await anywhere.say()
+    await anywhere.check()
 
 
 async def test_a_hold_that_nobody_ends_runs_out_and_is_no_fence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import random
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from perdure.engine.log import decide
 from perdure.engine.log.chain import EMPTY_CHAIN
 from perdure.engine.log.codec import Draft
-from perdure.engine.log.decide import FENCED, ID_AHEAD_MAX_MS, LEAVING, OWNED, AlreadyThere, Item, Plan, Refused, Request, Written, plan
+from perdure.engine.log.decide import (
+    FENCED,
+    ID_AHEAD_MAX_MS,
+    LEAVING,
+    OWNED,
+    AlreadyThere,
+    Item,
+    Plan,
+    Refused,
+    Request,
+    Written,
+    moved,
+    plan,
+)
 from perdure.engine.log.expected import ANY, NO_STREAM, STREAM_EXISTS
 from perdure.engine.log.records import AgentRecord, Head, Past, Position
 
@@ -101,3 +115,21 @@ def test_the_same_ids_later_in_a_batch_are_known_wherever_they_were_written() ->
     planned = plan(NOW_US, [*requests, [Item(record, 2, None, [])]], {5: Head(0, 0, EMPTY_CHAIN)}, {0: Position(0, 0)}, {}, {0: 0})
     assert planned.outcomes[3:] == [AlreadyThere([[1, 2, 3]]), AlreadyThere([[2]]), Refused(0, 3)]
     assert [row.version for row in planned.proposal.rows] == [1, 2, 3]
+
+
+def test_rows_that_were_put_behind_others_are_what_would_have_been_decided_there() -> None:
+    """Offsets are all that changes, for no hash covers them: so a store may give them."""
+    for seed in range(1_000):
+        batches = _Batches(seed)
+        requests = batches.requests()
+        before = _planned(batches, requests)
+        by = {0: 3, 2: 1}
+        batches.positions = {
+            partition: Position(position.offset + by.get(partition, 0), position.time_us)
+            for partition, position in batches.positions.items()
+        }
+        after = _planned(batches, requests)
+        assert [moved(request, outcome, by) for request, outcome in zip(requests, before.outcomes, strict=True)] == after.outcomes
+        rows = [msgspec.structs.replace(row, offset=row.offset + by.get(row.partition, 0)) for row in before.proposal.rows]
+        assert rows == after.proposal.rows
+        assert (before.heads, before.proposal.ownership) == (after.heads, after.proposal.ownership)

@@ -74,7 +74,7 @@ def test_commit_and_abort_are_never_both_written(asked: list[Step]) -> None:
         done = plan(now_us, [[item]], {1: head}, {0: position}, found, {0: 0})  # type: ignore[arg-type]
         if isinstance(done.outcomes[0], Written):
             written.append(step)
-            head, position = done.heads[1], done.positions[0]
+            head, position = done.heads[1], Position(done.proposal.rows[-1].offset, done.proposal.rows[-1].time_us)
             found[1, item.drafts[0].id] = head.version
             if step.startswith("append"):
                 assert not before.fenced

@@ -45,12 +45,16 @@ class Proposal(msgspec.Struct):
     rows rely on; the store looks before it inserts. Those of a fork's past lie in other partitions, where nothing that counts can change.
     ownership: (agent key, owner, epoch) changes that go with the rows. refused: whether some lookups are those of a request that was refused: it
     may be a retry, and only under the lock is it sure that where its agent stands was not old.
+
+    behind: of the one that was committed, events of others that propose was not told of, in order of partition and offset. None is of an agent of
+    these rows; the store has put the rows behind them, and `rows` tells where they are.
     """
 
     rows: list[SealedEvent]
     lookups: list[tuple[int, int, UUID]]
     ownership: list[tuple[int, str, int]]
     refused: bool = False
+    behind: Sequence[TailEvent] = ()
 
 
 Propose = Callable[[int, Sequence[TailEvent], Mapping[tuple[int, UUID], int]], Proposal]

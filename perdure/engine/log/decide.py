@@ -41,6 +41,7 @@ __all__ = [
     "Written",
     "head_after",
     "ids_ahead",
+    "moved",
     "plain_row",
     "plan",
 ]
@@ -123,12 +124,11 @@ Outcome = Written | AlreadyThere | Refused | Shut | Mixed | Ahead
 
 
 class Plan(NamedTuple):
-    """What a batch comes to: one outcome a request, the proposal, and the heads and positions that hold once it is committed."""
+    """What a batch comes to: one outcome a request, the proposal, and the heads that hold once it is committed."""
 
     outcomes: list[Outcome]
     proposal: Proposal
     heads: dict[int, Head]
-    positions: dict[int, Position]
 
 
 def head_after(version: int, epoch: int, type: str, chain: bytes) -> Head:
@@ -275,12 +275,16 @@ class _Planner:
             self.proposal.ownership.append((agent, item.owner, epoch))
         return head.version + 1, first + 1, time_us, epoch, chain
 
-    def ends(self, positions: Mapping[int, Position]) -> dict[int, Position]:
-        """Where the partitions stand afterwards."""
-        return {
-            partition: position if self.offsets[partition] == position.offset else Position(self.offsets[partition], self.times[partition])
-            for partition, position in positions.items()
-        }
+
+def moved(request: Request, outcome: Outcome, by: Mapping[int, int]) -> Outcome:
+    """An outcome whose rows stand at later offsets. by: how much later, by partition."""
+    if not isinstance(outcome, Written):
+        return outcome
+    places = [
+        (version, offset + by.get(item.record.partition, 0), *rest)
+        for item, (version, offset, *rest) in zip(request, outcome.places, strict=True)
+    ]
+    return Written(places)  # type: ignore[arg-type]
 
 
 def ids_ahead(now_us: int) -> int:
@@ -344,4 +348,4 @@ def plan(
     """
     planner = _Planner(now_us, heads, positions, found, look_before_ms)
     outcomes = [planner.judge(request) for request in requests]
-    return Plan(outcomes, planner.proposal, planner.moved, planner.ends(positions))
+    return Plan(outcomes, planner.proposal, planner.moved)

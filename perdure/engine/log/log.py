@@ -159,6 +159,26 @@ class EventLog:
         those events, in order of offset. They are hints, and may be too few."""
         return await self.writer.look_ahead(record)
 
+    def learn(self, events: Sequence[SealedEvent]) -> bool:
+        """As `look_ahead`, of events of one agent that another process committed and has told, and that were checked by who calls: whether nothing
+        else is known to lie before them, so that no look ahead is needed."""
+        return self.writer.learn(events)
+
+    def keep_trail(self, name: AgentName) -> None:
+        """Keep what this process appends to the agent from now on, as it stands in the log, for `trail`; until `drop_trail`."""
+        if (known := self.vault.known(name)) is not None:
+            self.writer.trails.keep(known[0].agent_key)
+
+    def trail(self, name: AgentName, after: int) -> Sequence[SealedEvent]:
+        """The agent's events that follow this version, as far as this process appended them and kept them: none where it lacks the first."""
+        known = self.vault.known(name)
+        return () if known is None else self.writer.trails.after(known[0].agent_key, after)
+
+    def drop_trail(self, name: AgentName) -> None:
+        """Keep them no longer."""
+        if (known := self.vault.known(name)) is not None:
+            self.writer.trails.drop(known[0].agent_key)
+
     async def fence_for(self, name: AgentName, *, epoch: int, event: Event) -> Owned:
         """As `fence`, with an event whose id makes asking again safe; where the agent then stands."""
         record, _ = await self.vault.obtain_served(name)

@@ -1,9 +1,11 @@
 """The append of the Postgres log.
 
 A writer that nobody else came before needs one round trip: `append_events` locks, inserts and commits, and the unique index on the offset
-refuses when somebody else has written since; then what they wrote is read, and the rows are sent once more. Where others come first most of the
-time, the lock is taken first, the little tail that they wrote is read under it, and the rows follow together with the commit: whoever holds the
-lock over several round trips makes the others wait for as long as the machine is busy with something else.
+refuses when somebody else has written since. Then, and at once where others come first most of the time, the rows go with `append_after`: it reads
+under the lock what others wrote, puts the rows behind it, and tells what it was. That is one round trip, too, for an offset is no part of what an
+event is hashed over; only where others wrote to the same agents, or at a later time, everything is decided anew.
+
+What neither settles (refusals, ids that are there already) is decided under a lock that is held over three round trips, while everybody else waits.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from psycopg import AsyncConnection, errors
 
 from perdure import limits
 from perdure.engine.log.contract import Proposal, Propose, StaleWriter
-from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers, texts
+from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers
+from perdure.engine.log.postgres_behind import BEHIND_MAX, Behind, BehindCalls, owners
 from perdure.engine.log.postgres_call import PreparedCall
 from perdure.engine.log.postgres_hints import SegmentHints
 from perdure.engine.log.postgres_ids import look_up
@@ -30,19 +33,20 @@ __all__ = ["Appender"]
 
 PATIENCE_US = 1_000_000
 """How far events' time may be behind the server's clock when they are inserted."""
-TRIES_MAX = 2
+TRIES_MAX = 4
 """How often rows are sent before the lock is taken first."""
-CROWDED = 0.5
-"""The share of appends that others came before from which on the lock is taken first: three round trips are then less than two or four."""
+CROWDED = 0.25
+"""The share of appends that others came before from which on rows go with `append_after` at once: it costs the server twice as much, and a refusal
+costs a round trip."""
 ALONE = 0.1
-"""And the share below which rows are sent at once again. Between the two, whoever went to and fro would have every other append refused."""
+"""And the share below which they do not any more."""
 CROWDED_WEIGHT = 1 / 4
 """Of the newest append in that share."""
 _PARAMETERS, _PARAMETERS_OF_ONE = 23, 19
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
-_LOCK = "BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition)"
-# Owners change in the same statement: it is one round trip for a hand-over, for which an agent stands still, and one for the hundreds of a take-over.
-# Rows of agents change under the partition's lock only, and with an event: where one changed since the statement began, the append is refused.
+_LOCK = """BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition);
+SELECT EXISTS (SELECT FROM unnest(ARRAY{partitions}, ARRAY{offsets}::bigint[]) n(partition, known)
+  JOIN floors f ON f.partition = n.partition AND f."offset" > n.known)"""
 _APPEND_OWNED = f"""WITH done AS MATERIALIZED ({_APPEND} AS clock_us), given AS (
     UPDATE agents a SET owner = n.owner, epoch = n.epoch FROM done, unnest(%b, %b, %b) n(agent_key, owner, epoch)
     WHERE a.agent_key = n.agent_key AND done.clock_us IS NOT NULL)
@@ -60,13 +64,14 @@ class Appender:
 
     def __init__(self, connection: AsyncConnection[Any], lock_space: int, segments: Segments) -> None:
         self._connection = connection
-        self._call = PreparedCall(connection, "append_events", _PARAMETERS)
-        self._call_one = PreparedCall(connection, "append_event", _PARAMETERS_OF_ONE)
+        self._call = _prepared(connection, "append_events", _PARAMETERS)
+        self._call_one = _prepared(connection, "append_event", _PARAMETERS_OF_ONE)
+        self._call_behind = BehindCalls(connection, segments)
         self._lock_space = lock_space
         self._segments = segments
         self._clock_ahead_us = 0
         self._crowded = 0.0
-        self._locks_first = False
+        self._behind = False
         self._hints = SegmentHints(segments)
 
     @classmethod
@@ -75,6 +80,7 @@ class Appender:
         appender = cls(connection, lock_space, segments)
         await appender._call.prepare()
         await appender._call_one.prepare()
+        await appender._call_behind.prepare()
         await appender.synchronise()
         return appender
 
@@ -91,28 +97,49 @@ class Appender:
         """As `LogStore.append`; ready: awaited with rows before they are inserted. The rows that were committed."""
         proposal: Proposal | None = None
         tail: Sequence[TailEvent] = ()
-        self._locks_first = self._crowded >= (min(ALONE, CROWDED) if self._locks_first else CROWDED)
-        for again in range(0 if self._locks_first else TRIES_MAX):
-            if again:
-                tail = await self._tail(known)
-                if not tail:
-                    break  # refused for ids that are there already, or because this writer's clock was wrong
-                known = _after(known, tail)
+        self._behind = self._crowded >= (min(ALONE, CROWDED) if self._behind else CROWDED)
+        for again in range(TRIES_MAX):
             proposal = propose(self._now_us(), tail, {})
+            known, tail = _after(known, tail), ()
             found: dict[tuple[int, UUID], int] = {}
             if not proposal.refused:
-                # Without the lock: what is found is there for good, and what is not there now is not there when the rows are in at these
-                # offsets, for nobody has written since.
+                # Without the lock: what is found is there for good; and what others write to these agents before the rows are in refuses them.
                 proposal = await self._settled(propose, proposal, found)
             if proposal.refused:
                 proposal = None if found else proposal
                 break
             await ready(proposal.rows)
-            if not proposal.rows or await self._try(known, proposal):
-                self._came_first(others=bool(again))
+            if not proposal.rows:
+                return []
+            if not (again or self._behind or proposal.ownership):
+                if await self._try(known, proposal):
+                    self._came_first(others=False)
+                    return proposal.rows
+                proposal = None  # somebody else has written, or this writer's clock was wrong
+                continue
+            try:
+                done = await self._put_behind(known, proposal)
+            except errors.UniqueViolation:
+                break  # ids that are there already
+            if done.written:
+                self._came_first(others=bool(done.tail))
                 return proposal.rows
-            proposal = None  # refused: somebody else has written, or this writer's clock was wrong
+            proposal, tail = None, done.tail
+            if done.clock_us is None:
+                await self.synchronise()
+            if len(tail) > BEHIND_MAX:
+                break
         return await self._append_locked(known, propose, ready, proposal)
+
+    async def _put_behind(self, known: Mapping[int, Position], proposal: Proposal) -> Behind:
+        known = dict(sorted(known.items()))
+        reach("append.before")
+        done = await self._call_behind(known, proposal, self._values(list(known), proposal.rows))
+        reach("append.after")
+        if done.written and done.clock_us is not None:
+            done.put(proposal, known)
+            self._note(proposal.rows, done.clock_us)
+        return done
 
     def _came_first(self, *, others: bool) -> None:
         self._crowded += (others - self._crowded) * CROWDED_WEIGHT
@@ -129,7 +156,7 @@ class Appender:
 
     async def _insert(self, partitions: Sequence[int], proposal: Proposal) -> int | None:
         reach("append.before")
-        clock_us = await (self._changed_owner(partitions, proposal) if proposal.ownership else self._called(partitions, proposal.rows))
+        clock_us = await self._called(partitions, proposal.rows)
         reach("append.after")
         if clock_us is not None:
             self._note(proposal.rows, clock_us)
@@ -139,20 +166,14 @@ class Appender:
         # Many appends alone are of one event: without arrays it is half the work for the server, and a tenth of it here.
         alone = len(rows) == len(partitions) == 1
         call = self._call_one if alone else self._call
-        answer = await call(self._values_of_one(rows[0]) if alone else [value.data for value in self._values(partitions, rows)])
+        (answer,) = await call(self._values_of_one(rows[0]) if alone else [value.data for value in self._values(partitions, rows)])
         return None if answer is None else int.from_bytes(answer, "big")
-
-    async def _changed_owner(self, partitions: Sequence[int], proposal: Proposal) -> int | None:
-        cursor = await self._connection.execute(*self._statement(partitions, proposal), binary=True)
-        return _single(await cursor.fetchone())
 
     def _statement(self, partitions: Sequence[int], proposal: Proposal) -> tuple[str, list[Packed]]:
         values = self._values(partitions, proposal.rows)
         if not proposal.ownership:
             return _APPEND, values
-        last = {agent: (owner, epoch) for agent, owner, epoch in proposal.ownership}
-        owners = texts([owner for owner, _ in last.values()])
-        return _APPEND_OWNED, [*values, bigints(list(last)), owners, integers([epoch for _, epoch in last.values()])]
+        return _APPEND_OWNED, [*values, *owners(proposal)]
 
     def _values_of_one(self, row: SealedEvent) -> list[bytes | None]:
         hints = self._hints.of((row,))
@@ -233,9 +254,16 @@ class Appender:
         connection = self._connection
         # One message, and not a pipeline: after one, the server does not count the time that a session stands idle in its transaction, and a
         # writer that is cut off just then would keep the lock from all others for as long as nobody ends its session.
-        lock = _LOCK.format(space=int(self._lock_space), partitions=[int(partition) for partition in sorted(known)])
-        await connection.execute(lock.encode(), prepare=False)
+        places = sorted((int(partition), int(position.offset)) for partition, position in known.items())
+        lock = _LOCK.format(
+            space=int(self._lock_space), partitions=[partition for partition, _ in places], offsets=[offset for _, offset in places]
+        )
+        cursor = await connection.execute(lock.encode(), prepare=False)
         reach("append.locked")
+        while cursor.nextset():
+            pass
+        if (await cursor.fetchone()) != (False,):
+            raise StaleWriter("events that the writer does not know were removed")
         return await self._tail(known)
 
     async def _tail(self, known: Mapping[int, Position]) -> list[TailEvent]:
@@ -268,6 +296,11 @@ class Appender:
             found.update(new)
             proposal = propose(self._now_us(), (), found)
         return proposal
+
+
+def _prepared(connection: AsyncConnection[Any], function: str, parameters: int) -> PreparedCall:
+    places = ", ".join(f"${number}" for number in range(1, parameters + 1))
+    return PreparedCall(connection, function, f"SELECT {function}({places})", parameters)
 
 
 def _after(known: Mapping[int, Position], tail: Sequence[TailEvent]) -> dict[int, Position]:

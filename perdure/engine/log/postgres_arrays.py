@@ -15,7 +15,21 @@ from psycopg import adapt, postgres
 from psycopg.abc import AdaptContext
 from psycopg.pq import Format
 
-__all__ = ["Packed", "bigint", "bigints", "bytea", "byteas", "integer", "integers", "register", "text", "texts", "uuids"]
+__all__ = [
+    "Packed",
+    "bigint",
+    "bigints",
+    "bytea",
+    "byteas",
+    "integer",
+    "integers",
+    "register",
+    "text",
+    "texts",
+    "unpacked",
+    "unpacked_numbers",
+    "uuids",
+]
 
 _HEADER = struct.Struct(">iiIii")
 _LENGTH = struct.Struct(">i")
@@ -121,6 +135,24 @@ def texts(values: Sequence[str | None]) -> Packed:
 def byteas(values: Sequence[bytes]) -> Packed:
     """bytea[]"""
     return _variable(_BYTEA, values)
+
+
+def unpacked_numbers(data: bytes | None) -> list[int]:
+    """The numbers of an int4[] or int8[] in binary form; none of it, where it is NULL."""
+    return [int.from_bytes(value, "big", signed=True) for value in unpacked(data)]
+
+
+def unpacked(data: bytes | None) -> list[bytes]:
+    """The elements of an array of one dimension in binary form, of which none is NULL."""
+    if data is None or len(data) < _HEADER.size:
+        return []
+    found, at = [], _HEADER.size
+    while at < len(data):
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        found.append(data[at : at + size])
+        at += size
+    return found
 
 
 def _nulls(kind: tuple[int, int], count: int) -> Packed:

@@ -29,21 +29,20 @@ class Silent(Unavailable):
 class PreparedCall:
     """A statement that was prepared on a connection. Nobody else uses the connection during a call."""
 
-    def __init__(self, connection: AsyncConnection[Any], function: str, parameters: int) -> None:
-        places = ", ".join(f"${number}" for number in range(1, parameters + 1))
-        self._name = f"perdure_{function}".encode()
-        self._sql = f"PREPARE perdure_{function} AS SELECT {function}({places})".encode()
+    def __init__(self, connection: AsyncConnection[Any], name: str, sql: str, parameters: int) -> None:
+        self._name = f"perdure_{name}".encode()
+        self._sql = f"PREPARE perdure_{name} AS {sql}".encode()
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._formats = [Format.BINARY] * parameters
         self._exchange = Exchange(self._pgconn)
 
     async def prepare(self) -> None:
-        """Tell the server; the function's own types are the parameters'."""
+        """Tell the server; where a type is not given, it is that of the function's parameter."""
         await self._connection.execute(self._sql, prepare=False)
 
-    async def __call__(self, values: Sequence[bytes | None]) -> bytes | None:
-        """The one value of the one row. values and answer: in binary form. Raises what psycopg raises."""
+    async def __call__(self, values: Sequence[bytes | None]) -> list[bytes | None]:
+        """The one row. values and answer: in binary form. Raises what psycopg raises."""
         try:
             return await self._ask(values)
         except errors.InvalidSqlStatementName:
@@ -51,13 +50,12 @@ class PreparedCall:
             await self.prepare()
             return await self._ask(values)
 
-    async def _ask(self, values: Sequence[bytes | None]) -> bytes | None:
+    async def _ask(self, values: Sequence[bytes | None]) -> list[bytes | None]:
         self._pgconn.send_query_prepared(self._name, values, self._formats, result_format=Format.BINARY)
         result = (await self._exchange.answers())[-1]
         if result.status != ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)
-        value: bytes | None = result.get_value(0, 0)
-        return value
+        return [result.get_value(0, column) for column in range(result.nfields)]
 
 
 class Watch:

@@ -20,12 +20,13 @@ from uuid import UUID
 
 from perdure import limits
 from perdure.engine.log.contract import LogStore, Proposal, StaleWriter
-from perdure.engine.log.decide import Outcome, Plan, Request, plan
+from perdure.engine.log.decide import Outcome, Plan, Request, moved, plan
 from perdure.engine.log.fork_rows import ids_known_before_ms
 from perdure.engine.log.heads import KnownHeads
 from perdure.engine.log.lone import LoneAppends
 from perdure.engine.log.records import AgentRecord, Head, Position, SealedEvent, TailEvent
 from perdure.engine.log.together import Together
+from perdure.engine.log.trails import Trails
 from perdure.engine.log.waiting import Deadlines, Waiting, tell
 from perdure.engine.steps import reach
 from perdure.errors import Overloaded, Unavailable
@@ -62,6 +63,7 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self.known = known or KnownHeads()
+        self.trails = Trails()
         self._lone = LoneAppends(store, self.known)
         self._resting = False
         """The task waits for appends, and callers have come one after the other lately: the next one goes the short way."""
@@ -124,6 +126,8 @@ class Writer:
             self._fail([waiting], problem)
         elif stands and row is not None:
             reach("writer.written")
+            if self.trails:
+                self.trails.note([row])
             tell([(waiting, self._lone.stands(row))])
         else:
             self._queue.appendleft(waiting)
@@ -151,6 +155,18 @@ class Writer:
             if len(page) < limits.READ_PAGE_EVENTS:
                 break
         return found
+
+    def learn(self, events: Sequence[SealedEvent]) -> bool:
+        """Events of one partition, in order of offset, that somebody else committed and has told: whether this writer knows now where they end. It
+        does not where something that it has not seen lies before them."""
+        if not events:
+            return True
+        at = self.known.positions.get(events[0].partition)
+        new = [event for event in events if at is not None and event.offset > at.offset]
+        if at is None or any(event.offset != at.offset + number for number, event in enumerate(new, 1)):
+            return False
+        self.known.absorb([_tail_event(event) for event in new])
+        return True
 
     async def _read_tails(self, wanted: Sequence[tuple[int, int]]) -> list[list[SealedEvent]]:
         """What stands after each of these offsets of a partition."""
@@ -283,8 +299,21 @@ class Writer:
 
         await self._store.append({partition: known.positions[partition] for partition in partitions}, propose)
         done = decided[0]
-        known.commit(done.heads, {agent: records[agent].partition for agent in done.heads}, done.positions)
-        return done.outcomes
+        rows = done.proposal.rows
+        if self.trails:
+            self.trails.note(rows)
+        outcomes = self._put_behind(requests, done) if done.proposal.behind else done.outcomes
+        ends = {row.partition: Position(row.offset, row.time_us) for row in rows}
+        known.commit(done.heads, {agent: records[agent].partition for agent in done.heads}, ends)
+        return outcomes
+
+    def _put_behind(self, requests: Sequence[Request], done: Plan) -> list[Outcome]:
+        """What became of the requests, and what is known, where the store has put the rows behind events of others."""
+        behind, positions = done.proposal.behind, self.known.positions
+        by = {event.partition: event.offset - positions[event.partition].offset for event in behind}
+        self._company = COMPANY_BATCHES
+        self.known.absorb(behind)
+        return [moved(request, outcome, by) for request, outcome in zip(requests, done.outcomes, strict=True)]
 
 
 def _tail_event(event: SealedEvent) -> TailEvent:

@@ -1,0 +1,162 @@
+"""Rows that go behind what others wrote meanwhile: one statement more and no lock held, and nothing of what the log promises is weaker for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import pytest
+
+from perdure.engine import steps
+from perdure.engine.event import Event
+from perdure.engine.log import postgres_behind
+from perdure.engine.log.log import EventLog
+from perdure.engine.log.postgres import PostgresStore
+from perdure.engine.log.postgres_append import Appender
+from perdure.engine.log.records import AgentName
+from perdure.errors import Conflict, Fenced
+from perdure.testing.log_event_cases import check_log
+from perdure.testing.log_kit import log_under_test
+from perdure.testing.log_rows import read_all
+
+SEGMENT = 48
+ALONE = 9
+"""After so many appends of one's own alone one sends the next without a thought of others."""
+B_STANDS = 2 + ALONE
+STAND = 6 + ALONE + 3
+A, B, C = (AgentName("acme", agent) for agent in "abc")
+
+
+class _Watch:
+    """Which steps the writers of this process came to."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+
+    def since(self) -> list[str]:
+        found = [step for step in self.reached if step.startswith("append.")]
+        self.reached.clear()
+        return found
+
+
+@pytest.fixture
+def watch() -> Iterator[_Watch]:
+    found = _Watch()
+    steps.install(found.reached.append)
+    yield found
+    steps.install(None)
+
+
+@pytest.fixture
+async def logs(fresh_database: str) -> AsyncIterator[tuple[EventLog, EventLog]]:
+    """Two openings of one log with one partition; both know where it stands, and then the first writes three events to A."""
+    opener = partial(PostgresStore.open, fresh_database, partitions=1, segment_offsets=SEGMENT)
+    async with log_under_test(opener) as under:
+        ours, others = await under.open_log(), await under.open_log()
+        for name in (A, B, C):
+            await ours.append_event(name, Event("first"))
+            await others.append_event(name, Event("second"))
+        for _ in range(ALONE):
+            await ours.append_event(B, Event("third"))
+        await others.append_events(A, [Event("noted") for _ in range(3)])
+        yield ours, others
+        for partition in range(ours.store.partitions):
+            await read_all(ours.store, partition)
+        await check_log(ours)
+
+
+BEHIND = ["append.before", "append.before", "append.after"]
+"""Refused for its offset, and then put behind; no lock is taken over several round trips."""
+
+
+async def test_events_of_others_cost_one_more_statement_and_are_known_then(logs: tuple[EventLog, EventLog], watch: _Watch) -> None:
+    ours, _ = logs
+    watch.since()
+    assert (await ours.append_event(B, Event("behind"), expected=B_STANDS)).version == B_STANDS + 1
+    assert watch.since() == BEHIND
+    assert (await ours.append_event(A, Event("known"), expected=5)).version == 6, "the head of A is known from what was told"
+    assert watch.since() == ["append.before", "append.after"]
+
+
+async def test_who_is_mostly_behind_goes_there_at_once(logs: tuple[EventLog, EventLog], watch: _Watch) -> None:
+    ours, others = logs
+    for number in range(4):
+        await ours.append_event(B, Event("ours"))
+        watch.since()
+        await others.append_event(A, Event("others"))
+        assert watch.since() in (BEHIND, BEHIND[1:]), f"round {number}"
+    await ours.append_event(B, Event("ours"))
+    assert watch.since() == BEHIND[1:]
+
+
+async def test_a_retry_of_what_another_wrote_is_answered(logs: tuple[EventLog, EventLog]) -> None:
+    ours, others = logs
+    event = Event("once")
+    assert (await others.append_event(B, event)).version == B_STANDS + 1
+    again = await ours.append_event(B, event)
+    assert (again.version, again.already) == (B_STANDS + 1, True)
+
+
+async def test_an_agent_that_another_wrote_to_is_decided_anew(logs: tuple[EventLog, EventLog]) -> None:
+    ours, others = logs
+    with pytest.raises(Conflict) as refused:
+        await ours.append_event(A, Event("late"), expected=2)
+    assert "is at version 5" in str(refused.value)
+    await others.append_event(A, Event("others"))
+    assert (await ours.append_event(A, Event("whatever stands"))).version == 7
+
+
+async def test_a_fence_of_another_is_seen(logs: tuple[EventLog, EventLog]) -> None:
+    ours, others = logs
+    await others.take_ownership(B, "node-b")
+    with pytest.raises(Fenced):
+        await ours.append_event(B, Event("late"), epoch=0)
+
+
+async def test_an_agent_is_handed_over_behind_events_of_others(logs: tuple[EventLog, EventLog], watch: _Watch) -> None:
+    ours, _ = logs
+    (newest,) = await ours.get_events(B, limit=1, descending=True)
+    watch.since()
+    owned = await ours.hand_over(
+        B, "node-b", epoch=0, version=B_STANDS, chain=newest.chain, event=Event("given"), first=[Event("first of b")]
+    )
+    assert (owned.epoch, owned.version) == (1, B_STANDS + 2)
+    assert watch.since() == ["append.before", "append.after"]
+    (record,) = await ours.store.agents([B])
+    assert record is not None
+    assert (record.owner, record.epoch) == ("node-b", 1)
+
+
+async def test_rows_that_are_older_than_what_others_wrote_are_stamped_anew(
+    logs: tuple[EventLog, EventLog], watch: _Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = logs
+    now, late = Appender._now_us, iter((900_000,) * 2)
+    monkeypatch.setattr(Appender, "_now_us", lambda self: now(self) - next(late, 0))
+    watch.since()
+    await ours.append_event(B, Event("behind"))
+    assert watch.since() == [*BEHIND, "append.before", "append.after"]
+    times = [event.time_us for event in await read_all(ours.store, 0)]
+    assert times == sorted(times)
+
+
+async def test_more_than_fits_behind_is_read_in_pages(
+    logs: tuple[EventLog, EventLog], watch: _Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = logs
+    monkeypatch.setattr(postgres_behind, "BEHIND_MAX", 2)
+    monkeypatch.setattr("perdure.engine.log.postgres_append.BEHIND_MAX", 2)
+    watch.since()
+    assert (await ours.append_event(B, Event("behind"))).version == B_STANDS + 1
+    assert "append.locked" in watch.since()
+
+
+@pytest.mark.parametrize("by_others", [20, 28, 29, 30, 31, 90])
+async def test_what_crosses_the_end_of_a_segment_is_written_once(logs: tuple[EventLog, EventLog], by_others: int) -> None:
+    """What another one writes to A leaves room in the segment for both of our events, for one of them, or for none, or goes beyond it."""
+    ours, others = logs
+    for _ in range(by_others):
+        await others.append_event(A, Event("others"))
+    assert (await ours.append_events(B, [Event("ours"), Event("ours")])).versions == (B_STANDS + 1, B_STANDS + 2)
+    assert (await ours.append_event(A, Event("ours"))).version == 6 + by_others
+    assert len(await read_all(ours.store, 0)) == STAND + 3 + by_others
