@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from perdure import limits
 from perdure.client.filters import check_name
 from perdure.client.parts import Parts
+from perdure.config import sqlite_folder
 from perdure.engine.log.records import AgentName
 from perdure.errors import ConfigurationError, InvalidInput, NotFound
 from perdure.migration.transfer.erasing import erase
@@ -128,9 +129,12 @@ def _side(engine: Parts, address: str = "") -> Side:
 
 
 def address_of(url: str) -> str:
-    """A log's URL as it may be shown: without user and password."""
+    """A log's URL as it may be told to others: without user, password and options, and the folder of an embedded log from the root, since whoever
+    reads it works in another folder."""
+    if url.startswith("sqlite:"):
+        return f"sqlite:///{sqlite_folder(url).absolute()}"
     parts = urlsplit(url)
-    if not parts.hostname:
-        return url
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+    # A server behind a Unix socket is named by the query alone.
+    places = "&".join(pair for pair in parts.query.split("&") if pair.partition("=")[0] in ("host", "hostaddr", "port"))
+    hosts = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{hosts}{parts.path}{f'?{places}' if places else ''}"

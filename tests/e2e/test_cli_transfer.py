@@ -36,6 +36,10 @@ def test_agents_move_to_another_engine_and_come_back(perdure_command: Perdure) -
     assert run("transfer", "erase", "--agents", "alice", "--yes", "--json").json["erased"][0]["phase"] == "erased"
     assert run("verify", "--json").json["ok"]
     assert "1 of 1 agents" in run("transfer", "run", *there, "--to-log", "sqlite:///./perdure-state").out
+    # Right wherever it is read: not as it was written for this folder.
+    back = f"sqlite:///{run.folder}/perdure-state"
+    assert run("transfer", "forward", "alice", *there).out.strip() == back
+    assert run("show", "alice", *there, "--json", code=MOVED).error["address"] == back
     assert run("show", "alice", "--json").json["document"] == {"note": 1}
     assert [each["phase"] for each in run("transfer", "list", "--json").json["transfers"]] == ["returned"]
     assert run("verify", "--json").json["ok"]
