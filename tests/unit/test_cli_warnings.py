@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 import pytest
+from aiokafka.consumer import group_coordinator
+from aiokafka.errors import GroupCoordinatorNotAvailableError, NotEnoughReplicasError
 
 from perdure.cli import warnings
 from perdure.cli.warnings import Repeats, thin_out
@@ -27,6 +30,27 @@ def test_a_library_that_repeats_itself_is_told_once_and_later_how_often(monkeypa
     assert again.getMessage() == "no way to node 7 (499 more of these meanwhile)"
     ours = [record("perdure.engine.relay", "lost partition %s", number) for number in range(20)]
     assert all(map(repeats.filter, ours))
+
+
+def test_what_is_usual_when_kafka_is_new_is_told_only_if_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1_000.0]
+    monkeypatch.setattr(warnings.time, "monotonic", lambda: now_s[0])
+    logger = group_coordinator.log.name
+    failed, dead = "Group Coordinator Request failed: %s", "Marking the coordinator dead (node %s)for group %s."
+    source = "".join(inspect.getsource(group_coordinator).split())
+    assert all(f'"{"".join(template.split())}"' in source.replace('""', "") for template in (failed, dead))
+    repeats = Repeats()
+    usual = [record(logger, failed, GroupCoordinatorNotAvailableError()), record(logger, dead, 1, "state")]
+    for _ in range(20):
+        assert not any(map(repeats.filter, usual))
+        now_s[0] += warnings.START_S / 20
+    lasting = record(logger, failed, GroupCoordinatorNotAvailableError())
+    assert repeats.filter(lasting)
+    assert lasting.getMessage().endswith("GroupCoordinatorNotAvailableError (20 more of these meanwhile)")
+    assert repeats.filter(record(logger, dead, 1, "state"))
+    # Another failure of the same request is trouble at once, and so is what another logger says.
+    assert Repeats().filter(record(logger, failed, NotEnoughReplicasError()))
+    assert Repeats().filter(record("aiokafka.conn", failed, GroupCoordinatorNotAvailableError()))
 
 
 def test_what_is_remembered_has_a_bound() -> None:
