@@ -65,17 +65,23 @@ async def logs(fresh_database: str) -> AsyncIterator[tuple[EventLog, EventLog]]:
         await check_log(ours)
 
 
-BEHIND = ["append.before", "append.before", "append.after"]
+SENT = ["append.before", "append.after"]
+BEHIND = ["append.before", *SENT]
 """Refused for its offset, and then put behind; no lock is taken over several round trips."""
+
+
+def _or_once_more(steps: list[str]) -> tuple[list[str], list[str]]:
+    """Rows that were older than what another had written are sent once more; who is the older one depends on how busy the machine is."""
+    return steps, [*steps, *SENT]
 
 
 async def test_events_of_others_cost_one_more_statement_and_are_known_then(logs: tuple[EventLog, EventLog], watch: _Watch) -> None:
     ours, _ = logs
     watch.since()
     assert (await ours.append_event(B, Event("behind"), expected=B_STANDS)).version == B_STANDS + 1
-    assert watch.since() == BEHIND
+    assert watch.since() in _or_once_more(BEHIND)
     assert (await ours.append_event(A, Event("known"), expected=5)).version == 6, "the head of A is known from what was told"
-    assert watch.since() == ["append.before", "append.after"]
+    assert watch.since() in _or_once_more(SENT)
 
 
 async def test_who_is_mostly_behind_goes_there_at_once(logs: tuple[EventLog, EventLog], watch: _Watch) -> None:
@@ -84,9 +90,9 @@ async def test_who_is_mostly_behind_goes_there_at_once(logs: tuple[EventLog, Eve
         await ours.append_event(B, Event("ours"))
         watch.since()
         await others.append_event(A, Event("others"))
-        assert watch.since() in (BEHIND, BEHIND[1:]), f"round {number}"
+        assert watch.since() in (*_or_once_more(BEHIND), *_or_once_more(SENT)), f"round {number}"
     await ours.append_event(B, Event("ours"))
-    assert watch.since() == BEHIND[1:]
+    assert watch.since() in _or_once_more(SENT)
 
 
 async def test_a_retry_of_what_another_wrote_is_answered(logs: tuple[EventLog, EventLog]) -> None:
@@ -121,7 +127,7 @@ async def test_an_agent_is_handed_over_behind_events_of_others(logs: tuple[Event
         B, "node-b", epoch=0, version=B_STANDS, chain=newest.chain, event=Event("given"), first=[Event("first of b")]
     )
     assert (owned.epoch, owned.version) == (1, B_STANDS + 2)
-    assert watch.since() == ["append.before", "append.after"]
+    assert watch.since() in _or_once_more(SENT)
     (record,) = await ours.store.agents([B])
     assert record is not None
     assert (record.owner, record.epoch) == ("node-b", 1)
@@ -132,10 +138,10 @@ async def test_rows_that_are_older_than_what_others_wrote_are_stamped_anew(
 ) -> None:
     ours, _ = logs
     now, late = Appender._now_us, iter((900_000,) * 2)
-    monkeypatch.setattr(Appender, "_now_us", lambda self: now(self) - next(late, 0))
+    monkeypatch.setattr(Appender, "_now_us", lambda self, **given: now(self, **given) - next(late, 0))
     watch.since()
     await ours.append_event(B, Event("behind"))
-    assert watch.since() == [*BEHIND, "append.before", "append.after"]
+    assert watch.since() == [*BEHIND, *SENT]
     times = [event.time_us for event in await read_all(ours.store, 0)]
     assert times == sorted(times)
 

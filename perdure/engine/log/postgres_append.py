@@ -40,8 +40,12 @@ CROWDED = 0.25
 costs a round trip."""
 ALONE = 0.1
 """And the share below which they do not any more."""
+WAY_MAX_US = 5_000
+"""By how much a time may be ahead for the way to the lock."""
 CROWDED_WEIGHT = 1 / 4
 """Of the newest append in that share."""
+OFFSET_INDEX = "_offset"
+"""How the index on a segment's offsets is called."""
 _PARAMETERS, _PARAMETERS_OF_ONE = 23, 19
 _APPEND = "SELECT append_events(" + ", ".join(["%b"] * _PARAMETERS) + ")"
 _LOCK = """BEGIN; SELECT pg_advisory_xact_lock({space}, p.partition) FROM unnest(ARRAY{partitions}) p(partition);
@@ -70,6 +74,9 @@ class Appender:
         self._lock_space = lock_space
         self._segments = segments
         self._clock_ahead_us = 0
+        self._way_us = 0
+        """How long the last rows that went behind others took to the lock. The next ones get the time at which they arrive there: with the one at
+        which they leave they would often be older than what others write meanwhile."""
         self._crowded = 0.0
         self._behind = False
         self._hints = SegmentHints(segments)
@@ -84,8 +91,8 @@ class Appender:
         await appender.synchronise()
         return appender
 
-    def _now_us(self) -> int:
-        return time.time_ns() // 1000 + self._clock_ahead_us
+    def _now_us(self, *, behind: bool = False) -> int:
+        return time.time_ns() // 1000 + self._clock_ahead_us + (self._way_us if behind else 0)
 
     async def synchronise(self) -> None:
         """Learn how far the server's clock is ahead of this machine's."""
@@ -99,19 +106,20 @@ class Appender:
         tail: Sequence[TailEvent] = ()
         self._behind = self._crowded >= (min(ALONE, CROWDED) if self._behind else CROWDED)
         for again in range(TRIES_MAX):
-            proposal = propose(self._now_us(), tail, {})
+            behind = bool(again) or self._behind
+            proposal = propose(self._now_us(behind=behind), tail, {})
             known, tail = _after(known, tail), ()
             found: dict[tuple[int, UUID], int] = {}
             if not proposal.refused:
                 # Without the lock: what is found is there for good; and what others write to these agents before the rows are in refuses them.
-                proposal = await self._settled(propose, proposal, found)
+                proposal = await self._settled(propose, proposal, found, behind=behind)
             if proposal.refused:
                 proposal = None if found else proposal
                 break
             await ready(proposal.rows)
             if not proposal.rows:
                 return []
-            if not (again or self._behind or proposal.ownership):
+            if not (behind or proposal.ownership):
                 if await self._try(known, proposal):
                     self._came_first(others=False)
                     return proposal.rows
@@ -119,8 +127,11 @@ class Appender:
                 continue
             try:
                 done = await self._put_behind(known, proposal)
-            except errors.UniqueViolation:
-                break  # ids that are there already
+            except errors.UniqueViolation as problem:
+                if not (problem.diag.constraint_name or "").endswith(OFFSET_INDEX):
+                    break  # ids that are there already
+                proposal = None  # somebody was faster once more
+                continue
             if done.written:
                 self._came_first(others=bool(done.tail))
                 return proposal.rows
@@ -133,9 +144,13 @@ class Appender:
 
     async def _put_behind(self, known: Mapping[int, Position], proposal: Proposal) -> Behind:
         known = dict(sorted(known.items()))
+        values = self._values(list(known), proposal.rows)
         reach("append.before")
-        done = await self._call_behind(known, proposal, self._values(list(known), proposal.rows))
+        left_us = self._now_us()
+        done = await self._call_behind(known, proposal, values)
         reach("append.after")
+        if done.clock_us is not None:
+            self._way_us = max(0, min(done.clock_us - left_us, WAY_MAX_US))
         if done.written and done.clock_us is not None:
             done.put(proposal, known)
             self._note(proposal.rows, done.clock_us)
@@ -289,12 +304,18 @@ class Appender:
         return " UNION ALL ".join(parts).encode(), [bigint(known[partition].offset) for partition in sorted(known)]
 
     async def _settled(
-        self, propose: Propose, proposal: Proposal, found: dict[tuple[int, UUID], int], *, everything: bool = False
+        self,
+        propose: Propose,
+        proposal: Proposal,
+        found: dict[tuple[int, UUID], int],
+        *,
+        everything: bool = False,
+        behind: bool = False,
     ) -> Proposal:
         """What becomes of a proposal with the ids that are there already; they go into `found`."""
         while new := await look_up(self._connection, self._segments, proposal, found, everything=everything):
             found.update(new)
-            proposal = propose(self._now_us(), (), found)
+            proposal = propose(self._now_us(behind=behind), (), found)
         return proposal
 
 

@@ -15,13 +15,28 @@ CREATE FUNCTION append_after(
   OUT t_version integer[], OUT t_epoch integer[], OUT t_type text[], OUT t_chain bytea[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
+  v_alone boolean := cardinality(p_partitions) = 1;
   v_tails text;
   v_by bigint[] := array_fill(0::bigint, ARRAY[cardinality(p_partitions)]);
   v_time bigint[] := v_by;
   v_at integer;
 BEGIN
-  PERFORM pg_advisory_xact_lock(p_lock, p.partition) FROM unnest(p_partitions) p(partition);
   written := false;
+  FOR n IN 1 .. cardinality(p_partitions) LOOP
+    v_tails := concat(v_tails || ' UNION ALL ', '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM events_',
+      p_partitions[n], '_', p_segments[n], ' WHERE "offset" > ', p_known[n], ' ORDER BY "offset" LIMIT ', p_tail_max + 1, ')');
+  END LOOP;
+  v_tails := concat('SELECT array_agg(t.partition), array_agg(t."offset"), array_agg(t.time_us), array_agg(t.agent_key), array_agg(t.version), '
+    'array_agg(t.epoch), array_agg(t.type), array_agg(t.chain) FROM (', v_tails, ') t');
+  IF v_alone THEN
+    EXECUTE v_tails INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
+  END IF;
+  IF v_alone AND pg_try_advisory_xact_lock(p_lock, p_partitions[1]) THEN
+    NULL; -- where somebody has written since it was read, the offsets are taken
+  ELSE
+    PERFORM pg_advisory_xact_lock(p_lock, p.partition) FROM unnest(p_partitions) p(partition);
+    EXECUTE v_tails INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
+  END IF;
   clock_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
   IF clock_us - p_now_us > p_patience_us THEN
     clock_us := NULL;
@@ -30,13 +45,6 @@ BEGIN
   IF EXISTS (SELECT FROM unnest(p_partitions, p_known) n(partition, known) JOIN floors f ON f.partition = n.partition AND f."offset" > n.known) THEN
     RETURN;
   END IF;
-  FOR n IN 1 .. cardinality(p_partitions) LOOP
-    v_tails := concat(v_tails || ' UNION ALL ', '(SELECT partition, "offset", time_us, agent_key, version, epoch, type, chain FROM events_',
-      p_partitions[n], '_', p_segments[n], ' WHERE "offset" > ', p_known[n], ' ORDER BY "offset" LIMIT ', p_tail_max + 1, ')');
-  END LOOP;
-  EXECUTE 'SELECT array_agg(t.partition), array_agg(t."offset"), array_agg(t.time_us), array_agg(t.agent_key), array_agg(t.version), '
-      'array_agg(t.epoch), array_agg(t.type), array_agg(t.chain) FROM (' || v_tails || ') t'
-    INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
   IF t_agent IS NOT NULL THEN
     IF cardinality(t_agent) > p_tail_max OR t_agent && r_agent THEN
       RETURN;
