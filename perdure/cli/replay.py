@@ -9,12 +9,12 @@ from cyclopts import Parameter
 
 from perdure.cli.chosen import Actor, ApprovalId, DryRun, Yes, chosen, for_each, must_mean_it
 from perdure.cli.options import DEFAULTS, Options, session
-from perdure.cli.output import Progress, emit, emit_line, plain, table
+from perdure.cli.output import Progress, amount, emit, emit_line, plain, table
 from perdure.cli.render import event_fields, event_line, pretty
 from perdure.cli.times import parse_time
 from perdure.client.approvals import acting
-from perdure.engine.log.records import AgentName
-from perdure.errors import InvalidInput
+from perdure.engine.log.records import AgentName, rfc3339
+from perdure.errors import Compacted, InvalidInput, VersionNotFound
 from perdure.recovery.timeline import parse_speed
 from perdure.recovery.travel import Arrived
 
@@ -51,7 +51,7 @@ async def replay(
     agents
         Which agents.
     every
-        Every agent of the tenant.
+        Every agent of the tenant. Those that did not exist then, or have fewer versions, are counted.
     to_version
         To this version.
     to_time
@@ -78,21 +78,23 @@ async def replay(
         raise InvalidInput("--into fork and --suffix go together", hint="e.g. --into fork --suffix=-what-if")
     into, who = "view" if dry_run else into, acting(actor)
     told = {"tenant": options.tenant_name, "agents": sorted(agents) or "all", "version": to_version, "time": to_time}
-    way = _Way(to_version, None if to_time is None else parse_time(to_time), into, suffix, who, reason)
+    way = _Way(to_version, None if to_time is None else parse_time(to_time), into, suffix, who, reason, every)
     async with session(options) as engine:
         guard = engine.approvals.guard("agents.rollback", told, actor=who, yes=yes, approval=approval, dry_run=into != "rollback")
         async with guard as passage:
             with Progress("replay", quiet=options.json, unit="agents") as progress:
                 names = chosen(engine, options.tenant_name, agents, every=every)
                 done = await for_each(names, lambda name: way.go(engine, name), parallel=PARALLEL, progress=progress)
-            passage.outcome = {"agents": len(done.results), "failures": done.failures}
-    arrived: list[Arrived] = sorted(done.results, key=lambda each: each.agent)
-    emit({"agents": plain(arrived), "failed": done.failed}, as_json=options.json, text=_text(arrived, done.failed))
+            arrived = sorted((each for each in done.results if isinstance(each, Arrived)), key=lambda each: each.agent)
+            not_yet = sorted(each.agent for each in done.results if isinstance(each, AgentName))
+            passage.outcome = {"agents": len(arrived), "not_yet": len(not_yet), "failures": done.failures}
+    facts = {"agents": plain(arrived), "not_yet": not_yet, "failed": done.failed}
+    emit(facts, as_json=options.json, text=_text(arrived, way.tell_not_yet(not_yet), done.failed))
     return _FAILED if done.failures else 0
 
 
 class _Way(NamedTuple):
-    """Where every agent shall go, and how."""
+    """Where every agent shall go, and how. every: nobody has named them, so that one which has not got so far is no mistake."""
 
     version: int | None
     time: datetime | None
@@ -100,12 +102,27 @@ class _Way(NamedTuple):
     suffix: str
     actor: str
     reason: str
+    every: bool
 
-    async def go(self, engine: Engine, name: AgentName) -> Arrived:
+    async def go(self, engine: Engine, name: AgentName) -> Arrived | AgentName:
+        """Where it came to; its name, if it had not got so far yet and nobody has named it."""
         new_agent = f"{name.agent}{self.suffix}" if self.into == "fork" else None
-        return await engine.recovery.replay_to(
-            name, version=self.version, time=self.time, into=self.into, new_agent=new_agent, actor=self.actor, reason=self.reason
-        )
+        try:
+            return await engine.recovery.replay_to(
+                name, version=self.version, time=self.time, into=self.into, new_agent=new_agent, actor=self.actor, reason=self.reason
+            )
+        except Compacted:  # it was there, and its events were removed
+            raise
+        except VersionNotFound:
+            if not self.every:
+                raise
+            return name
+
+    def tell_not_yet(self, agents: list[str]) -> list[str]:
+        """A line for people, if there are any."""
+        has = "has" if len(agents) == 1 else "have"
+        then = f"did not exist at {rfc3339(self.time)}" if self.time else f"{has} no version {self.version}"
+        return [f"{amount(len(agents), 'agent')} {then}"] if agents else []
 
 
 async def _stream(agents: set[str], speed: str, since: str | None, until: str | None, types: tuple[str, ...], options: Options) -> int:
@@ -123,8 +140,8 @@ async def _stream(agents: set[str], speed: str, since: str | None, until: str | 
     return 0
 
 
-def _text(arrived: list[Arrived], failed: dict[str, str]) -> str:
-    left = [f"{agent}: {problem}" for agent, problem in failed.items()]
+def _text(arrived: list[Arrived], not_yet: list[str], failed: dict[str, str]) -> str:
+    left = [*not_yet, *(f"{agent}: {problem}" for agent, problem in failed.items())]
     if len(arrived) == 1 and not left:
         return _one(arrived[0])
     if not arrived:
