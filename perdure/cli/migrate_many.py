@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -49,14 +51,14 @@ async def rebalance(
     dry_run: Annotated[bool, Parameter(help="Say what would be moved.", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> int:
-    """Balance agents between live nodes. Pinned agents, and those moved within the last minute, stay."""
+    """Balance agents between live nodes. Pinned agents stay, and those moved within the last minute rest: they are counted."""
     async with session(options) as engine:
         if dry_run:
             planned = await engine.migrations.fleet.plan_rebalance(by=by, moves_max=moves_max)
             emit({"level": _level(planned)}, as_json=options.json, text=_lines(planned))
             return 0
         planned, report = await engine.migrations.rebalance(by=by, moves_max=moves_max, at_once=at_once, seen=_seen(options))
-    return _reported(report, {"level": _level(planned)}, options)
+    return _reported(report, {"level": _level(planned)}, options, _resting(planned))
 
 
 async def pin(agent: str, /, *, reason: str = "", options: Options = DEFAULTS) -> None:
@@ -92,7 +94,7 @@ def _seen(options: Options) -> Any:
     return show
 
 
-def _reported(report: FleetReport, more: dict[str, Any], options: Options) -> int:
+def _reported(report: FleetReport, more: dict[str, Any], options: Options, said: Sequence[str] = ()) -> int:
     facts = plain(report)
     del facts["downtime_ms"]
     slowest = max(report.downtime_ms, default=0.0)
@@ -104,15 +106,26 @@ def _reported(report: FleetReport, more: dict[str, Any], options: Options) -> in
         lines.append(f"  {amount(report.pinned, 'pinned agent')} stayed")
     if report.left:
         lines.append(f"  {amount(report.left, 'agent')} stayed" + (": too many failed in a row" if report.stopped else ""))
+    lines += [f"  {line}" for line in said]
     emit({**facts, "downtime_max_ms": slowest, "ok": report.ok, **more}, as_json=options.json, text="\n".join(lines))
     return 0 if report.ok else _FAILED
 
 
 def _level(planned: Level) -> dict[str, Any]:
     moves = [{"tenant": each.name.tenant, "agent": each.name.agent, "from": each.source, "to": each.target} for each in planned.moves]
-    return {"moves": moves, "before": planned.before, "after": planned.after}
+    rest = {"resting": planned.resting, "rest_until": plain(planned.rest_until)}
+    return {"moves": moves, "before": planned.before, "after": planned.after, **rest}
 
 
 def _lines(planned: Level) -> str:
     rows = [(node, f"{planned.before[node]:g}", f"{planned.after[node]:g}") for node in sorted(planned.before)]
-    return "\n".join([table(("NODE", "CARRIES", "WOULD CARRY"), rows), amount(len(planned.moves), "move")])
+    return "\n".join([table(("NODE", "CARRIES", "WOULD CARRY"), rows), amount(len(planned.moves), "move"), *_resting(planned)])
+
+
+def _resting(planned: Level) -> list[str]:
+    """A line for people, if agents rest: why a second run soon after the first moves less, and when it is worth another one."""
+    if planned.rest_until is None:
+        return []
+    until = planned.rest_until.replace(microsecond=0) + timedelta(seconds=1)
+    rest = "rests" if planned.resting == 1 else "rest"
+    return [f"{amount(planned.resting, 'agent')} {rest} until about {until:%H:%M:%S}Z, being moved or moved within the last minute"]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Final
 
 from perdure.client.parts import Parts
-from perdure.engine.log.records import AgentName, AgentRecord
+from perdure.engine.log.records import AgentName, AgentRecord, from_microseconds
 from perdure.errors import Conflict, InvalidInput, NotFound
 from perdure.identifiers import uuid7
 from perdure.migration.fleet import AT_ONCE_DEFAULT, MOVES_DEFAULT, REST_S, FleetReport, check_at_once, each_at_once
@@ -109,21 +109,26 @@ class MigrationFleet:
         await set_drained(self._store, node, drained=False)
 
     async def plan_rebalance(self, *, by: By = "agents", moves_max: int = MOVES_DEFAULT, tolerance: float = TOLERANCE) -> Level:
-        """The moves that would bring all living nodes to carry alike; nothing is changed. Pinned agents, and what was just moved, stay."""
+        """The moves that would bring all living nodes to carry alike; nothing is changed. Pinned agents stay, and so do those that rest because
+        they were just moved, which are counted."""
         if by not in ("agents", "bytes", "load"):
             raise InvalidInput(f"nodes cannot be rebalanced by {by!r}", hint="agents, bytes or load")
         drained = await drained_nodes(self._store)
         nodes = [node for node in await self._alive() if node.name not in drained]
         owned = {node.name: [record async for record in self._records(node.name)] for node in nodes}
         weights = await self._weights([record for records in owned.values() for record in records], by)
-        resting = await self._resting()
+        pinned, resting = (await pins(self._store)).keys(), await self._resting()
+        stay = pinned | resting.keys()
         movable = {
-            node: [Carried(_name(record), weights[record.agent_key]) for record in records if _name(record) not in resting]
+            node: [Carried(_name(record), weights[record.agent_key]) for record in records if _name(record) not in stay]
             for node, records in owned.items()
         }
-        fixed = {node: sum(weights[record.agent_key] for record in records if _name(record) in resting) for node, records in owned.items()}
+        fixed = {node: sum(weights[record.agent_key] for record in records if _name(record) in stay) for node, records in owned.items()}
         rooms = {node.name: node.agents_max - len(owned[node.name]) for node in nodes}
-        return level(movable, rooms, fixed, moves_max=moves_max, tolerance=tolerance)
+        planned = level(movable, rooms, fixed, moves_max=moves_max, tolerance=tolerance)
+        here = {_name(record) for records in owned.values() for record in records}
+        until_us = [resting[name] for name in (resting.keys() & here) - pinned]
+        return planned._replace(resting=len(until_us), rest_until=from_microseconds(max(until_us)) if until_us else None)
 
     async def rebalance(
         self,
@@ -179,12 +184,15 @@ class MigrationFleet:
             else:
                 yield _name(record)
 
-    async def _resting(self) -> set[AgentName]:
-        """Pinned agents, and those that were moved a moment ago or are being moved."""
-        since_us = time.time_ns() // 1000 - REST_S * 1e6
+    async def _resting(self) -> dict[AgentName, int]:
+        """Agents that were moved a moment ago or are being moved, and until when they rest (unix microseconds; an open migration: at least)."""
+        now_us, rest_us = time.time_ns() // 1000, int(REST_S * 1e6)
         newest = await self._ledger.newest()
-        moved = {each.name for each in newest if each.open or (each.phase == "committed" and each.created_us > since_us)}
-        return moved | (await pins(self._store)).keys()
+        return {
+            each.name: max(now_us, each.created_us + rest_us)
+            for each in newest
+            if each.open or (each.phase == "committed" and each.created_us + rest_us > now_us)
+        }
 
     async def _weights(self, records: Sequence[AgentRecord], by: By) -> dict[int, float]:
         """By agent key: 1, the bytes of the newest snapshot (its version where there is none), or events a second."""

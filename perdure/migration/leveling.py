@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from perdure.engine.log.records import AgentName
@@ -32,11 +33,14 @@ class Move(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What the nodes carry before and after the moves."""
+    """What the nodes carry before and after the moves. resting: agents that stay because they were moved a moment ago, or are being moved;
+    rest_until: when all of them may be moved again, roughly; None where none rests."""
 
     moves: list[Move]
     before: dict[str, float]
     after: dict[str, float]
+    resting: int = 0
+    rest_until: datetime | None = None
 
 
 def level(

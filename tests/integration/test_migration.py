@@ -15,10 +15,11 @@ import pytest
 
 import perdure
 from perdure import Event, append, set_value
+from perdure.client import migration_fleet
 from perdure.client.engine import Engine
 from perdure.engine import steps
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent
+from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent, from_microseconds
 from perdure.engine.log.trails import Trails
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
@@ -476,7 +477,8 @@ async def test_a_node_is_drained_and_takes_nothing_until_it_may(world: World) ->
         assert result.version > 1
 
 
-async def test_nodes_are_rebalanced_without_what_is_pinned_or_was_just_moved(world: World) -> None:
+async def test_nodes_are_rebalanced_without_what_is_pinned_or_was_just_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration_fleet, "REST_S", 3_600.0)
     names = [AgentName("acme", f"agent {number}") for number in range(7)]
     for name in names:
         await world.nodes[0].command(name, Command("hello"))
@@ -485,5 +487,13 @@ async def test_nodes_are_rebalanced_without_what_is_pinned_or_was_just_moved(wor
     assert (report.moved, report.ok) == (4, True)
     assert names[0] not in {move.name for move in planned.moves}
     assert [await world.engine.log.store.count_owned(node) for node in ("a", "b")] == [4, 4]
-    assert (await world.migrations.fleet.plan_rebalance()).moves == []
+    assert (planned.resting, planned.rest_until) == (0, None)
+    again = await world.migrations.fleet.plan_rebalance()
+    assert (again.moves, again.resting) == ([], 4)
+    newest = max(each.created_us for each in await world.migrations.list_migrations())
+    assert again.rest_until == from_microseconds(newest + 3_600_000_000)
+    await world.migrations.fleet.pin(planned.moves[0].name)
+    assert (await world.migrations.fleet.plan_rebalance()).resting == 3  # who is pinned does not wait for anything
+    monkeypatch.setattr(migration_fleet, "REST_S", 0.0)
+    assert (await world.migrations.fleet.plan_rebalance()).rest_until is None
     assert (await world.migrations.fleet.plan_rebalance(by="bytes")).before.keys() == {"a", "b"}
