@@ -30,12 +30,15 @@ __all__ = ["KEYS", "measure"]
 
 KEYS = (
     *("ratios.pgbench32", "ratios.pgbench32_unsealed", "ratios.copy", "ratios.single_latency", "ratios.processes4"),
+    "ratios.processes2_of_few",
     *("ratios.bytes_per_raw", "ratios.under_snapshot", "figures.appends_per_s", "figures.p99_ms_half_rate", "figures.creates_per_s"),
     *beside.KEYS,
 )
 CALLERS = 256
 AGENTS = 2048
 PROCESSES = 4
+FEW = 4
+"""Callers of a process that serves few agents at a time, as a node does: no large batches hide what it costs to meet another process."""
 TRAINING_VARIABLE = "PERDURE_TRAINING"
 DATA_DEFAULT = Path(__file__).parent.parent.parent / "shared" / "data"
 TAU_BENCH = Path("trajectories") / "tau-bench" / "gpt-4o-airline.json"
@@ -157,21 +160,26 @@ async def _creates(run: _Run) -> None:
 
 
 async def _processes(run: _Run) -> None:
-    """Four writer processes on one log, and one alone on another."""
-    rates = []
-    for processes in (1, PROCESSES):
-        with fresh_database(run.postgres_url) as url:
-            async with run.engine(url):
-                pass  # made once, before several open it
-            given = {"log": url, "keys": run.keys, "agents": AGENTS // 2, "callers": CALLERS, "duration_s": run.settings.seconds(3, 20)}
-            workers = [await Worker.start("append", prefix=f"process{number}", **given) for number in range(processes)]
-            for worker in workers:
-                worker.go()
-            rates.append(sum([float(await worker.line()) for worker in workers]))
-            for worker in workers:
-                await worker.end()
-    run.found["ratios.processes4"] = rates[1] / rates[0]
-    run.details |= {"processes1_per_s": round(rates[0]), "processes4_per_s": round(rates[1])}
+    """Several writer processes on one log, and one alone on another: four of many callers each, and two of few."""
+    for name, processes, callers in (("processes4", PROCESSES, CALLERS), ("processes2_of_few", 2, FEW)):
+        alone_per_s, together_per_s = [await _writers(run, count, callers) for count in (1, processes)]
+        run.found[f"ratios.{name}"] = together_per_s / alone_per_s
+        run.details |= {f"{name}_per_s": round(together_per_s), f"{name}_alone_per_s": round(alone_per_s)}
+
+
+async def _writers(run: _Run, processes: int, callers: int) -> float:
+    """Events a second of so many processes on one log."""
+    with fresh_database(run.postgres_url) as url:
+        async with run.engine(url):
+            pass  # made once, before several open it
+        given = {"log": url, "keys": run.keys, "agents": AGENTS // 2, "callers": callers, "duration_s": run.settings.seconds(3, 20)}
+        workers = [await Worker.start("append", prefix=f"process{number}", **given) for number in range(processes)]
+        for worker in workers:
+            worker.go()
+        rate = sum([float(await worker.line()) for worker in workers])
+        for worker in workers:
+            await worker.end()
+        return rate
 
 
 async def _snapshot(run: _Run) -> None:
