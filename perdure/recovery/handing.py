@@ -62,9 +62,9 @@ class HandsOver(ABC):
             return Handed(version, served.epoch)
         tail = tuple(self._log.trail(name, after))
         if not with_digest:
-            return Handed(version, served.epoch, tail=tail)
+            return Handed(version, served.epoch, tail=tail, generation=self._log.store.generation)
         document, version = await served.standing()
-        return Handed(version, served.epoch, digest(document).hex(), tail)
+        return Handed(version, served.epoch, digest(document).hex(), tail, self._log.store.generation)
 
     def go_on(self, name: AgentName) -> None:
         """Serve an agent again that was held."""

@@ -47,12 +47,14 @@ class Stand(msgspec.Struct, frozen=True):
 
 class Handed(msgspec.Struct, frozen=True):
     """A held agent: the version in memory (None: it is not there), the epoch it was served under, the digest where it was asked for, and the newest
-    events as they stand in the log, as far as this node still has those that follow the version it was asked about."""
+    events as they stand in the log, as far as this node still has those that follow the version it was asked about. generation: of the log that it
+    wrote them to."""
 
     version: int | None
     epoch: int
     digest: str = ""
     tail: tuple[SealedEvent, ...] = ()
+    generation: int = 0
 
 
 class Left(msgspec.Struct, frozen=True):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
+from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -13,7 +17,7 @@ from perdure.engine.log import postgres_behind
 from perdure.engine.log.log import EventLog
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_append import Appender
-from perdure.engine.log.records import AgentName
+from perdure.engine.log.records import AgentName, AgentRecord, Head
 from perdure.errors import Conflict, Fenced
 from perdure.testing.log_event_cases import check_log
 from perdure.testing.log_kit import log_under_test
@@ -166,3 +170,115 @@ async def test_what_crosses_the_end_of_a_segment_is_written_once(logs: tuple[Eve
     assert (await ours.append_events(B, [Event("ours"), Event("ours")])).versions == (B_STANDS + 1, B_STANDS + 2)
     assert (await ours.append_event(A, Event("ours"))).version == 6 + by_others
     assert len(await read_all(ours.store, 0)) == STAND + 3 + by_others
+
+
+@pytest.mark.parametrize("way", ["look ahead", "learn"])
+async def test_what_is_learned_while_rows_are_on_their_way_leaves_no_hole(
+    logs: tuple[EventLog, EventLog], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """As a migration of another agent to this process does; the store goes by the positions that it was asked with."""
+    ours, _ = logs
+    (record,) = await ours.store.agents([C])
+    assert record is not None
+    newest = (await read_all(ours.store, 0))[-3:]
+    send = Appender._try
+
+    async def beside(appender: Appender, *given: Any) -> bool:
+        stands = await send(appender, *given)
+        if way == "look ahead":
+            await ours.look_ahead(record)
+        else:
+            assert ours.learn(newest)
+        return stands
+
+    monkeypatch.setattr(Appender, "_try", beside)
+    assert (await ours.append_event(B, Event("ours"))).version == B_STANDS + 1
+    assert len(await read_all(ours.store, 0)) == STAND + 1
+
+
+@pytest.mark.parametrize("way", ["look ahead", "learn", "forget"])
+async def test_a_head_that_was_read_before_an_event_does_not_stand_beside_a_position_after_it(fresh_database: str, way: str) -> None:
+    """Over the end of a segment, behind which its index refuses no version."""
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=1, segment_offsets=7)) as under:
+        others, ours = await under.open_log(), await under.open_log()
+        await others.append_event(A, Event("first"))
+        await others.append_events(B, [Event("noted") for _ in range(4)])
+        await ours.append_event(B, Event("ours"))
+        records = [record for record in await ours.store.agents([A, B]) if record is not None]
+        read, read_late = ours.store.heads, []
+
+        async def heads(agents: Sequence[AgentRecord]) -> list[Head]:
+            found = await read(agents)
+            if not read_late:
+                read_late.append(agents)
+                await others.append_event(A, Event("second"))
+                if way == "learn":
+                    assert ours.learn(await ours.store.read(0, 6, 10))
+                if way == "forget":
+                    ours.writer.known.forget([0])
+                await ours.look_ahead(records[1])
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ours.store, "heads", heads)
+            assert (await ours.append_event(A, Event("third"))).version == 3
+        assert [agent.agent_key for agent in read_late[0]] == [records[0].agent_key]
+        await check_log(ours)
+
+
+async def test_an_agent_that_others_wrote_to_while_it_was_made_is_asked_for(fresh_database: str) -> None:
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=1, segment_offsets=7)) as under:
+        others, ours = await under.open_log(), await under.open_log()
+        await ours.append_events(B, [Event("noted") for _ in range(6)])
+        (record,) = await ours.store.agents([B])
+        assert record is not None
+        make = ours.store.create_agents
+
+        async def create_agents(rows: Sequence[AgentRecord]) -> list[AgentRecord]:
+            made = await make(rows)
+            await others.append_event(A, Event("first"))
+            await ours.look_ahead(record)
+            return made
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ours.store, "create_agents", create_agents)
+            assert (await ours.append_event(A, Event("second"))).version == 2
+        await check_log(ours)
+
+
+async def test_whatever_is_learned_beside_appends_the_log_stays_dense(fresh_database: str) -> None:
+    """Three openings append by chance, and look ahead all the time, as targets of many migrations do."""
+    chance = random.Random(7)
+    async with log_under_test(partial(PostgresStore.open, fresh_database, partitions=1, segment_offsets=50)) as under:
+        logs = [await under.open_log() for _ in range(3)]
+        acknowledged: list[tuple[AgentName, UUID, int]] = []
+        for name in (A, B, C):
+            await logs[0].append_event(name, Event("first"))
+        records = [record for record in await logs[0].store.agents([A, B, C]) if record is not None]
+        ended = asyncio.Event()
+
+        async def write(log: EventLog) -> None:
+            for _ in range(25):
+                events = [Event("noted") for _ in range(chance.randrange(1, 3))]
+                name = chance.choice((A, B, C))
+                done = await log.append_events(name, events)
+                acknowledged.extend((name, event.id, version) for event, version in zip(events, done.versions, strict=True))
+                if chance.random() < 0.2:
+                    await log.take_ownership(name, f"node-{chance.randrange(3)}")
+
+        async def look(log: EventLog) -> None:
+            while not ended.is_set():
+                await log.look_ahead(chance.choice(records))
+
+        async with asyncio.TaskGroup() as group:
+            for log in logs:
+                group.create_task(look(log))
+            try:
+                async with asyncio.TaskGroup() as writers:
+                    for log in (*logs, *logs):
+                        writers.create_task(write(log))
+            finally:
+                ended.set()
+        await check_log(logs[0])
+        stand = {(name, event.id): event.version for name in (A, B, C) for event in await logs[1].get_events(name, limit=1_000)}
+        assert {(name, id): version for name, id, version in acknowledged}.items() <= stand.items()

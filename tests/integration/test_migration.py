@@ -19,7 +19,7 @@ from perdure.client import migration_fleet
 from perdure.client.engine import Engine
 from perdure.engine import steps
 from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, AgentRecord, SealedEvent, from_microseconds
+from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, SealedEvent, from_microseconds
 from perdure.engine.log.trails import Trails
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
@@ -293,6 +293,44 @@ async def test_what_the_source_does_not_have_any_more_is_read_from_the_log(
     assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
     assert asked[asked.index("hold") :] == ["hold", "look ahead"]
     await anywhere.check()
+
+
+async def test_what_the_source_wrote_to_another_generation_of_the_log_is_not_believed(
+    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not there when the log was promoted is not there, whoever remembers it."""
+    hold = SourceLink.hold
+
+    async def of_before(link: SourceLink, **options: Any) -> Any:
+        held = await hold(link, **options)
+        return held and msgspec.structs.replace(held, generation=held.generation + 1)
+
+    monkeypatch.setattr(SourceLink, "hold", of_before)
+    done = await anywhere.move("b")
+    assert (done.phase, done.integrity, done.path) == ("committed", "verified", "held")
+    assert asked[asked.index("hold") :] == ["hold", "look ahead"]
+    await anywhere.check()
+
+
+async def test_what_a_source_says_of_other_agents_is_passed_over(
+    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after, other = Trails.after, AgentName("acme", "other")
+    await anywhere.say(other)
+    store = anywhere.engine.log.store
+    (record,) = await store.agents([other])
+    assert record is not None
+    (row,) = await store.read_agent(record, EventFilter(types=("said",)), 1)
+
+    def with_others(trails: Trails, agent_key: int, version: int) -> Sequence[SealedEvent]:
+        own = list(after(trails, agent_key, version))
+        return [*own, *(msgspec.structs.replace(row, partition=each.partition, offset=each.offset + 1, version=99) for each in own)]
+
+    monkeypatch.setattr(Trails, "after", with_others)
+    done = await anywhere.move("b")
+    assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
+    assert "hold" in asked
+    assert (await anywhere.engine.verify()).ok
 
 
 async def test_what_a_source_makes_up_moves_nothing(anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

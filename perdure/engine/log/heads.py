@@ -6,7 +6,9 @@ between make it exact again. Nothing here is ever trusted without that check, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from perdure import limits
 from perdure.engine.log.chain import EMPTY_CHAIN
@@ -35,6 +37,8 @@ class KnownHeads:
         self._partition: dict[int, int] = {}
         self.positions: dict[int, Position] = {}
         self._forgotten = 0
+        self._passed: dict[int, int] = {}
+        self._awaited: Counter[int] = Counter()
 
     def missing(self, agents: Iterable[int]) -> set[int]:
         """Which of these agents' heads are not known."""
@@ -50,36 +54,61 @@ class KnownHeads:
         heads = self._heads
         return {agent: heads[agent] for agent in agents}
 
-    def learn(self, agent: int, partition: int, head: Head) -> None:
-        """A head that was read; one that is known to be newer stays."""
+    @contextmanager
+    def reading(self, agents: Collection[int]) -> Iterator[Callable[[Iterable[tuple[int, int, Head]]], bool]]:
+        """While the heads of these agents are read: what others wrote to them meanwhile is kept, too, for the reading may be older than that.
+
+        The block gets a function that takes over what was read, (agent, partition, head) each; False, and nothing is taken over, where everything of
+        a partition was forgotten in between: its position may be read anew, and be newer than these heads."""
+        forgotten = self._forgotten
+        self._awaited.update(agents)
+
+        def learn(found: Iterable[tuple[int, int, Head]]) -> bool:
+            if forgotten != self._forgotten:
+                return False
+            for agent, partition, head in found:
+                self._set(agent, partition, head)
+            return True
+
+        try:
+            yield learn
+        finally:
+            self._awaited -= Counter(agents)
+
+    def _set(self, agent: int, partition: int, head: Head) -> None:
+        """One that is known to be newer stays."""
         known = self._heads.get(agent)
         if known is None or head.version > known.version:
             self._heads[agent] = head
             self._partition[agent] = partition
 
-    def before_birth(self) -> tuple[frozenset[int], int]:
+    def before_birth(self) -> tuple[dict[int, int], int]:
         """Take this before agents are made, and give it to `born` after."""
-        return frozenset(self.positions), self._forgotten
+        return {partition: self._passed.get(partition, 0) for partition in self.positions}, self._forgotten
 
-    def born(self, before: tuple[frozenset[int], int], agents: Iterable[tuple[int, int]], head: Head = NOTHING) -> None:
+    def born(self, before: tuple[dict[int, int], int], agents: Iterable[tuple[int, int]], head: Head = NOTHING) -> None:
         """Agents (key, partition) that this process has just made: it is known where they stand, and they need not be asked for.
 
-        It holds where the partition's position was known before they were made: whatever others write to them from then on comes in a tail.
+        It holds where the partition's position was known before they were made, and nothing of agents that are not known has passed since: whatever
+        others write to them from then on comes in a tail.
         """
-        partitions, forgotten = before
+        passed, forgotten = before
         if forgotten == self._forgotten:
             for agent, partition in agents:
-                if partition in partitions:
+                if passed.get(partition) == self._passed.get(partition, 0):
                     self._heads.setdefault(agent, head)
                     self._partition.setdefault(agent, partition)
 
     def absorb(self, tail: Sequence[TailEvent]) -> None:
         """Events of others, in offset order within each partition."""
         for event in tail:
-            # Of an agent that is not known nothing is remembered: whoever needs its head asks the log, which knows of this event.
+            # Of an agent that is not known nothing is remembered: whoever needs its head asks the log, which knows of this event, unless it is
+            # being asked just now.
             head = self._heads.get(event.agent_key)
-            if head is not None and event.version > head.version:
-                self._heads[event.agent_key] = head_after(event.version, event.epoch, event.type, event.chain)
+            if head is not None or event.agent_key in self._awaited:
+                self._set(event.agent_key, event.partition, head_after(event.version, event.epoch, event.type, event.chain))
+            else:
+                self._passed[event.partition] = self._passed.get(event.partition, 0) + 1
         for event in {event.partition: event for event in tail}.values():
             self.positions[event.partition] = Position(event.offset, event.time_us)
 

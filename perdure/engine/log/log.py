@@ -160,8 +160,8 @@ class EventLog:
         return await self.writer.look_ahead(record)
 
     def learn(self, events: Sequence[SealedEvent]) -> bool:
-        """As `look_ahead`, of events of one agent that another process committed and has told, and that were checked by who calls: whether nothing
-        else is known to lie before them, so that no look ahead is needed."""
+        """As `look_ahead`, of one agent's events that another process committed and has told, each of them checked against the chain by who calls:
+        whether they follow what is known here, so that no look ahead is needed."""
         return self.writer.learn(events)
 
     def keep_trail(self, name: AgentName) -> None:

@@ -28,6 +28,7 @@ from perdure.engine.log.postgres_rows import packed_row, packed_rows
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.records import Position, SealedEvent, TailEvent
 from perdure.engine.steps import reach
+from perdure.errors import IntegrityError
 
 __all__ = ["Appender"]
 
@@ -119,6 +120,7 @@ class Appender:
             await ready(proposal.rows)
             if not proposal.rows:
                 return []
+            _check_follows(known, proposal.rows)
             if not (behind or proposal.ownership):
                 if await self._try(known, proposal):
                     self._came_first(others=False)
@@ -132,12 +134,17 @@ class Appender:
                     break  # ids that are there already
                 proposal = None  # somebody was faster once more
                 continue
+            except errors.CheckViolation:
+                proposal = None  # its segment has only just been attached
+                continue
             if done.written:
                 self._came_first(others=bool(done.tail))
                 return proposal.rows
             proposal, tail = None, done.tail
             if done.clock_us is None:
                 await self.synchronise()
+            elif not tail:
+                raise StaleWriter("events that the writer does not know were removed")
             if len(tail) > BEHIND_MAX:
                 break
         return await self._append_locked(known, propose, ready, proposal)
@@ -162,7 +169,7 @@ class Appender:
     async def _try(self, known: Mapping[int, Position], proposal: Proposal) -> bool:
         try:
             clock_us = await self._insert(sorted(known), proposal)
-        except errors.UniqueViolation:
+        except (errors.UniqueViolation, errors.CheckViolation):
             return False
         if clock_us is None:
             await self.synchronise()
@@ -247,7 +254,7 @@ class Appender:
         reach("append.before")
         try:
             clock_us = await self._commit(partitions, proposal)
-        except errors.UniqueViolation:
+        except (errors.UniqueViolation, errors.CheckViolation):
             return False
         reach("append.after")
         if clock_us is None:
@@ -322,6 +329,13 @@ class Appender:
 def _prepared(connection: AsyncConnection[Any], function: str, parameters: int) -> PreparedCall:
     places = ", ".join(f"${number}" for number in range(1, parameters + 1))
     return PreparedCall(connection, function, f"SELECT {function}({places})", parameters)
+
+
+def _check_follows(known: Mapping[int, Position], rows: Sequence[SealedEvent]) -> None:
+    """Whoever proposes goes by the same positions as the server is asked with; else there would be a hole."""
+    for partition, offset in {row.partition: row.offset for row in reversed(rows)}.items():
+        if offset != known[partition].offset + 1:
+            raise IntegrityError(f"offset {offset} does not follow {known[partition].offset}", partition=partition)
 
 
 def _after(known: Mapping[int, Position], tail: Sequence[TailEvent]) -> dict[int, Position]:

@@ -26,7 +26,8 @@ BEHIND_MAX: Final = 1_000
 _PARAMETERS: Final = 27
 _SQL: Final = f"SELECT * FROM append_after({', '.join(f'${number}' for number in range(1, _PARAMETERS + 1))})"  # noqa: S608 - constants
 # Owners change in the same statement: it is one round trip for a hand-over, for which an agent stands still, and one for the hundreds of a take-over.
-# Rows of agents change under the partition's lock only, and with an event: where one changed since the statement began, nothing was written.
+# An agent's owner and epoch change with an event of the agent, under the partition's lock: where they changed since the statement began, nothing was
+# written.
 _SQL_OWNED: Final = f"""WITH done AS MATERIALIZED ({_SQL}), given AS (
     UPDATE agents a SET owner = n.owner, epoch = n.epoch
     FROM done, unnest(${_PARAMETERS + 1}::bigint[], ${_PARAMETERS + 2}::text[], ${_PARAMETERS + 3}::integer[]) n(agent_key, owner, epoch)

@@ -27,6 +27,9 @@ def translated() -> Iterator[None]:
         ) from problem
     except (errors.DataCorrupted, errors.IndexCorrupted) as problem:
         raise IntegrityError(f"Postgres: {_first_line(problem)}", hint="check the server's disk, restore from a backup") from problem
+    except errors.CheckViolation as problem:
+        # Tables have no checks but the bounds of their partitions: a session may not know yet that a segment was attached a moment ago.
+        raise Unavailable(f"Postgres: {_first_line(problem)}", hint="the same call with the same event ids is safe to repeat") from problem
     except (errors.ReadOnlySqlTransaction, errors.IdleInTransactionSessionTimeout) as problem:
         # The server has become a standby, or it has thrown out a writer that stood still; a new connection is what helps.
         raise Unavailable(f"Postgres: {_first_line(problem)}", hint="the same call with the same event ids is safe to repeat") from problem

@@ -18,7 +18,7 @@ from perdure.engine.remembering import forget_oldest
 
 __all__ = ["Trails"]
 
-AGENTS_MAX: Final = 256
+AGENTS_MAX: Final = 128
 EVENTS_MAX: Final = 64
 """Of one agent; its newest ones."""
 EVENT_BYTES_MAX: Final = 4 * 1024

@@ -265,15 +265,18 @@ class Writer:
         raise Unavailable("other writers are faster than this one can follow", hint="retry")
 
     async def _learn(self, records: Mapping[int, AgentRecord], partitions: set[int]) -> None:
-        known = self.known
-        # Positions before heads: events between the two readings are then seen again in a tail, never missed.
-        if partitions - known.positions.keys():
-            for partition, position in (await self._store.positions()).items():
-                known.positions.setdefault(partition, position)
-        missing = [records[agent] for agent in known.missing(records)]
-        if missing:
-            for record, head in zip(missing, await self._store.heads(missing), strict=True):
-                known.learn(record.agent_key, record.partition, head)
+        known, sure = self.known, False
+        while not sure:
+            # Positions before heads: events between the two readings are then seen again in a tail, never missed.
+            if partitions - known.positions.keys():
+                for partition, position in (await self._store.positions()).items():
+                    known.positions.setdefault(partition, position)
+            missing = [records[agent] for agent in known.missing(records)]
+            if not missing:
+                return
+            with known.reading([record.agent_key for record in missing]) as learn:
+                heads = await self._store.heads(missing)
+                sure = learn([(record.agent_key, record.partition, head) for record, head in zip(missing, heads, strict=True)])
 
     async def _commit(self, requests: list[Request], records: Mapping[int, AgentRecord], partitions: set[int]) -> list[Outcome]:
         known = self.known
@@ -284,32 +287,34 @@ class Writer:
             for item in request:
                 events[item.record.partition] += len(item.drafts)
         forks = [record for record in records.values() if record.past]
+        # Where the store was told that partitions stand. What this process learns on other ways meanwhile is newer, and not what the store goes by.
+        positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
 
         def propose(now_us: int, tail: Sequence[TailEvent], found: Mapping[tuple[int, UUID], int]) -> Proposal:
             if tail:
                 self._company = COMPANY_BATCHES
                 known.absorb(tail)
+                positions.update({event.partition: Position(event.offset, event.time_us) for event in tail})
             heads: dict[int, Head] = known.view(records)
-            positions: dict[int, Position] = {partition: known.positions[partition] for partition in partitions}
             look = {partition: self._store.look_before_ms(partition, at.offset, events[partition]) for partition, at in positions.items()}
             for record in forks:
                 look[record.partition] = max(look[record.partition], ids_known_before_ms(record))
             decided[:] = [plan(now_us, requests, heads, positions, found, look)]
             return decided[0].proposal
 
-        await self._store.append({partition: known.positions[partition] for partition in partitions}, propose)
+        await self._store.append(dict(positions), propose)
         done = decided[0]
         rows = done.proposal.rows
         if self.trails:
             self.trails.note(rows)
-        outcomes = self._put_behind(requests, done) if done.proposal.behind else done.outcomes
+        outcomes = self._put_behind(requests, done, positions) if done.proposal.behind else done.outcomes
         ends = {row.partition: Position(row.offset, row.time_us) for row in rows}
         known.commit(done.heads, {agent: records[agent].partition for agent in done.heads}, ends)
         return outcomes
 
-    def _put_behind(self, requests: Sequence[Request], done: Plan) -> list[Outcome]:
+    def _put_behind(self, requests: Sequence[Request], done: Plan, positions: Mapping[int, Position]) -> list[Outcome]:
         """What became of the requests, and what is known, where the store has put the rows behind events of others."""
-        behind, positions = done.proposal.behind, self.known.positions
+        behind = done.proposal.behind
         by = {event.partition: event.offset - positions[event.partition].offset for event in behind}
         self._company = COMPANY_BATCHES
         self.known.absorb(behind)

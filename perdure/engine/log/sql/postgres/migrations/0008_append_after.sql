@@ -1,10 +1,10 @@
 
--- The append of a writer that others came before. As `append_events`; what they wrote after the offsets that it knows (p_known, for each partition)
--- is read under the lock, and the rows come after it, at offsets that are greater by as many. It is told, so that the writer knows where
--- everything stands; in no order. A clock of NULL says as above. Nothing is written where the rows would not be true any more: others wrote to one
--- of their agents, or at a later time than theirs, or too much, or what cannot be told because it was
--- removed, or the rows do not fit into the segments (p_segments, whose last offsets are p_ends).
--- One round trip, in which nobody waits for anything but this statement.
+-- The append of a writer that others were faster than. As `append_events`, but it reads what others wrote after the offsets the writer knows (p_known,
+-- one for each partition), and puts the rows behind that, at offsets that are greater by as many. It returns what it read, in no order, so that the
+-- writer knows where everything is. Nothing is written where the rows would no longer be true: others wrote to one of their agents, at a later time,
+-- more than p_tail_max events, or events that were removed since; or the rows do not fit into their segments (p_segments, which end at p_ends). A
+-- clock of NULL means what NULL means above.
+-- For a single partition the tail is read before the lock is taken: if somebody writes in between, the offsets are taken and the index refuses.
 CREATE FUNCTION append_after(
   p_lock integer, p_partitions integer[], p_known bigint[], p_segments integer[], p_ends bigint[], p_tail_max integer,
   p_now_us bigint, p_patience_us bigint,
@@ -32,7 +32,7 @@ BEGIN
     EXECUTE v_tails INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
   END IF;
   IF v_alone AND pg_try_advisory_xact_lock(p_lock, p_partitions[1]) THEN
-    NULL; -- where somebody has written since it was read, the offsets are taken
+    NULL;
   ELSE
     PERFORM pg_advisory_xact_lock(p_lock, p.partition) FROM unnest(p_partitions) p(partition);
     EXECUTE v_tails INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
@@ -81,8 +81,8 @@ BEGIN
   written := true;
 END $$;
 
--- Offsets whose events were removed are free for the index, and not for a writer that knows nothing of those events: it has slept for long. As before,
--- and it is refused.
+-- Offsets whose events were removed are free for the index, but a writer that does not know those events must not use them. The two functions are as
+-- before, and refuse it.
 CREATE INDEX floors_by_offset ON floors (partition, "offset");
 
 CREATE OR REPLACE FUNCTION append_events(
