@@ -5,100 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import msgspec
 import pytest
 
-import perdure
-from perdure import Event, append, set_value
+from perdure import Event, append
 from perdure.client import migration_fleet
-from perdure.client.engine import Engine
 from perdure.engine import steps
-from perdure.engine.log.log import EventLog
-from perdure.engine.log.records import AgentName, AgentRecord, EventFilter, SealedEvent, from_microseconds
-from perdure.engine.log.trails import Trails
+from perdure.engine.log.records import AgentName, SealedEvent, from_microseconds
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
 from perdure.migration.copy import Copy
 from perdure.migration.keeping import Keeper
-from perdure.migration.records import Migration
-from perdure.migration.source import SourceLink
-from perdure.recovery.caller import Caller
 from perdure.recovery.commands import Command, CommandResult
-from perdure.recovery.host import AgentHost
-from perdure.recovery.http import bind, serving
-
-LEASE_S = 30.0
-NAME = AgentName("acme", "talker")
-
-
-def talk(state: dict[str, Any], body: Any) -> Sequence[Event]:
-    """Keeps what it is told, and counts."""
-    return [Event("said", changes=(append("/messages", body), set_value("/count", state.get("count", 0) + 1)))]
-
-
-class World:
-    """Two nodes with an engine each, a third engine to decide, and callers."""
-
-    def __init__(self, engine: Engine, nodes: list[AgentHost], caller: Caller) -> None:
-        self.engine = engine
-        self.nodes = nodes
-        self.caller = caller
-        self.acknowledged: dict[UUID, int] = {}
-        self.said = 0
-
-    @property
-    def migrations(self) -> Any:
-        return self.engine.migrations
-
-    async def say(self, name: AgentName = NAME) -> None:
-        self.said += 1
-        command = Command(f"word {self.said}")
-        self.acknowledged[command.id] = (await self.caller.command(name, None, command)).version
-
-    @asynccontextmanager
-    async def talking(self) -> AsyncIterator[None]:
-        """Somebody talks all the time, several commands at once."""
-        stop = asyncio.Event()
-
-        async def go_on() -> None:
-            while not stop.is_set():
-                await self.say()
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(4):
-                group.create_task(go_on())
-            try:
-                yield
-            finally:
-                stop.set()
-
-    async def move(self, target: str, **options: Any) -> Migration:
-        plan = await self.migrations.plan_migration(NAME, target, **options)
-        done: Migration = await self.migrations.execute_migration(plan)
-        return done
-
-    async def owner(self, name: AgentName = NAME) -> tuple[str, int]:
-        (record,) = await self.engine.log.store.agents([name])
-        assert record is not None
-        return record.owner, record.epoch
-
-    async def check(self) -> None:
-        """Everything acknowledged is in the log once where it was said to be; epochs never go back; the chain holds."""
-        found: dict[UUID, list[int]] = {}
-        epochs = []
-        async for event in self.engine.agent(NAME.agent, tenant=NAME.tenant).events():
-            found.setdefault(event.id, []).append(event.version)
-            epochs.append(event.epoch)
-        assert epochs == sorted(epochs)
-        assert all(found[id] == [version] for id, version in self.acknowledged.items())
-        state = (await self.engine.agent(NAME.agent, tenant=NAME.tenant).state()).document
-        assert state["count"] == len(state["messages"]) == len(self.acknowledged)
-        assert len(set(state["messages"])) == len(state["messages"])
-        assert (await self.engine.verify()).ok
+from tests.fix_moving_nodes import NAME, World, nodes_on
 
 
 @pytest.fixture
@@ -115,25 +35,6 @@ async def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     async with nodes_on(url, tmp_path) as made:
         await made.say()
         yield made
-
-
-@asynccontextmanager
-async def nodes_on(url: str, folder: Path, *, with_addresses: bool = True) -> AsyncIterator[World]:
-    keys = f"file://{folder}/keys/root.key"
-    async with AsyncExitStack() as stack:
-        engines = [await stack.enter_async_context(perdure.open(url, cache="memory://", keys=keys)) for _ in range(3)]
-        nodes = []
-        for engine, name in zip(engines, ("a", "b"), strict=False):
-            listening = bind()
-            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            host = engine.recovery.host(name, talk, address=address if with_addresses else "", lease_s=LEASE_S)
-            await stack.enter_async_context(host)
-            await stack.enter_async_context(serving(host, listening))
-            nodes.append((host, address))
-        caller = await stack.enter_async_context(Caller([nodes[0][1]], timeout_s=60.0))
-        if not with_addresses:
-            caller = await stack.enter_async_context(Caller([address for _, address in nodes], timeout_s=60.0))
-        yield World(engines[2], [host for host, _ in nodes], caller)
 
 
 @pytest.fixture
@@ -247,106 +148,6 @@ async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: W
     assert len((await agent.state()).document["beside"]) >= 3
     assert all(event.epoch == 1 for event in await world.engine.log.get_events(NAME) if event.type == "beside")
     await world.check()
-
-
-@pytest.fixture
-def asked(anywhere: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a target asks while the agent stands still: the source to hold it, just after one more word was said to it, and the log to be read."""
-    hold, look_ahead, follow = SourceLink.hold, EventLog.look_ahead, Copy.follow
-    found: list[str] = []
-
-    async def hold_later(link: SourceLink, **options: Any) -> Any:
-        await anywhere.say()
-        found.append("hold")
-        return await hold(link, **options)
-
-    async def look(log: EventLog, record: AgentRecord) -> list[SealedEvent]:
-        found.append("look ahead")
-        return await look_ahead(log, record)
-
-    async def read(copy: Copy, to_version: int | None = None) -> int:
-        found.append("follow")
-        return await follow(copy, to_version)
-
-    monkeypatch.setattr(SourceLink, "hold", hold_later)
-    monkeypatch.setattr(EventLog, "look_ahead", look)
-    monkeypatch.setattr(Copy, "follow", read)
-    return found
-
-
-async def test_what_the_source_wrote_last_comes_with_its_answer(anywhere: World, asked: list[str]) -> None:
-    """While the agent stands still, nothing is read from the log."""
-    for target in ("b", "a"):
-        done = await anywhere.move(target)
-        assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
-        assert asked[asked.index("hold") :] == ["hold"]
-        asked.clear()
-        await anywhere.say()
-    await anywhere.check()
-
-
-async def test_what_the_source_does_not_have_any_more_is_read_from_the_log(
-    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trails, "after", lambda *_: ())
-    done = await anywhere.move("b")
-    assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
-    assert asked[asked.index("hold") :] == ["hold", "look ahead"]
-    await anywhere.check()
-
-
-async def test_what_the_source_wrote_to_another_generation_of_the_log_is_not_believed(
-    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was not there when the log was promoted is not there, whoever remembers it."""
-    hold = SourceLink.hold
-
-    async def of_before(link: SourceLink, **options: Any) -> Any:
-        held = await hold(link, **options)
-        return held and msgspec.structs.replace(held, generation=held.generation + 1)
-
-    monkeypatch.setattr(SourceLink, "hold", of_before)
-    done = await anywhere.move("b")
-    assert (done.phase, done.integrity, done.path) == ("committed", "verified", "held")
-    assert asked[asked.index("hold") :] == ["hold", "look ahead"]
-    await anywhere.check()
-
-
-async def test_what_a_source_says_of_other_agents_is_passed_over(
-    anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    after, other = Trails.after, AgentName("acme", "other")
-    await anywhere.say(other)
-    store = anywhere.engine.log.store
-    (record,) = await store.agents([other])
-    assert record is not None
-    (row,) = await store.read_agent(record, EventFilter(types=("said",)), 1)
-
-    def with_others(trails: Trails, agent_key: int, version: int) -> Sequence[SealedEvent]:
-        own = list(after(trails, agent_key, version))
-        return [*own, *(msgspec.structs.replace(row, partition=each.partition, offset=each.offset + 1, version=99) for each in own)]
-
-    monkeypatch.setattr(Trails, "after", with_others)
-    done = await anywhere.move("b")
-    assert (done.phase, done.integrity, done.path, done.attempts) == ("committed", "verified", "held", 1)
-    assert "hold" in asked
-    assert (await anywhere.engine.verify()).ok
-
-
-async def test_what_a_source_makes_up_moves_nothing(anywhere: World, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its events are held to the chain as if they were read; it goes on as if nothing had been asked."""
-    after = Trails.after
-
-    def made_up(trails: Trails, agent_key: int, version: int) -> Sequence[SealedEvent]:
-        return [msgspec.structs.replace(row, epoch=row.epoch + 1) for row in after(trails, agent_key, version)]
-
-    monkeypatch.setattr(Trails, "after", made_up)
-    done = await anywhere.move("b")
-    assert (done.phase, "is not the one that was written" in done.error) == ("aborted", True)
-    assert asked[-1] == "hold"
-    assert (await anywhere.owner())[0] == "a"
-    await anywhere.say()
-    await anywhere.check()
 
 
 async def test_a_hold_that_nobody_ends_runs_out_and_is_no_fence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
