@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,11 +43,13 @@ async def fold_log(
     to_version: int | None = None,
     cells: set[bytes] | None = None,
     page_events: int = limits.READ_PAGE_EVENTS,
+    rests: bool = False,
 ) -> Folded:
     """Fold the events after `start` (the empty state) up to a version (the newest), checking the hash chain on the way.
 
     The document of `start` is given away: it is changed in place. cells: gets the names of all cells that were put or removed on the way.
-    page_events: for how many events others on this event loop may have to wait.
+    page_events: for how many events others on this event loop may have to wait. rests: between two pages they get as much time as a page took:
+    whatever else is done in several steps would wait for a page at each of them.
     Raises ChainBroken, SealBroken, KeyUnavailable, Compacted.
     """
     folded = start or Folded({}, 0, 0, 0, EMPTY_CHAIN, [])
@@ -53,7 +57,10 @@ async def fold_log(
     if to_version is not None and to_version <= folded.version:
         return folded
     async for page in read_pages(store, record, where, page_events):
+        began_at = time.monotonic()
         folded = await fold_page(vault, folded, page, cells=cells)
+        if rests and len(page) == page_events:
+            await asyncio.sleep(time.monotonic() - began_at)
     return folded
 
 

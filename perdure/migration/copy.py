@@ -87,7 +87,7 @@ class Copy:
         self._folded = self._folded._replace(document=document)
         return document
 
-    async def load(self, to_version: int | None = None, *, transfer: Transfer = "streaming") -> None:
+    async def load(self, to_version: int | None = None, *, transfer: Transfer = "streaming", rests: bool = False) -> None:
         """From a snapshot and what follows it; incremental: from the cache's copy, where the log goes on from it; snapshot: what is newer than this
         is not waited for (`catch_up`). Raises what stands against it."""
         self._drop()
@@ -97,7 +97,7 @@ class Copy:
             since = start.version
             try:
                 self._folded = await fold_log(
-                    self._store, self._vault, self._record, start=start, to_version=to_version, page_events=PAGE_EVENTS
+                    self._store, self._vault, self._record, start=start, to_version=to_version, page_events=PAGE_EVENTS, rests=rests
                 )
                 self.loaded_events = self._folded.version - since
                 return
@@ -107,7 +107,7 @@ class Copy:
         start = await base(self._record, to_version) if base is not None else None
         since = start.version if start is not None else 0
         self._folded = await fold_on(
-            self._store, self._vault, self._record, base, start=start, to_version=to_version, page_events=PAGE_EVENTS
+            self._store, self._vault, self._record, base, start=start, to_version=to_version, page_events=PAGE_EVENTS, rests=rests
         )
         self.loaded_events = self._folded.version - since
 

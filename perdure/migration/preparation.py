@@ -43,17 +43,18 @@ class Preparation:
         """Load the copy and follow the log until little is missing."""
         if self._driven.migration.phase != "pre_copy":  # as an earlier session of this node has left it
             await self._driven.enter("pre_copy")
-        await self.load()
+        await self.load(rests=True)
         events, rounds, converged = await self._beside(self.copy.catch_up())
         self._driven.facts.update(events=self.copy.loaded_events + events, rounds=rounds, copied_version=self.copy.version)
         if not converged:
             raise Aborted(f"the copy does not catch up: it is still behind after {rounds} rounds")
 
-    async def load(self) -> None:
-        """Up to where the coordinator has looked, and compare with what it saw."""
+    async def load(self, *, rests: bool = False) -> None:
+        """Up to where the coordinator has looked, and compare with what it saw. rests: nobody waits for it, so this node's other agents come
+        first."""
         migration, copy = self._driven.migration, self.copy
         began_at = time.monotonic()
-        await self._beside(copy.load(to_version=migration.witness_version or None, transfer=migration.transfer))
+        await self._beside(copy.load(to_version=migration.witness_version or None, transfer=migration.transfer, rests=rests))
         steps.reach("migration.target.copied")
         self._driven.facts.update(copy_s=round(time.monotonic() - began_at, 6), events=copy.loaded_events)
         if migration.witness_digest and copy.version == migration.witness_version:

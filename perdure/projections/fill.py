@@ -31,6 +31,7 @@ async def fold_on(
     start: Folded | None = None,
     to_version: int | None = None,
     page_events: int = limits.READ_PAGE_EVENTS,
+    rests: bool = False,
 ) -> Folded:
     """The agent's state at a version (None: the newest), folded on from `start`, else from a snapshot, else from its first event.
 
@@ -40,12 +41,12 @@ async def fold_on(
     if start is None and base is not None:
         start = await base(record, to_version)
     try:
-        return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events)
+        return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events, rests=rests)
     except Compacted as removed:
         start = await base(record, to_version) if base is not None else None
         if start is None or start.version + 1 < removed.details["first_version"]:
             raise
-    return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events)
+    return await fold_log(store, vault, record, start=start, to_version=to_version, page_events=page_events, rests=rests)
 
 
 async def fold_whole(store: LogStore, vault: Vault, record: AgentRecord, base: Base | None, *, to_version: int | None = None) -> Folded:

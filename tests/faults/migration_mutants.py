@@ -51,8 +51,8 @@ def fold_otherwise_unseen_by_the_coordinator() -> None:
     """The same, where the copy is not compared with what the coordinator folds."""
     fold_otherwise()
 
-    async def load_only(self: Preparation) -> None:
-        await self.copy.load(to_version=self._driven.migration.witness_version or None)
+    async def load_only(self: Preparation, *, rests: bool = False) -> None:
+        await self.copy.load(to_version=self._driven.migration.witness_version or None, rests=rests)
 
     Preparation.load = load_only  # type: ignore[method-assign]
 

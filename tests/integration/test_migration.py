@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from perdure.client import migration_fleet
 from perdure.engine import steps
 from perdure.engine.log.records import AgentName, SealedEvent, from_microseconds
 from perdure.errors import AlreadyExists, Conflict, Fenced, NotFound, NotServed
-from perdure.migration.copy import Copy
+from perdure.migration.copy import PAGE_EVENTS, Copy
 from perdure.migration.keeping import Keeper
 from perdure.recovery.commands import Command, CommandResult
 from tests.fix_moving_nodes import NAME, World, nodes_on
@@ -192,7 +193,7 @@ async def test_a_copy_found_wrong_after_the_commit_goes_back_by_itself(world: Wo
             copy.document["count"] = 40
 
     monkeypatch.setattr("perdure.migration.preparation.Preparation.same", lambda *_: None)
-    monkeypatch.setattr("perdure.migration.preparation.Preparation.load", lambda prepared: prepared.copy.load())
+    monkeypatch.setattr("perdure.migration.preparation.Preparation.load", lambda prepared, **_: prepared.copy.load())
     monkeypatch.setattr(Copy, "load", damaged)
     done = await world.move("b")
     assert done.phase in ("committed", "rolled_back")
@@ -336,3 +337,19 @@ async def test_nodes_are_rebalanced_without_what_is_pinned_or_was_just_moved(wor
     monkeypatch.setattr(migration_fleet, "REST_S", 0.0)
     assert (await world.migrations.fleet.plan_rebalance()).rest_until is None
     assert (await world.migrations.fleet.plan_rebalance(by="bytes")).before.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(("strategy", "rests"), [("live", 2), ("cold", 0)])
+async def test_a_copy_rests_between_pages_unless_its_agent_stands_still(
+    world: World, strategy: str, rests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.engine.agent(NAME.agent, tenant=NAME.tenant).append([Event("noted") for _ in range(2 * PAGE_EVENTS)])
+    sleep, rested = asyncio.sleep, []
+
+    async def rest(duration_s: float) -> None:
+        rested.append(duration_s)
+        await sleep(duration_s)
+
+    monkeypatch.setattr("perdure.engine.replay.asyncio", SimpleNamespace(sleep=rest))
+    done = await world.move("b", strategy=strategy)
+    assert (done.phase, len(rested)) == ("committed", rests)
