@@ -74,7 +74,8 @@ _REPLAY = (
 )
 _MIGRATION = (
     "Two processors carry two nodes, Postgres, the coordinator and a thousand commands a second, and are silent for as long as `gap_without` says "
-    "when nothing moves. A flip adds six steps of one round trip each; of the longest silences only every third is one (docs/adr/0013-migration.md)."
+    "when nothing moves. A flip adds one question to the source and one commit; of the longest silences only two of five are one "
+    "(docs/adr/0013-migration.md)."
 )
 _GROWTH = (
     "It is the agents at work, not the events: with a thousand agents an append takes perdure's process the same before and after ten million "
