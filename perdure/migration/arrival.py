@@ -147,16 +147,10 @@ class Arrival:
     async def _told(self, copy: Copy, held: Handed) -> bool:
         """Whether the source's answer is all that is missing: what it appended last came with it, and is held to the chain as if it were read.
         What it wrote to a log that was restored or promoted meanwhile is nothing to go by."""
-        record = self._record
-        tail = [
-            row
-            for row in held.tail
-            if (row.agent_key, row.partition) == (record.agent_key, record.partition) and row.version > copy.version
-        ]
         if held.generation != self._log.store.generation:
             return False
-        await copy.take(tail)
-        return copy.version == held.version and self._log.learn(tail)
+        taken = await copy.take(held.tail)
+        return copy.version == held.version and self._log.learn(taken)
 
     async def _look_ahead(self, copy: Copy) -> None:
         """One round trip tells the copy what the agent did, and the log's writer where its partition stands: the commit then needs one, too."""

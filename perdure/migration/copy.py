@@ -146,19 +146,25 @@ class Copy:
             raise
         return self._folded.version - before.version
 
-    async def take(self, events: Sequence[SealedEvent]) -> None:
-        """Fold what follows the copy of events that somebody has read; others, and what is too late for it, are passed over."""
+    async def take(self, events: Sequence[SealedEvent]) -> Sequence[SealedEvent]:
+        """Fold what follows the copy of events that somebody has read; others, and what is too late for it, are passed over. Those it took."""
         before = self._folded
         assert before is not None, "a copy is loaded first"
-        own = [event for event in events if event.agent_key == self._record.agent_key and event.version > before.version]
+        record = self._record
+        own = [
+            event
+            for event in events
+            if (event.agent_key, event.partition) == (record.agent_key, record.partition) and event.version > before.version
+        ]
         if not own or own[0].version != before.version + 1:
-            return
+            return ()
         self._folded = None
         try:
             self._folded = await fold_page(self._vault, before, own, cells=self._digest.touched)
         except BaseException:
             self._drop()
             raise
+        return own
 
     def digest(self) -> str:
         """The document's digest, hexadecimal; after the first time it costs only the cells that changed since."""

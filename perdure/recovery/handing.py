@@ -60,11 +60,11 @@ class HandsOver(ABC):
         version = await served.hold(why)
         if version is None:
             return Handed(version, served.epoch)
-        tail = tuple(self._log.trail(name, after))
-        if not with_digest:
-            return Handed(version, served.epoch, tail=tail, generation=self._log.store.generation)
-        document, version = await served.standing()
-        return Handed(version, served.epoch, digest(document).hex(), tail, self._log.store.generation)
+        told, tail = "", tuple(self._log.trail(name, after))
+        if with_digest:
+            document, version = await served.standing()
+            told = digest(document).hex()
+        return Handed(version, served.epoch, told, tail, self._log.store.generation)
 
     def go_on(self, name: AgentName) -> None:
         """Serve an agent again that was held."""

@@ -36,11 +36,11 @@ def fold_otherwise() -> None:
             self.document["count"] -= 1
         return events
 
-    async def take_otherwise(self: Copy, events: Sequence[SealedEvent]) -> None:
-        version = self.version
-        await take(self, events)
-        if self.version > version:
+    async def take_otherwise(self: Copy, events: Sequence[SealedEvent]) -> Sequence[SealedEvent]:
+        taken = await take(self, events)
+        if taken:
             self.document["count"] -= 1
+        return taken
 
     Copy.load = load_otherwise  # type: ignore[method-assign]
     Copy.follow = follow_otherwise  # type: ignore[method-assign]

@@ -13,7 +13,6 @@ from perdure.engine.log.contract import Proposal
 from perdure.engine.log.decide import Item, Outcome
 from perdure.engine.log.postgres import PostgresStore
 from perdure.engine.log.postgres_append import Appender
-from perdure.engine.log.postgres_behind import Behind
 from perdure.engine.log.records import Position
 
 COMMIT_S = 0.02
@@ -51,18 +50,16 @@ def acknowledge_early() -> None:
         return {}
 
     PostgresStore.append = append  # type: ignore[method-assign]
-    insert, put_behind = Appender._insert, Appender._put_behind
+    Appender._insert = _slowed(Appender._insert)  # type: ignore[method-assign]
+    Appender._put_behind = _slowed(Appender._put_behind)  # type: ignore[method-assign]
 
-    async def slow_insert(self: Appender, *arguments: Any) -> int | None:
+
+def _slowed(send: Any) -> Any:
+    async def slow(*arguments: Any) -> Any:
         await asyncio.sleep(COMMIT_S)
-        return await insert(self, *arguments)
+        return await send(*arguments)
 
-    async def slow_put_behind(self: Appender, *arguments: Any) -> Behind:
-        await asyncio.sleep(COMMIT_S)
-        return await put_behind(self, *arguments)
-
-    Appender._insert = slow_insert  # type: ignore[method-assign]
-    Appender._put_behind = slow_put_behind  # type: ignore[method-assign]
+    return slow
 
 
 async def _later(real: Any, *arguments: Any) -> Any:

@@ -136,9 +136,10 @@ async def test_who_appends_between_the_look_and_the_lock_is_not_overrun(world: W
         await beside(copy)
         return more
 
-    async def taken_too_late(copy: Copy, events: Sequence[SealedEvent]) -> None:
-        await take(copy, events)
+    async def taken_too_late(copy: Copy, events: Sequence[SealedEvent]) -> Sequence[SealedEvent]:
+        taken = await take(copy, events)
         await beside(copy)
+        return taken
 
     monkeypatch.setattr(Copy, "follow", too_late)
     monkeypatch.setattr(Copy, "take", taken_too_late)

@@ -21,7 +21,7 @@ from perdure import limits
 from perdure.engine.log.contract import Proposal, Propose, StaleWriter
 from perdure.engine.log.postgres_arrays import Packed, bigint, bigints, integer, integers
 from perdure.engine.log.postgres_behind import BEHIND_MAX, Behind, BehindCalls, owners
-from perdure.engine.log.postgres_call import PreparedCall
+from perdure.engine.log.postgres_call import PreparedCall, places
 from perdure.engine.log.postgres_hints import SegmentHints
 from perdure.engine.log.postgres_ids import look_up
 from perdure.engine.log.postgres_rows import packed_row, packed_rows
@@ -327,8 +327,7 @@ class Appender:
 
 
 def _prepared(connection: AsyncConnection[Any], function: str, parameters: int) -> PreparedCall:
-    places = ", ".join(f"${number}" for number in range(1, parameters + 1))
-    return PreparedCall(connection, function, f"SELECT {function}({places})", parameters)
+    return PreparedCall(connection, function, f"SELECT {function}({places(parameters)})", parameters)
 
 
 def _check_follows(known: Mapping[int, Position], rows: Sequence[SealedEvent]) -> None:

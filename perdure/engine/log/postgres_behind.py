@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from perdure.engine.log.contract import Proposal
 from perdure.engine.log.postgres_arrays import Packed, bigints, integer, integers, texts, unpacked, unpacked_numbers
-from perdure.engine.log.postgres_call import PreparedCall
+from perdure.engine.log.postgres_call import PreparedCall, places
 from perdure.engine.log.postgres_segments import Segments
 from perdure.engine.log.records import Position, TailEvent
 
@@ -24,7 +24,7 @@ __all__ = ["BEHIND_MAX", "Behind", "BehindCalls", "owners"]
 BEHIND_MAX: Final = 1_000
 """Events of others that rows are put behind; more are read in pages."""
 _PARAMETERS: Final = 27
-_SQL: Final = f"SELECT * FROM append_after({', '.join(f'${number}' for number in range(1, _PARAMETERS + 1))})"  # noqa: S608 - constants
+_SQL: Final = f"SELECT * FROM append_after({places(_PARAMETERS)})"  # noqa: S608 - constants
 # Owners change in the same statement: it is one round trip for a hand-over, for which an agent stands still, and one for the hundreds of a take-over.
 # An agent's owner and epoch change with an event of the agent, under the partition's lock: where they changed since the statement began, nothing was
 # written.
@@ -65,9 +65,7 @@ class BehindCalls:
 
     async def __call__(self, known: Mapping[int, Position], proposal: Proposal, values: Sequence[Packed]) -> Behind:
         """known: in order of partition. values: as of `append_events`. Raises UniqueViolation where ids or versions are there already."""
-        segments = [
-            max(0, min(self._segments.of(position.offset + 1), self._segments.newest(partition))) for partition, position in known.items()
-        ]
+        segments = [self._segments.following(partition, position.offset) for partition, position in known.items()]
         lock, partitions, *others = values
         place = [
             lock,

@@ -19,7 +19,12 @@ from psycopg.pq.abc import PGconn
 from perdure.engine.log.postgres_exchange import Exchange
 from perdure.errors import Unavailable
 
-__all__ = ["PreparedCall", "Silent", "Watch", "answered_within"]
+__all__ = ["PreparedCall", "Silent", "Watch", "answered_within", "places"]
+
+
+def places(parameters: int) -> str:
+    """`$1, $2, …`"""
+    return ", ".join(f"${number}" for number in range(1, parameters + 1))
 
 
 class Silent(Unavailable):

@@ -65,6 +65,11 @@ class Segments:
         """The newest segment of the partition that this process knows."""
         return self._newest.get(partition, -1)
 
+    def following(self, partition: int, offset: int) -> int:
+        """The segment in which what follows this offset is looked for: what lies beyond the known ones is not there yet, and the newest one then has
+        nothing either."""
+        return max(0, min(self.of(offset + 1), self.newest(partition)))
+
     async def load(self, pool: AsyncConnectionPool) -> None:
         """Learn which segments there are."""
         async with pool.connection() as connection:

@@ -50,9 +50,7 @@ class Tails:
         await self._learn(segments, after)
         tails, values = [], []
         for partition, offset in sorted(after.items()):
-            # What lies beyond the known segments is not there yet; the newest one then has nothing either.
-            segment = max(0, min(segments.of(offset + 1), segments.newest(partition)))
-            tails.append(_TAIL.format(table=f"events_{partition:d}_{segment:d}", limit=limit))
+            tails.append(_TAIL.format(table=f"events_{partition:d}_{segments.following(partition, offset):d}", limit=limit))
             values.append(offset)
         sql = _SQL.format(columns=EVENT_COLUMNS, tails=" UNION ALL ".join(tails))
         async with self._lock:

@@ -393,10 +393,6 @@ BEGIN
     EXECUTE v_tails INTO t_partition, t_offset, t_time, t_agent, t_version, t_epoch, t_type, t_chain;
   END IF;
   clock_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
-  IF clock_us - p_now_us > p_patience_us THEN
-    clock_us := NULL;
-    RETURN;
-  END IF;
   IF EXISTS (SELECT FROM unnest(p_partitions, p_known) n(partition, known) JOIN floors f ON f.partition = n.partition AND f."offset" > n.known) THEN
     RETURN;
   END IF;
@@ -416,24 +412,12 @@ BEGIN
       RETURN;
     END IF;
   END IF;
-  IF EXISTS (SELECT FROM floors WHERE agent_key = ANY (r_agent)) THEN
-    IF EXISTS (SELECT FROM unnest(r_agent, r_id) n(agent_key, id) JOIN removed_events USING (agent_key, id)) THEN
-      RAISE unique_violation USING MESSAGE = 'this event was removed';
-    END IF;
-  END IF;
-  INSERT INTO events (agent_key, "offset", time_us, version, epoch, tenant_key, partition, id, causation, type, chain,
-                      correlation, trace, project, module, payload)
-  SELECT r.agent_key, r."offset" + v_by[array_position(p_partitions, r.partition)], r.time_us, r.version, r.epoch, r.tenant_key, r.partition,
-         r.id, r.causation, r.type, r.chain, r.correlation, r.trace, r.project, r.module, r.payload
-  FROM unnest(r_agent, r_offset, r_time, r_version, r_epoch, r_tenant, r_partition, r_id, r_causation, r_type, r_chain,
-              r_correlation, r_trace, r_project, r_module, r_payload)
-    r(agent_key, "offset", time_us, version, epoch, tenant_key, partition, id, causation, type, chain,
-      correlation, trace, project, module, payload);
-  IF cardinality(s_agent) > 0 THEN
-    INSERT INTO agent_segments (agent_key, segment, first_version)
-    SELECT * FROM unnest(s_agent, s_segment, s_version) ON CONFLICT DO NOTHING;
-  END IF;
-  written := true;
+  clock_us := append_events(p_lock, p_partitions, p_now_us, p_patience_us, r_agent,
+    ARRAY(SELECT r."offset" + v_by[array_position(p_partitions, r.partition)]
+          FROM unnest(r_partition, r_offset) WITH ORDINALITY r(partition, "offset", number) ORDER BY r.number),
+    r_time, r_version, r_epoch, r_tenant, r_partition, r_id, r_causation, r_type, r_chain, r_correlation, r_trace, r_project, r_module,
+    r_payload, s_agent, s_segment, s_version);
+  written := clock_us IS NOT NULL;
 END $$;
 
 -- Offsets whose events were removed are free for the index, but a writer that does not know those events must not use them. The two functions are as
